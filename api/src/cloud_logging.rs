@@ -1,0 +1,185 @@
+//! Cloud Logging: the lines that the tasks of one execution printed.
+//!
+//! Source of the filter's labels and of every field: Google's reference for `entries.list`, and what gcloud itself asks.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::Method;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::google::{Call, Error, Google};
+use crate::metadata::Location;
+
+/// How long a page of lines may take; filters over many entries are slow.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest page read, in bytes.
+const MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Lines asked for per page; fewer if that many are too large (one entry has up to 256 KiB).
+const PAGE_SIZES: [u32; 3] = [1000, 100, 10];
+/// Pages in a row that may be empty and yet have a successor.
+const MAX_EMPTY_PAGES: usize = 5;
+
+/// The log lines of a job's executions.
+pub struct CloudLogging {
+    google: Google,
+    location: Arc<Location>,
+    base_url: String,
+    job: String,
+}
+
+/// One line of a task.
+#[derive(Clone, Debug, Serialize)]
+pub struct Line {
+    /// When it was printed; RFC 3339, UTC.
+    pub time: String,
+    /// `DEFAULT`, `INFO`, `ERROR` and so on.
+    pub severity: String,
+    /// The task's index, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<u32>,
+    /// The line itself, or the message of a structured one.
+    pub text: String,
+}
+
+/// Lines, oldest first.
+pub struct Page {
+    /// The lines.
+    pub lines: Vec<Line>,
+    /// Goes on from here.
+    pub next: Option<String>,
+}
+
+impl CloudLogging {
+    /// Reads the lines of the executions of `job`.
+    pub fn new(google: Google, location: Arc<Location>, base_url: &str, job: &str) -> Self {
+        let base_url = base_url.trim_end_matches('/').to_owned();
+        Self {
+            google,
+            location,
+            base_url,
+            job: job.to_owned(),
+        }
+    }
+
+    /// A page of an execution's lines. `from` is an earlier page's `next`.
+    pub async fn lines(&self, execution: &str, from: Option<&str>) -> Result<Page, Error> {
+        let mut page = self.page(execution, from).await?;
+        for _ in 0..MAX_EMPTY_PAGES {
+            let Some(next) = page.next.take_if(|_| page.lines.is_empty()) else {
+                break;
+            };
+            page = self.page(execution, Some(&next)).await?;
+        }
+        Ok(page)
+    }
+
+    async fn page(&self, execution: &str, from: Option<&str>) -> Result<Page, Error> {
+        let mut outcome = Err(Error::Unreadable("no page is small enough".to_owned()));
+        for size in PAGE_SIZES {
+            outcome = self.read(execution, from, size).await;
+            if !matches!(outcome, Err(Error::Unreadable(_))) {
+                break;
+            }
+        }
+        outcome
+    }
+
+    async fn read(&self, execution: &str, from: Option<&str>, size: u32) -> Result<Page, Error> {
+        let place = self.location.get().await?;
+        let request = Request {
+            resource_names: [format!("projects/{}", place.project)],
+            filter: format!(
+                r#"resource.type="cloud_run_job" AND resource.labels.job_name="{}" AND resource.labels.location="{}" AND labels."run.googleapis.com/execution_name"="{execution}""#,
+                self.job, place.region,
+            ),
+            order_by: "timestamp asc",
+            page_size: size,
+            page_token: from,
+        };
+        let body =
+            serde_json::to_vec(&request).map_err(|error| Error::NotSent(error.to_string()))?;
+        let url = format!("{}/v2/entries:list", self.base_url);
+        let call = Call {
+            method: Method::POST,
+            url: &url,
+            body: Some(Bytes::from(body)),
+            timeout: TIMEOUT,
+            max_bytes: MAX_BYTES,
+        };
+        let answer = self.google.call(&call).await?;
+        let list: List<'_> = serde_json::from_slice(&answer)
+            .map_err(|error| Error::Unreadable(error.to_string()))?;
+        let next = list
+            .next_page_token
+            .filter(|next| !next.is_empty())
+            .map(Cow::into_owned);
+        Ok(Page {
+            lines: list.entries.into_iter().map(Entry::line).collect(),
+            next,
+        })
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    resource_names: [String; 1],
+    filter: String,
+    order_by: &'static str,
+    page_size: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page_token: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct List<'a> {
+    #[serde(borrow, default)]
+    entries: Vec<Entry<'a>>,
+    #[serde(borrow, default)]
+    next_page_token: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry<'a> {
+    #[serde(borrow, default)]
+    timestamp: Cow<'a, str>,
+    #[serde(borrow, default)]
+    severity: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    text_payload: Option<Cow<'a, str>>,
+    #[serde(default)]
+    json_payload: Option<Value>,
+    #[serde(borrow, default)]
+    labels: Labels<'a>,
+}
+
+#[derive(Default, Deserialize)]
+struct Labels<'a> {
+    #[serde(borrow, default, rename = "run.googleapis.com/task_index")]
+    task_index: Option<Cow<'a, str>>,
+}
+
+impl Entry<'_> {
+    fn line(self) -> Line {
+        Line {
+            time: self.timestamp.into_owned(),
+            severity: self
+                .severity
+                .map_or_else(|| "DEFAULT".to_owned(), Cow::into_owned),
+            task: self.labels.task_index.and_then(|index| index.parse().ok()),
+            text: match (self.text_payload, self.json_payload) {
+                (Some(text), _) => text.into_owned(),
+                (None, Some(json)) => json["message"]
+                    .as_str()
+                    .map_or_else(|| json.to_string(), str::to_owned),
+                (None, None) => String::new(),
+            },
+        }
+    }
+}

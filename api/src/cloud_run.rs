@@ -1,0 +1,431 @@
+//! Cloud Run's v1 REST API: run a job; get, list and cancel its executions. Google's JSON stays in this file.
+//!
+//! Source of every path and field: Google's reference for `namespaces.jobs` and `namespaces.executions`, v1.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::{Method, StatusCode, Url};
+use serde::{Deserialize, Serialize};
+
+use crate::execution::{self, Condition, Execution, Links, Tasks};
+use crate::google::{Call, Error, Google};
+use crate::metadata::Location;
+use crate::overrides::{INVOCATION_ID, Overrides, SCOPE};
+
+/// How long reading one execution, a page of a list, or a cancellation may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long starting an execution may take.
+pub const RUN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest answer about one execution, in bytes.
+const MAX_EXECUTION_BYTES: usize = 1024 * 1024;
+/// The largest page of a list, in bytes.
+const MAX_LIST_BYTES: usize = 8 * 1024 * 1024;
+/// Executions asked for per page.
+const LIST_LIMIT: u32 = 100;
+
+/// One job of one project and region.
+pub struct CloudRun {
+    google: Google,
+    location: Arc<Location>,
+    base_url: Option<String>,
+    job: String,
+    container: Option<String>,
+}
+
+/// A page of the job's executions, newest first.
+pub struct Page {
+    /// Executions of the job; those without a scope are left out, since nobody could reach them.
+    pub executions: Vec<Execution>,
+    /// How many there were with those left out.
+    pub read: usize,
+    /// Goes on from here.
+    pub next: Option<String>,
+}
+
+impl CloudRun {
+    /// `base_url` without a trailing slash, or none for the regional endpoint.
+    pub fn new(
+        google: Google,
+        location: Arc<Location>,
+        settings: &crate::config::CloudRun,
+    ) -> Self {
+        let given = |text: &str| (!text.is_empty()).then(|| text.trim_end_matches('/').to_owned());
+        Self {
+            google,
+            location,
+            base_url: given(&settings.base_url),
+            job: settings.job.clone(),
+            container: given(&settings.container),
+        }
+    }
+
+    /// The job's name.
+    pub fn job(&self) -> &str {
+        &self.job
+    }
+
+    /// Starts an execution. Never repeated here but after a 401: that could start two.
+    pub async fn run(&self, overrides: &Overrides, timeout: Duration) -> Result<Execution, Error> {
+        let url = self.url(&format!("jobs/{}:run", self.job)).await?;
+        let body = RunJobRequest::new(overrides, self.container.as_deref());
+        let body = serde_json::to_vec(&body).map_err(|error| Error::NotSent(error.to_string()))?;
+        let answer = self.post(&url, body.into(), timeout).await?;
+        self.read_execution(&answer)
+    }
+
+    /// The execution of this name, if there is one and it is this job's.
+    pub async fn get(&self, name: &str) -> Result<Option<Execution>, Error> {
+        if !self.may_be_an_execution(name) {
+            return Ok(None);
+        }
+        let url = self.url(&format!("executions/{name}")).await?;
+        match self.read(&url, MAX_EXECUTION_BYTES).await {
+            Ok(answer) => self.view(&answer),
+            Err(Error::Refused {
+                status: StatusCode::NOT_FOUND,
+                ..
+            }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A page of the job's executions, newest first. `from` is an earlier page's `next`.
+    pub async fn list(&self, from: Option<&str>) -> Result<Page, Error> {
+        let selector = format!("run.googleapis.com/job={}", self.job);
+        let mut query = vec![
+            ("labelSelector", selector),
+            ("limit", LIST_LIMIT.to_string()),
+        ];
+        query.extend(from.map(|token| ("continue", token.to_owned())));
+        let url = Url::parse_with_params(&self.url("executions").await?, query);
+        let url = url.map_err(|error| Error::NotSent(error.to_string()))?;
+        let answer = self.read(url.as_str(), MAX_LIST_BYTES).await?;
+        let list: List<'_> = serde_json::from_slice(&answer).map_err(unreadable)?;
+        let next = list
+            .metadata
+            .and_then(|metadata| metadata.next)
+            .filter(|next| !next.is_empty());
+        let read = list.items.len();
+        let executions = list
+            .items
+            .iter()
+            .filter_map(|item| self.execution(item))
+            .collect();
+        Ok(Page {
+            executions,
+            read,
+            next: next.map(Cow::into_owned),
+        })
+    }
+
+    /// Asks for an execution's end. `None`: it had finished before.
+    pub async fn cancel(&self, name: &str) -> Result<Option<Execution>, Error> {
+        let url = self.url(&format!("executions/{name}:cancel")).await?;
+        match self
+            .post(&url, Bytes::from_static(b"{}"), READ_TIMEOUT)
+            .await
+        {
+            Ok(answer) => self.view(&answer),
+            Err(Error::Refused {
+                status: StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND,
+                ..
+            }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether Cloud Run could have given an execution of this job the name: `JOB-` and a suffix. Nothing else is put into a path.
+    fn may_be_an_execution(&self, name: &str) -> bool {
+        let suffix = name
+            .strip_prefix(&self.job)
+            .and_then(|rest| rest.strip_prefix('-'));
+        suffix.is_some_and(|suffix| {
+            let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+            (1..=63).contains(&suffix.len()) && suffix.bytes().all(legal)
+        })
+    }
+
+    async fn url(&self, path: &str) -> Result<String, Error> {
+        let place = self.location.get().await?;
+        let namespace = format!("apis/run.googleapis.com/v1/namespaces/{}", place.project);
+        Ok(match &self.base_url {
+            Some(base_url) => format!("{base_url}/{namespace}/{path}"),
+            None => format!(
+                "https://{}-run.googleapis.com/{namespace}/{path}",
+                place.region
+            ),
+        })
+    }
+
+    async fn read(&self, url: &str, max_bytes: usize) -> Result<Bytes, Error> {
+        self.google
+            .call(&Call {
+                method: Method::GET,
+                url,
+                body: None,
+                timeout: READ_TIMEOUT,
+                max_bytes,
+            })
+            .await
+    }
+
+    async fn post(&self, url: &str, body: Bytes, timeout: Duration) -> Result<Bytes, Error> {
+        let call = Call {
+            method: Method::POST,
+            url,
+            body: Some(body),
+            timeout,
+            max_bytes: MAX_EXECUTION_BYTES,
+        };
+        self.google.call(&call).await
+    }
+
+    fn read_execution(&self, answer: &[u8]) -> Result<Execution, Error> {
+        self.view(answer)?
+            .ok_or_else(|| Error::Unreadable("it is no execution of the job's".to_owned()))
+    }
+
+    fn view(&self, answer: &[u8]) -> Result<Option<Execution>, Error> {
+        let theirs: GoogleExecution<'_> = serde_json::from_slice(answer).map_err(unreadable)?;
+        Ok(self.execution(&theirs))
+    }
+
+    /// Our view of Google's execution; none if it is not this job's or was started for no scope.
+    fn execution(&self, theirs: &GoogleExecution<'_>) -> Option<Execution> {
+        let metadata = &theirs.metadata;
+        let ours = metadata.labels.job.as_deref() == Some(&self.job)
+            && self.may_be_an_execution(&metadata.name);
+        let scope = self.variable(theirs, SCOPE).filter(|_| ours)?;
+        let status = &theirs.status;
+        let completed = status.condition("Completed");
+        let own = |text: &Option<Cow<'_, str>>| {
+            text.as_deref()
+                .filter(|text| !text.is_empty())
+                .map(str::to_owned)
+        };
+        Some(Execution {
+            links: Links::new(scope, &metadata.name),
+            name: metadata.name.clone().into_owned(),
+            scope: scope.to_owned(),
+            job: self.job.clone(),
+            invocation_id: self.variable(theirs, INVOCATION_ID).map(str::to_owned),
+            state: execution::state(
+                completed.map(GoogleCondition::view),
+                status.condition("Started").map(GoogleCondition::view),
+            ),
+            reason: completed.and_then(|condition| own(&condition.reason)),
+            message: completed.and_then(|condition| own(&condition.message)),
+            tasks: Tasks {
+                total: theirs.spec.task_count.unwrap_or(1),
+                running: status.running_count,
+                succeeded: status.succeeded_count,
+                failed: status.failed_count,
+                cancelled: status.cancelled_count,
+                retried: status.retried_count,
+            },
+            created_at: own(&metadata.creation_timestamp),
+            started_at: own(&status.start_time),
+            completed_at: own(&status.completion_time),
+            log_uri: own(&status.log_uri),
+        })
+    }
+
+    /// The value that the execution's own environment has for the variable.
+    fn variable<'a>(&self, theirs: &'a GoogleExecution<'_>, name: &str) -> Option<&'a str> {
+        let containers = &theirs.spec.template.spec.containers;
+        let container = match &self.container {
+            Some(container) => containers
+                .iter()
+                .find(|c| c.name.as_deref() == Some(container)),
+            None => containers.first(),
+        };
+        let variable = container?
+            .env
+            .iter()
+            .find(|variable| variable.name == name)?;
+        variable.value.as_deref()
+    }
+}
+
+fn unreadable(error: serde_json::Error) -> Error {
+    Error::Unreadable(error.to_string())
+}
+
+#[derive(Serialize)]
+struct RunJobRequest<'a> {
+    overrides: GoogleOverrides<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct GoogleOverrides<'a> {
+    container_overrides: [ContainerOverride<'a>; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task_count: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_seconds: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct ContainerOverride<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    args: &'a [String],
+    env: Vec<NewVariable<'a>>,
+}
+
+#[derive(Serialize)]
+struct NewVariable<'a> {
+    name: &'a str,
+    value: &'a str,
+}
+
+impl<'a> RunJobRequest<'a> {
+    fn new(overrides: &'a Overrides, container: Option<&'a str>) -> Self {
+        let env = overrides
+            .env
+            .iter()
+            .map(|(name, value)| NewVariable { name, value })
+            .collect();
+        Self {
+            overrides: GoogleOverrides {
+                container_overrides: [ContainerOverride {
+                    name: container,
+                    args: &overrides.args,
+                    env,
+                }],
+                task_count: overrides.task_count,
+                timeout_seconds: overrides.timeout_seconds,
+            },
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct List<'a> {
+    #[serde(borrow, default)]
+    metadata: Option<ListMetadata<'a>>,
+    #[serde(borrow, default)]
+    items: Vec<GoogleExecution<'a>>,
+}
+
+#[derive(Deserialize)]
+struct ListMetadata<'a> {
+    #[serde(borrow, default, rename = "continue")]
+    next: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct GoogleExecution<'a> {
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
+    #[serde(borrow)]
+    spec: Spec<'a>,
+    #[serde(borrow, default)]
+    status: Status<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    creation_timestamp: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    labels: Labels<'a>,
+}
+
+#[derive(Default, Deserialize)]
+struct Labels<'a> {
+    #[serde(borrow, default, rename = "run.googleapis.com/job")]
+    job: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec<'a> {
+    #[serde(default)]
+    task_count: Option<u32>,
+    #[serde(borrow)]
+    template: Template<'a>,
+}
+
+#[derive(Deserialize)]
+struct Template<'a> {
+    #[serde(borrow)]
+    spec: TemplateSpec<'a>,
+}
+
+#[derive(Deserialize)]
+struct TemplateSpec<'a> {
+    #[serde(borrow, default)]
+    containers: Vec<Container<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Container<'a> {
+    #[serde(borrow, default)]
+    name: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    env: Vec<Variable<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Variable<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    value: Option<Cow<'a, str>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Status<'a> {
+    #[serde(borrow)]
+    conditions: Vec<GoogleCondition<'a>>,
+    #[serde(borrow)]
+    start_time: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    completion_time: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    log_uri: Option<Cow<'a, str>>,
+    running_count: u32,
+    succeeded_count: u32,
+    failed_count: u32,
+    cancelled_count: u32,
+    retried_count: u32,
+}
+
+impl<'a> Status<'a> {
+    fn condition(&self, kind: &str) -> Option<&GoogleCondition<'a>> {
+        self.conditions
+            .iter()
+            .find(|condition| condition.kind == kind)
+    }
+}
+
+#[derive(Deserialize)]
+struct GoogleCondition<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    status: Cow<'a, str>,
+    #[serde(borrow, default)]
+    reason: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    message: Option<Cow<'a, str>>,
+}
+
+impl GoogleCondition<'_> {
+    fn view(&self) -> Condition<'_> {
+        Condition {
+            status: &self.status,
+            reason: self.reason.as_deref(),
+        }
+    }
+}

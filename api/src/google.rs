@@ -1,0 +1,198 @@
+//! Calls to Google's APIs: with a token, one second try if it was refused, and every way to fail told apart.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Method, Response, StatusCode};
+
+use crate::access_token::AccessToken;
+use crate::http_client::{ReadError, describe, read_capped};
+use crate::metadata;
+use crate::problem::{Kind, Problem};
+
+/// The largest error answer read, in bytes, for the log alone.
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
+/// How much of Google's words about an error goes into the log, in bytes.
+const MAX_MESSAGE_BYTES: usize = 512;
+
+/// A caller of Google's APIs as the service account.
+#[derive(Clone)]
+pub struct Google {
+    http: Client,
+    token: Arc<AccessToken>,
+}
+
+/// One call.
+pub struct Call<'a> {
+    /// GET reads; POST may change something.
+    pub method: Method,
+    /// Where to.
+    pub url: &'a str,
+    /// JSON, if any.
+    pub body: Option<Bytes>,
+    /// How long the answer may take, from the first byte sent to the last one read.
+    pub timeout: Duration,
+    /// The largest answer read, in bytes.
+    pub max_bytes: usize,
+}
+
+/// How a call did not end well. What may have been carried out, and what cannot have been, are different variants.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no access token or no place to call: nothing was sent.
+    #[error("{0}")]
+    Metadata(#[from] metadata::Error),
+    /// There was no connection: nothing was sent.
+    #[error("nothing was sent: {0}")]
+    NotSent(String),
+    /// A complete answer with an error status.
+    #[error("answered {status}: {message}")]
+    Refused {
+        /// The status.
+        status: StatusCode,
+        /// `Retry-After`, in seconds.
+        retry_after_seconds: Option<u64>,
+        /// Google's words, cut short; for the log.
+        message: String,
+    },
+    /// The request may have arrived, and no answer came.
+    #[error("no answer: {0}")]
+    Silent(String),
+    /// A 2xx whose content is cut off, too large, or makes no sense.
+    #[error("the answer makes no sense: {0}")]
+    Unreadable(String),
+    /// A 2xx or 3xx that is plainly not the API's.
+    #[error("this is not the API: {0}")]
+    NotTheApi(String),
+}
+
+impl Google {
+    /// Calls with tokens of `token`.
+    pub fn new(http: Client, token: Arc<AccessToken>) -> Self {
+        Self { http, token }
+    }
+
+    /// The body of a 2xx answer. A 401 is answered by one more try with a fresh token: it proves that nothing was done.
+    pub async fn call(&self, call: &Call<'_>) -> Result<Bytes, Error> {
+        let bearer = self.token.bearer().await?;
+        let first = self.send(call, bearer.clone()).await?;
+        if first.status() != StatusCode::UNAUTHORIZED {
+            return accepted(first, call.max_bytes).await;
+        }
+        self.token.forget(&bearer);
+        let second = self.send(call, self.token.bearer().await?).await?;
+        accepted(second, call.max_bytes).await
+    }
+
+    async fn send(&self, call: &Call<'_>, bearer: HeaderValue) -> Result<Response, Error> {
+        let mut request = self.http.request(call.method.clone(), call.url);
+        request = request.timeout(call.timeout).header(AUTHORIZATION, bearer);
+        if let Some(body) = &call.body {
+            let json = HeaderValue::from_static("application/json");
+            request = request.header(CONTENT_TYPE, json).body(body.clone());
+        }
+        request
+            .send()
+            .await
+            .map_err(|error| match error.is_connect() || error.is_builder() {
+                true => Error::NotSent(describe(&error)),
+                false => Error::Silent(describe(&error)),
+            })
+    }
+}
+
+async fn accepted(response: Response, max_bytes: usize) -> Result<Bytes, Error> {
+    let status = response.status();
+    if status.is_redirection() {
+        return Err(Error::NotTheApi(format!("it answered {status}")));
+    }
+    if !status.is_success() {
+        return Err(refusal(response).await);
+    }
+    let kind = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
+    let is_json = kind.is_none_or(|kind| kind.starts_with("application/json"));
+    let body = read_capped(response, max_bytes)
+        .await
+        .map_err(|error| match error {
+            ReadError::TooLarge(_) => Error::Unreadable(error.to_string()),
+            ReadError::BrokenOff(_) => Error::Silent(error.to_string()),
+        })?;
+    if is_json {
+        Ok(body)
+    } else {
+        Err(Error::NotTheApi("the answer is no JSON".to_owned()))
+    }
+}
+
+async fn refusal(response: Response) -> Error {
+    let status = response.status();
+    let retry_after = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok());
+    let retry_after_seconds = retry_after.and_then(|value| value.parse().ok());
+    let body = read_capped(response, MAX_REFUSAL_BYTES)
+        .await
+        .unwrap_or_default();
+    Error::Refused {
+        status,
+        retry_after_seconds,
+        message: message(&body),
+    }
+}
+
+/// Google's words in an error answer: the JSON's message, or the beginning of whatever a front end sent instead.
+fn message(body: &[u8]) -> String {
+    let json: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let told = json
+        .as_ref()
+        .and_then(|json| json["error"]["message"].as_str());
+    let text = told.map_or_else(|| String::from_utf8_lossy(body), Into::into);
+    let end = (0..=MAX_MESSAGE_BYTES.min(text.len()))
+        .rev()
+        .find(|&at| text.is_char_boundary(at));
+    text[..end.unwrap_or(0)].to_owned()
+}
+
+/// What a caller is told of a failed read. A failed start needs more thought: `starts` has it.
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let cause = error.to_string();
+        let problem = match error {
+            Error::Metadata(_) => Kind::UpstreamAuthUnavailable.into(),
+            Error::NotSent(_) => Kind::UpstreamUnavailable.into(),
+            Error::Silent(_) => Kind::UpstreamTimeout.into(),
+            Error::Unreadable(_) | Error::NotTheApi(_) => Kind::UpstreamProtocol.into(),
+            Error::Refused {
+                status,
+                retry_after_seconds,
+                ..
+            } => refused(status, retry_after_seconds),
+        };
+        Self::because(problem, cause)
+    }
+}
+
+/// The longest `Retry-After` passed on, in seconds.
+const MAX_RETRY_AFTER_SECONDS: u64 = 300;
+
+fn refused(status: StatusCode, retry_after_seconds: Option<u64>) -> Problem {
+    let later = |kind: Kind| {
+        let seconds = retry_after_seconds
+            .unwrap_or(1)
+            .clamp(1, MAX_RETRY_AFTER_SECONDS);
+        Problem::from(kind).retry_after(seconds)
+    };
+    match status.as_u16() {
+        401 => Kind::UpstreamAuth.into(),
+        403 | 404 => Kind::UpstreamMisconfigured.into(),
+        429 => later(Kind::UpstreamThrottled),
+        409 | 500.. => later(Kind::UpstreamUnavailable),
+        _ => Kind::UpstreamRejected.into(),
+    }
+}

@@ -1,0 +1,134 @@
+//! Starts a Cloud Run Job for a scope and follows it to its end.
+//!
+//! `serve` is the whole service; the program and its tests run the same function.
+
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)
+)]
+
+pub mod access_token;
+pub mod auth;
+pub mod cloud_logging;
+pub mod cloud_run;
+pub mod config;
+pub mod execution;
+mod extract;
+pub mod google;
+pub mod http_client;
+pub mod metadata;
+pub mod overrides;
+pub mod page;
+pub mod parameters;
+pub mod problem;
+mod routes;
+pub mod scope;
+pub mod server;
+pub mod starts;
+pub mod telemetry;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::access_token::AccessToken;
+use crate::cloud_logging::CloudLogging;
+use crate::cloud_run::CloudRun;
+use crate::config::{Config, Invalid};
+use crate::execution::Execution;
+use crate::google::Google;
+use crate::metadata::{Location, Metadata};
+use crate::overrides::Templates;
+use crate::parameters::Parameters;
+use crate::problem::{Kind, Problem};
+use crate::scope::Scope;
+use crate::starts::Starts;
+
+/// What handlers share.
+pub struct App {
+    parameters: Parameters,
+    templates: Templates,
+    starts: Starts,
+    cloud_run: Arc<CloudRun>,
+    cloud_logging: CloudLogging,
+    token: Arc<AccessToken>,
+    location: Arc<Location>,
+    draining: watch::Sender<bool>,
+}
+
+impl App {
+    /// Checks the settings against each other and connects the parts; nothing is sent anywhere yet.
+    pub fn new(config: &Config) -> Result<Self, Invalid> {
+        auth::Mode::new(&config.auth.mode)?;
+        config.check()?;
+        let parameters = Parameters::new(&config.parameters)?;
+        let templates = Templates::new(&config.overrides, &parameters)?;
+        let http = http_client::new().map_err(|error| Invalid::new("TLS", error.to_string()))?;
+        let metadata = Metadata::new(http.clone(), &config.platform.metadata_host);
+        let location = Location::new(
+            metadata.clone(),
+            &config.cloud_run.project,
+            &config.cloud_run.region,
+        );
+        let (location, token) = (Arc::new(location), Arc::new(AccessToken::new(metadata)));
+        let google = Google::new(http, Arc::clone(&token));
+        let cloud_run = Arc::new(CloudRun::new(
+            google.clone(),
+            Arc::clone(&location),
+            &config.cloud_run,
+        ));
+        let (job, logging) = (&config.cloud_run.job, &config.cloud_logging.base_url);
+        Ok(Self {
+            parameters,
+            templates,
+            starts: Starts::new(
+                Arc::clone(&cloud_run),
+                Duration::from_secs(config.start.deadline_seconds),
+            ),
+            cloud_run,
+            cloud_logging: CloudLogging::new(google, Arc::clone(&location), logging, job),
+            token,
+            location,
+            draining: watch::Sender::new(false),
+        })
+    }
+
+    /// The scope's execution of this name; one of another scope is as unknown as one that never was.
+    async fn execution(&self, scope: &Scope, name: &str) -> Result<Execution, Problem> {
+        let execution = self
+            .cloud_run
+            .get(name)
+            .await?
+            .filter(|execution| execution.belongs_to(scope));
+        execution.ok_or_else(|| Kind::ExecutionNotFound.into())
+    }
+
+    /// Whether everything a call to Google needs can be had.
+    async fn can_call(&self) -> Result<(), metadata::Error> {
+        self.token.bearer().await?;
+        self.location.get().await.map(|_| ())
+    }
+
+    /// The job's project, if it is known by now.
+    fn project(&self) -> Option<&str> {
+        self.location.known().map(|place| &place.project[..])
+    }
+
+    fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+}
+
+/// Serves until `shutdown` is ready, then lets what is in flight end, and returns.
+pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output = ()>) {
+    let app = Arc::new(app);
+    let router = routes::router(Arc::clone(&app));
+    let drain = async move {
+        shutdown.await;
+        app.draining.send_replace(true);
+    };
+    server::serve(listener, router, drain).await;
+}

@@ -1,0 +1,57 @@
+//! The program: configuration, socket, and over to the library.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use api::{App, config::Config, telemetry};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+const HELP: &str = "\
+Starts a Cloud Run Job for a scope and follows it to its end.
+
+Usage: api [--help | --version]
+
+Settings come from the environment (API__CLOUD_RUN__JOB=my-job) and from the TOML file that API_CONFIG names.
+Required: API__CLOUD_RUN__JOB, API__AUTH__MODE. The README lists them all.";
+
+/// One thread: a request is little work of ours and much waiting, and Cloud Run's smallest instance has one processor.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let outcome = match std::env::args().nth(1).as_deref() {
+        None => run().await,
+        Some("--help" | "-h") => return say(HELP),
+        Some("--version" | "-V") => return say(concat!("api ", env!("CARGO_PKG_VERSION"))),
+        Some(_) => Err(anyhow::anyhow!("unknown argument; try api --help")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("api: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> anyhow::Result<()> {
+    let config = Config::load()?;
+    telemetry::init(&config.log)?;
+    let app = App::new(&config)?;
+    let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
+    let address = (config.host.as_str(), config.port);
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {}:{} (PORT, API__HOST)", address.0, address.1))?;
+    tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
+    let shutdown = async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
+        tracing::info!("draining");
+    };
+    api::serve(listener, app, shutdown).await;
+    Ok(())
+}
+
+fn say(text: &str) -> ExitCode {
+    println!("{text}");
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,32 @@
+//! `POST /scopes/{scope}/executions/{name}/cancel`: asks for an execution's end.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+
+use super::report::About;
+use crate::App;
+use crate::auth::{Cancel, Granted};
+use crate::execution::Execution;
+use crate::extract::{ExecutionName, Fields, NoFields};
+use crate::problem::Problem;
+
+/// 202 with the execution that was asked to end, 200 with one that had ended already.
+pub async fn cancel(
+    State(app): State<Arc<App>>,
+    granted: Granted<Cancel>,
+    ExecutionName(name): ExecutionName,
+    _: Fields<NoFields>,
+) -> Result<(StatusCode, Extension<About>, Json<Execution>), Problem> {
+    let execution = app.execution(&granted.scope, &name).await?;
+    let (status, execution) = match execution.state.is_finished() {
+        true => (StatusCode::OK, execution),
+        false => match app.cloud_run.cancel(&name).await? {
+            Some(cancelled) => (StatusCode::ACCEPTED, cancelled),
+            None => (StatusCode::OK, app.execution(&granted.scope, &name).await?), // it ended in between
+        },
+    };
+    Ok((status, Extension(About::from(&execution)), Json(execution)))
+}

@@ -1,0 +1,118 @@
+//! `GET /scopes/{scope}/executions` and `GET /scopes/{scope}/executions/{name}`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+
+use crate::App;
+use crate::auth::{Granted, Read};
+use crate::execution::Execution;
+use crate::extract::{ExecutionName, Fields, NoFields};
+use crate::page::Page;
+use crate::problem::{Kind, Problem};
+use crate::scope::Scope;
+
+/// Executions per answer if the caller names no number, and the most that may be asked for.
+const DEFAULT_LIMIT: usize = 20;
+const MAX_LIMIT: usize = 100;
+/// Pages of the job's executions looked through for one answer; a scope that ran long ago gets a `nextPage` sooner.
+const MAX_PAGES: usize = 10;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Query {
+    limit: Option<usize>,
+    page: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Executions {
+    executions: Vec<Execution>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_page: Option<String>,
+}
+
+pub async fn list(
+    State(app): State<Arc<App>>,
+    granted: Granted<Read>,
+    Fields(query): Fields<Query>,
+) -> Result<Json<Executions>, Problem> {
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(Problem::new(
+            Kind::MalformedRequest,
+            format!("limit must be 1 to {MAX_LIMIT}."),
+        ));
+    }
+    let list = format!("executions/{}", granted.scope);
+    let page = query
+        .page
+        .map_or_else(|| Ok(Page::default()), |page| Page::decode(&list, &page))?;
+    let (executions, next) = collect(&app, &granted.scope, page, limit).await?;
+    Ok(Json(Executions {
+        executions,
+        next_page: next.map(|page| page.encode(&list)),
+    }))
+}
+
+/// Up to `limit` executions of the scope from `page` on, and where to go on.
+async fn collect(
+    app: &App,
+    scope: &Scope,
+    mut page: Page,
+    limit: usize,
+) -> Result<(Vec<Execution>, Option<Page>), Problem> {
+    let mut found = Vec::new();
+    for _ in 0..MAX_PAGES {
+        let upstream = app.cloud_run.list(page.token.as_deref()).await?;
+        let mut wanted = upstream
+            .executions
+            .into_iter()
+            .filter(|execution| execution.belongs_to(scope) && is_after(&page, execution));
+        found.extend(wanted.by_ref().take(limit - found.len()));
+        if wanted.next().is_some() {
+            page.after = found.last().map(position);
+            return Ok((found, Some(page)));
+        }
+        match upstream.next {
+            None => return Ok((found, None)),
+            Some(token) => {
+                page = Page {
+                    token: Some(token),
+                    after: page.after,
+                }
+            }
+        }
+        if found.len() == limit {
+            break;
+        }
+    }
+    Ok((found, Some(page)))
+}
+
+/// Creation time and name: the list is sorted by them, newest first.
+fn position(execution: &Execution) -> (String, String) {
+    (
+        execution.created_at.clone().unwrap_or_default(),
+        execution.name.clone(),
+    )
+}
+
+/// Whether the execution comes after those handed out already. New ones may have come before them meanwhile.
+fn is_after(page: &Page, execution: &Execution) -> bool {
+    page.after
+        .as_ref()
+        .is_none_or(|last| position(execution) < *last)
+}
+
+pub async fn show(
+    State(app): State<Arc<App>>,
+    granted: Granted<Read>,
+    ExecutionName(name): ExecutionName,
+    _: Fields<NoFields>,
+) -> Result<Json<Execution>, Problem> {
+    Ok(Json(app.execution(&granted.scope, &name).await?))
+}

@@ -1,0 +1,90 @@
+//! `GET /scopes/{scope}/executions/{name}/logs`: what the tasks printed, oldest first.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, LINK};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use crate::App;
+use crate::auth::{Granted, Read};
+use crate::cloud_logging::Line;
+use crate::extract::{ExecutionName, Fields};
+use crate::page::Page;
+use crate::problem::Problem;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Query {
+    page: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Lines {
+    lines: Vec<Line>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_page: Option<String>,
+}
+
+pub async fn read(
+    State(app): State<Arc<App>>,
+    granted: Granted<Read>,
+    ExecutionName(name): ExecutionName,
+    Fields(query): Fields<Query>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let list = format!("logs/{}/{name}", granted.scope);
+    let page = query
+        .page
+        .map_or_else(|| Ok(Page::default()), |page| Page::decode(&list, &page))?;
+    let execution = app.execution(&granted.scope, &name).await?;
+    let answer = app
+        .cloud_logging
+        .lines(&execution.name, page.token.as_deref())
+        .await?;
+    let next_page = answer.next.map(|token| {
+        Page {
+            token: Some(token),
+            after: None,
+        }
+        .encode(&list)
+    });
+    if wants_text(&headers) {
+        return Ok(text(&execution.links.logs, &answer.lines, next_page));
+    }
+    Ok(Json(Lines {
+        lines: answer.lines,
+        next_page,
+    })
+    .into_response())
+}
+
+/// Whether plain text is asked for before JSON.
+fn wants_text(headers: &HeaderMap) -> bool {
+    let accept = headers
+        .get(ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let kinds = accept
+        .split(',')
+        .map(|kind| kind.split(';').next().unwrap_or_default().trim());
+    kinds
+        .into_iter()
+        .find(|kind| matches!(*kind, "text/plain" | "application/json"))
+        == Some("text/plain")
+}
+
+/// One line each; where to go on is in the `Link` header, since the text is the job's alone.
+fn text(path: &str, lines: &[Line], next_page: Option<String>) -> Response {
+    let mut body = String::new();
+    for line in lines {
+        body.push_str(&line.text);
+        body.push('\n');
+    }
+    let next = next_page.map(|page| [(LINK, format!("<{path}?page={page}>; rel=\"next\""))]);
+    (next, body).into_response()
+}

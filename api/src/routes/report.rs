@@ -1,0 +1,171 @@
+//! The outermost layer: names the request, answers problems in full, and writes the one log line.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use axum::extract::{Request, State};
+use axum::http::header::{ALLOW, CACHE_CONTROL, USER_AGENT, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::Response;
+use tracing::Level;
+
+use crate::App;
+use crate::execution::Execution;
+use crate::problem::{Kind, Problem};
+use crate::server::Peer;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The longest request id taken from a client, in bytes.
+const MAX_REQUEST_ID_BYTES: usize = 64;
+
+/// What the log line says of the execution that a request was about; handlers add it to their response.
+#[derive(Clone)]
+pub struct About {
+    execution: String,
+    invocation_id: Option<String>,
+}
+
+impl From<&Execution> for About {
+    fn from(execution: &Execution) -> Self {
+        Self {
+            execution: execution.name.clone(),
+            invocation_id: execution.invocation_id.clone(),
+        }
+    }
+}
+
+/// Everything of a request that its log line needs.
+struct Line {
+    began: Instant,
+    method: Method,
+    path: String,
+    user_agent: Option<String>,
+    peer: Option<String>,
+    trace: Option<String>,
+    id: String,
+}
+
+pub async fn report(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let line = Line::new(&request);
+    let mut response = next.run(request).await;
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let mut rendered = problem.render(&line.id);
+        if let Some(allow) = response.headers_mut().remove(ALLOW) {
+            rendered.headers_mut().insert(ALLOW, allow);
+        }
+        rendered.extensions_mut().insert(problem);
+        response = rendered;
+    }
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    if let Ok(id) = HeaderValue::try_from(&line.id) {
+        headers.insert(X_REQUEST_ID, id);
+    }
+    line.write(&app, &response);
+    response
+}
+
+impl Line {
+    fn new(request: &Request) -> Self {
+        let text = |name| {
+            request
+                .headers()
+                .get(name)
+                .and_then(|value: &HeaderValue| value.to_str().ok())
+        };
+        Self {
+            began: Instant::now(),
+            method: request.method().clone(),
+            // Without the query: some put secrets there.
+            path: request.uri().path().to_owned(),
+            user_agent: text(USER_AGENT).map(str::to_owned),
+            peer: request
+                .extensions()
+                .get::<Peer>()
+                .map(|peer| peer.0.ip().to_string()),
+            trace: trace(request.headers()),
+            id: request_id(text(X_REQUEST_ID)),
+        }
+    }
+
+    fn write(&self, app: &App, response: &Response) {
+        let problem = response.extensions().get::<Problem>();
+        let about = response.extensions().get::<About>();
+        let status = response.status().as_u16();
+        let project = app.project();
+        let trace = self
+            .trace
+            .as_ref()
+            .zip(project)
+            .map(|(id, project)| format!("projects/{project}/traces/{id}"));
+        macro_rules! line {
+            ($level:expr) => {
+                tracing::event!(
+                    $level,
+                    "httpRequest.requestMethod" = self.method.as_str(),
+                    "httpRequest.requestUrl" = &self.path[..],
+                    "httpRequest.status" = u64::from(status),
+                    "httpRequest.latency" =
+                        &format!("{:.6}s", self.began.elapsed().as_secs_f64())[..],
+                    "httpRequest.userAgent" = self.user_agent.as_deref(),
+                    "httpRequest.remoteIp" = self.peer.as_deref(),
+                    requestId = &self.id[..],
+                    execution = about.map(|about| &about.execution[..]),
+                    invocationId = about.and_then(|about| about.invocation_id.as_deref()),
+                    problem = problem.map(|problem| problem.kind.slug()),
+                    cause = problem.and_then(Problem::cause),
+                    "logging.googleapis.com/trace" = trace.as_deref(),
+                    "{} {} {status}",
+                    self.method,
+                    self.path
+                )
+            };
+        }
+        match problem.map(|problem| problem.kind) {
+            Some(Kind::Overloaded | Kind::Draining) => line!(Level::WARN),
+            _ if status >= 500 => line!(Level::ERROR),
+            _ if self.path == "/health" || self.path == "/ready" => line!(Level::DEBUG),
+            _ => line!(Level::INFO),
+        }
+    }
+}
+
+/// The id of a client that has one, so that its log and ours can be laid side by side; else one of ours.
+fn request_id(theirs: Option<&str>) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let legal = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
+    match theirs {
+        Some(id) if (1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) && id.bytes().all(legal) => {
+            id.to_owned()
+        }
+        _ => {
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            format!(
+                "{:x}-{:x}",
+                now.as_micros(),
+                COUNT.fetch_add(1, Ordering::Relaxed)
+            )
+        }
+    }
+}
+
+/// The trace's id (32 hexadecimal digits) from W3C's `traceparent` or Google's `X-Cloud-Trace-Context`.
+fn trace(headers: &HeaderMap) -> Option<String> {
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
+    let w3c = text("traceparent").and_then(|value| value.split('-').nth(1));
+    let google = || text("x-cloud-trace-context").and_then(|value| value.split('/').next());
+    let id = w3c.or_else(google)?;
+    let valid = id.len() == 32 && id.bytes().all(|c| c.is_ascii_hexdigit());
+    valid.then(|| id.to_owned())
+}

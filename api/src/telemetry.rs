@@ -1,0 +1,257 @@
+//! Log lines as Cloud Logging wants them: one JSON object per line, written at once; readable ones on a terminal.
+
+use std::cell::RefCell;
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal, Write as _};
+use std::ops::Range;
+
+use jiff::Timestamp;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::Invalid;
+
+/// How much of one field is logged, in bytes: clients choose some of them.
+const MAX_FIELD_BYTES: usize = 1024;
+/// Fields of this prefix become one nested object, which Cloud Logging shows as the request (LogEntry.httpRequest).
+const NESTED: &str = "httpRequest";
+
+/// Begins to log to standard output. `filter` is a `tracing` filter such as `info` or `info,api=debug`.
+pub fn init(filter: &str) -> Result<(), Invalid> {
+    let targets: Targets = filter.parse().map_err(|_| {
+        Invalid::new(
+            "log",
+            "must be error, warn, info, debug or trace, also per module: info,api=debug",
+        )
+    })?;
+    let lines = Lines {
+        readable: io::stdout().is_terminal(),
+    };
+    // An error would only say that this process logs already.
+    let _ = tracing_subscriber::registry()
+        .with(lines.with_filter(targets))
+        .try_init();
+    Ok(())
+}
+
+struct Lines {
+    readable: bool,
+}
+
+thread_local! {
+    /// Reused from line to line: a request costs no allocation to be logged.
+    static LINE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            if self.readable {
+                readable(event, line)
+            } else {
+                json(event, line)
+            }
+            line.push('\n');
+            // A whole line at once, so that lines of several writers do not mix. A log nobody reads must not stop us.
+            let _ = io::stdout().lock().write_all(line.as_bytes());
+        });
+    }
+}
+
+fn json(event: &Event<'_>, line: &mut String) {
+    let severity = match *event.metadata().level() {
+        Level::ERROR => "ERROR",
+        Level::WARN => "WARNING",
+        Level::INFO => "INFO",
+        Level::DEBUG | Level::TRACE => "DEBUG",
+    };
+    let _ = write!(
+        line,
+        r#"{{"severity":"{severity}","time":"{}""#,
+        Timestamp::now()
+    );
+    let mut fields = Json {
+        line,
+        nested: false,
+    };
+    event.record(&mut fields);
+    fields.close();
+    line.push('}');
+}
+
+/// Appends fields to a JSON object.
+struct Json<'a> {
+    line: &'a mut String,
+    nested: bool,
+}
+
+impl Json<'_> {
+    fn key(&mut self, name: &str) {
+        match name
+            .strip_prefix(NESTED)
+            .and_then(|rest| rest.strip_prefix('.'))
+        {
+            Some(inner) if self.nested => self.push_key(',', inner),
+            Some(inner) => {
+                self.nested = true;
+                self.push_key(',', NESTED);
+                self.push_key('{', inner);
+            }
+            None => {
+                self.close();
+                self.push_key(',', name);
+            }
+        }
+    }
+
+    fn push_key(&mut self, before: char, name: &str) {
+        self.line.push(before);
+        quote(name, self.line);
+        self.line.push(':');
+    }
+
+    fn close(&mut self) {
+        if std::mem::take(&mut self.nested) {
+            self.line.push('}');
+        }
+    }
+}
+
+impl Visit for Json<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.key(field.name());
+        quote(value, self.line);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.key(field.name());
+        let _ = write!(self.line, "{value}");
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.key(field.name());
+        let _ = write!(self.line, "{value}");
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.key(field.name());
+        let _ = write!(self.line, "{value}");
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+}
+
+/// The text as a JSON string. Control and direction-changing characters are escaped, so that no reader of the log, human
+/// or program, is shown something that is not there.
+fn quote(text: &str, line: &mut String) {
+    line.push('"');
+    for c in cut(text).chars() {
+        match c {
+            '"' => line.push_str("\\\""),
+            '\\' => line.push_str("\\\\"),
+            c if c.is_control() || is_invisible(c) => drop(write!(line, "\\u{:04x}", u32::from(c))),
+            c => line.push(c),
+        }
+    }
+    line.push('"');
+}
+
+fn is_invisible(c: char) -> bool {
+    const RANGES: [Range<u32>; 4] = [
+        0x200b..0x2010,
+        0x2028..0x202f,
+        0x2060..0x2070,
+        0xfeff..0xff00,
+    ];
+    RANGES.iter().any(|range| range.contains(&u32::from(c)))
+}
+
+fn cut(text: &str) -> &str {
+    let end = (0..=MAX_FIELD_BYTES.min(text.len()))
+        .rev()
+        .find(|&at| text.is_char_boundary(at));
+    &text[..end.unwrap_or(0)]
+}
+
+fn readable(event: &Event<'_>, line: &mut String) {
+    let _ = write!(
+        line,
+        "{:.3} {:5}",
+        Timestamp::now(),
+        event.metadata().level()
+    );
+    event.record(&mut Readable(line));
+}
+
+struct Readable<'a>(&'a mut String);
+
+impl Visit for Readable<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => drop(write!(self.0, " {}", printable(value))),
+            name => drop(write!(
+                self.0,
+                " {}={}",
+                name.trim_start_matches("httpRequest."),
+                printable(value)
+            )),
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+}
+
+fn printable(text: &str) -> String {
+    cut(text)
+        .chars()
+        .map(|c| {
+            if c.is_control() || is_invisible(c) {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quoted_text_is_one_line_of_json_and_hides_nothing() {
+        for text in [
+            "plain",
+            "a\"b\\c",
+            "a\nb\u{1b}[31m\u{7f}\u{85}",
+            "\u{202e}gnp\u{2028}\u{feff}",
+            "ä😀",
+        ] {
+            let mut line = String::new();
+            quote(text, &mut line);
+            assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
+            assert!(
+                !line.chars().any(|c| c.is_control() || is_invisible(c)),
+                "{line:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        assert_eq!(cut(&"ä".repeat(MAX_FIELD_BYTES)).len(), MAX_FIELD_BYTES);
+        assert_eq!(
+            cut(&format!("a{}", "ä".repeat(MAX_FIELD_BYTES))).len(),
+            MAX_FIELD_BYTES - 1
+        );
+    }
+}

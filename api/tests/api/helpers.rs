@@ -1,0 +1,189 @@
+//! One service with an emulator of its own per test, and words for what tests do with them.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use api::App;
+use api::config::Config;
+use emulator::{Counters, Emulator, Job, Operation, Settings};
+use reqwest::{Client, RequestBuilder, Response};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+/// The job of every test.
+pub const JOB: &str = "test-job";
+/// How long a test waits for what must happen; far longer than it takes.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running service. Dropping it stops it, its emulator and their jobs.
+pub struct TestApp {
+    pub url: String,
+    pub emulator: Emulator,
+    pub http: Client,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+/// A job that succeeds without a process, where a test is about the service alone.
+pub fn instant_job() -> Job {
+    Job::new(JOB, Vec::<String>::new())
+}
+
+/// The sibling package's program, built once per run of the tests.
+pub fn real_job() -> Job {
+    static BINARY: OnceLock<std::path::PathBuf> = OnceLock::new();
+    let binary = BINARY.get_or_init(|| emulator::job_binary().unwrap());
+    Job {
+        max_retries: 0,
+        ..Job::new(JOB, [binary])
+    }
+}
+
+impl TestApp {
+    /// The service as it is configured by default, with the real job.
+    pub async fn spawn() -> Self {
+        Self::with(real_job(), |_| {}).await
+    }
+
+    /// The service with this job and these settings.
+    pub async fn with(job: Job, configure: impl FnOnce(&mut Config)) -> Self {
+        let settings = Settings {
+            jobs: vec![job],
+            ..Settings::default()
+        };
+        Self::on(Emulator::start(settings).await.unwrap(), configure).await
+    }
+
+    /// The service on an emulator made by the test.
+    pub async fn on(emulator: Emulator, configure: impl FnOnce(&mut Config)) -> Self {
+        let mut config = config(&emulator);
+        configure(&mut config);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async move { drop(stopped.await) };
+        tokio::spawn(api::serve(listener, App::new(&config).unwrap(), shutdown));
+        Self {
+            url,
+            emulator,
+            http: api::http_client::new().unwrap(),
+            stop: Some(stop),
+        }
+    }
+
+    /// Tells the service to stop, as SIGTERM does.
+    pub fn stop(&mut self) {
+        drop(self.stop.take());
+    }
+
+    pub fn get(&self, path: &str) -> RequestBuilder {
+        self.http.get(format!("{}{path}", self.url))
+    }
+
+    pub fn post(&self, path: &str) -> RequestBuilder {
+        self.http.post(format!("{}{path}", self.url))
+    }
+
+    /// Starts an execution and returns it.
+    pub async fn start(&self, scope: &str) -> Value {
+        let response = self
+            .post(&format!("/scopes/{scope}/process"))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 202);
+        response.json().await.unwrap()
+    }
+
+    /// What the service says of an execution.
+    pub async fn show(&self, execution: &Value) -> Value {
+        json(self.get(link(execution, "self"))).await
+    }
+
+    /// The execution, once it is in the state.
+    pub async fn until(&self, execution: &Value, state: &str) -> Value {
+        let begun = Instant::now();
+        loop {
+            let now = self.show(execution).await;
+            if now["state"] == state {
+                return now;
+            }
+            assert!(begun.elapsed() < PATIENCE, "not {state} in time: {now}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The texts of an execution's lines.
+    pub async fn lines(&self, execution: &Value) -> Vec<String> {
+        let answer = json(self.get(link(execution, "logs"))).await;
+        let lines = answer["lines"].as_array().unwrap();
+        lines
+            .iter()
+            .map(|line| line["text"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// How often the emulator's operation was called.
+    pub fn calls(&self, operation: Operation) -> u64 {
+        self.counters().calls(operation)
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.emulator.counters()
+    }
+}
+
+/// Settings that point at the emulator.
+pub fn config(emulator: &Emulator) -> Config {
+    let mut config = Config::defaults().unwrap();
+    config.auth.mode = "public".to_owned();
+    config.cloud_run.job = JOB.to_owned();
+    config.cloud_run.base_url = emulator.url();
+    config.cloud_logging.base_url = emulator.url();
+    config.platform.metadata_host = emulator.host();
+    config
+}
+
+/// A path in the `links` of an execution.
+pub fn link<'a>(execution: &'a Value, name: &str) -> &'a str {
+    execution["links"][name].as_str().unwrap()
+}
+
+/// The JSON of an answer that must be a success.
+pub async fn json(request: RequestBuilder) -> Value {
+    let response = request.send().await.unwrap();
+    assert!(response.status().is_success(), "{}", response.status());
+    response.json().await.unwrap()
+}
+
+/// Checks that an answer is the problem with this slug, in full, and returns its body.
+pub async fn problem(response: Response, slug: &str) -> Value {
+    let (status, headers) = (response.status(), response.headers().clone());
+    assert_eq!(
+        headers["content-type"], "application/problem+json",
+        "{status}"
+    );
+    let body: Value = response.json().await.unwrap();
+    assert_eq!(body["type"], format!("/problems/{slug}"), "{body}");
+    assert_eq!(body["status"], status.as_u16());
+    assert_eq!(body["requestId"], headers["x-request-id"].to_str().unwrap());
+    assert!(
+        body["title"].is_string() && body["retryable"].is_boolean(),
+        "{body}"
+    );
+    assert!(!body["detail"].as_str().unwrap().is_empty());
+    assert_eq!(
+        headers.contains_key("retry-after"),
+        matches!(status.as_u16(), 409 | 429 | 503 | 504)
+    );
+    body
+}
+
+/// Waits until the condition holds.
+pub async fn eventually(condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "it did not happen in time");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,10 @@
+//! The whole service over the wire: against the emulator, and with the real job.
+
+mod bad_input;
+mod cancel;
+mod executions;
+mod helpers;
+mod logs;
+mod process;
+mod program;
+mod token;

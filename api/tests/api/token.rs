@@ -1,0 +1,130 @@
+//! The access token, seen from the metadata server.
+
+use std::time::{Duration, Instant};
+
+use emulator::{Emulator, Fault, FaultBody, Operation, Rule, Settings};
+use futures_util::future::join_all;
+
+use crate::helpers::{TestApp, instant_job, problem};
+
+fn status(code: u16, body: FaultBody) -> Fault {
+    Fault::Status {
+        code,
+        headers: Default::default(),
+        body,
+    }
+}
+
+#[tokio::test]
+async fn one_fetch_serves_everyone_who_waits() {
+    let app = TestApp::with(instant_job(), |_| {}).await;
+    app.emulator
+        .faults()
+        .add(Rule::new(Operation::Token, Fault::Delay { ms: 500 }));
+    let starts = (0..100).map(|_| app.post("/scopes/acme/process").send());
+    for response in join_all(starts).await {
+        assert_eq!(response.unwrap().status(), 202);
+    }
+    assert_eq!(app.calls(Operation::Token), 1);
+}
+
+#[tokio::test]
+async fn a_refused_token_is_replaced_once() {
+    let app = TestApp::with(instant_job(), |_| {}).await;
+    app.start("acme").await;
+    app.emulator.revoke_tokens();
+    app.start("acme").await;
+    assert_eq!(
+        (app.calls(Operation::Token), app.calls(Operation::Run)),
+        (2, 3)
+    );
+    assert_eq!(app.counters().runs, 2);
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_for_ever_is_our_fault_not_the_callers() {
+    let app = TestApp::with(instant_job(), |_| {}).await;
+    app.emulator
+        .faults()
+        .add(Rule::new(Operation::Run, status(401, FaultBody::default())));
+    problem(
+        app.post("/scopes/acme/process").send().await.unwrap(),
+        "upstream-auth",
+    )
+    .await;
+    assert_eq!((app.calls(Operation::Run), app.counters().runs), (2, 0));
+}
+
+#[tokio::test]
+async fn without_a_token_nothing_is_sent_and_it_heals_by_itself() {
+    let app = TestApp::with(instant_job(), |_| {}).await;
+    let faults = [
+        status(500, FaultBody::default()),
+        status(200, FaultBody::Html),
+        status(200, FaultBody::Text("{}".to_owned())),
+        status(
+            200,
+            FaultBody::Text("{\"access_token\":\"a\\r\\nb\",\"expires_in\":3599}".to_owned()),
+        ),
+        Fault::Garbage,
+        Fault::Huge { bytes: 1 << 20 },
+        Fault::Reset,
+    ];
+    for fault in faults {
+        app.emulator.faults().clear();
+        app.emulator
+            .faults()
+            .add(Rule::new(Operation::Token, fault));
+        problem(
+            app.post("/scopes/acme/process").send().await.unwrap(),
+            "upstream-auth-unavailable",
+        )
+        .await;
+        problem(
+            app.get("/ready").send().await.unwrap(),
+            "upstream-auth-unavailable",
+        )
+        .await;
+        assert_eq!(app.get("/health").send().await.unwrap().status(), 200);
+    }
+    assert_eq!(app.calls(Operation::Run), 0);
+    app.emulator.faults().clear();
+    let healed = Instant::now();
+    app.start("acme").await;
+    assert!(healed.elapsed() < Duration::from_secs(1));
+    assert_eq!(app.get("/ready").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_token_near_its_end_is_not_fetched_for_every_request() {
+    let settings = Settings {
+        jobs: vec![instant_job()],
+        token_lifetime: Duration::from_secs(200),
+        ..Settings::default()
+    };
+    let app = TestApp::on(Emulator::start(settings).await.unwrap(), |_| {}).await;
+    let begun = Instant::now();
+    for _ in 0..50 {
+        app.start("acme").await;
+    }
+    assert!(
+        app.calls(Operation::Token) <= 1 + begun.elapsed().as_secs(),
+        "more than one fetch a second"
+    );
+}
+
+#[tokio::test]
+async fn project_and_region_are_asked_of_the_metadata_server_once() {
+    let app = TestApp::with(instant_job(), |_| {}).await;
+    for _ in 0..3 {
+        app.start("acme").await;
+    }
+    assert_eq!(app.calls(Operation::Metadata), 2);
+    let told = TestApp::with(instant_job(), |config| {
+        config.cloud_run.project = "demo".to_owned();
+        config.cloud_run.region = "us-east4".to_owned();
+    })
+    .await;
+    told.start("acme").await;
+    assert_eq!(told.calls(Operation::Metadata), 0);
+}

@@ -1,0 +1,607 @@
+//! Executions: what is known of one, how Google shows it, and get, list, cancel, delete.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, Query};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::cloud::{Cloud, PROJECT_NUMBER, rfc3339};
+use crate::jobs::{Answer, Job, Template, deleted};
+use crate::listing::Listing;
+use crate::random;
+use crate::refusal::Refusal;
+use crate::tasks::{Phase, Task};
+
+/// One execution of a job.
+#[derive(Debug)]
+pub(crate) struct Execution {
+    pub(crate) name: String,
+    pub(crate) job: String,
+    pub(crate) template: Template,
+    pub(crate) tasks: Vec<Task>,
+    /// The overrides as they were sent.
+    pub(crate) overrides: Value,
+    pub(crate) listed_from: Instant,
+    /// Turns true when somebody cancels; dropped when the execution is deleted.
+    pub(crate) cancelled: watch::Sender<bool>,
+    pub(crate) uid: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    job_uid: String,
+    operation: String,
+    created: Timestamp,
+    started: Option<Timestamp>,
+    completed: Option<(Timestamp, Outcome)>,
+}
+
+/// How an execution ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Outcome {
+    Succeeded,
+    /// The first task that failed, and whether it was for want of time.
+    Failed {
+        task: usize,
+        timed_out: bool,
+    },
+    Cancelled,
+}
+
+/// An execution as a test wants to see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExecutionRecord {
+    /// `{job}-{five characters}`.
+    pub name: String,
+    /// The job it is of.
+    pub job: String,
+    /// The merged environment: the job's own and the overrides'.
+    pub env: BTreeMap<String, String>,
+    /// The arguments after merging.
+    pub args: Vec<String>,
+    /// The overrides exactly as they came over the wire; null without any.
+    pub overrides: Value,
+    /// Tasks, after merging.
+    pub task_count: usize,
+    /// Seconds an attempt may take, after merging.
+    pub timeout_seconds: u64,
+    /// Where it stands.
+    pub state: State,
+}
+
+/// Where an execution stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Accepted; no task has started.
+    Pending,
+    /// Its tasks run, or are being cancelled.
+    Running,
+    /// Every task succeeded.
+    Succeeded,
+    /// A task failed for good.
+    Failed,
+    /// Cancelled before it was through.
+    Cancelled,
+}
+
+pub(crate) async fn get(
+    axum::extract::State(cloud): axum::extract::State<Arc<Cloud>>,
+    Path((_, name)): Path<(String, String)>,
+) -> Answer {
+    let state = cloud.state();
+    Ok(Json(state.executions.find(&cloud, &name)?.json(&cloud)))
+}
+
+pub(crate) async fn list(
+    axum::extract::State(cloud): axum::extract::State<Arc<Cloud>>,
+    Query(listing): Query<Listing>,
+) -> Answer {
+    let (selector, after, now) = (listing.selector()?, listing.after()?, Instant::now());
+    let state = cloud.state();
+    let shown = state
+        .executions
+        .newest_first(after)
+        .filter(|(_, execution)| execution.listed_from <= now);
+    let chosen = shown.filter(|(_, execution)| selector.matches(|key| execution.label(key)));
+    Ok(Json(listing.page(
+        "ExecutionsList",
+        chosen.map(|(position, execution)| (position, execution.json(&cloud))),
+    )))
+}
+
+/// `POST executions/{execution}:cancel` is the only verb there is.
+pub(crate) async fn verb(
+    axum::extract::State(cloud): axum::extract::State<Arc<Cloud>>,
+    Path((_, execution_and_verb)): Path<(String, String)>,
+) -> Answer {
+    let Some((name, "cancel")) = execution_and_verb.rsplit_once(':') else {
+        return Err(Refusal::not_found("Method not found."));
+    };
+    let state = cloud.state();
+    let execution = state.executions.find(&cloud, name)?;
+    if execution.completed.is_some() {
+        return Err(Refusal::precondition(format!(
+            "Execution '{name}' cannot be cancelled because it is not running."
+        )));
+    }
+    execution.cancelled.send_replace(true);
+    Ok(Json(execution.json(&cloud)))
+}
+
+/// Deletes an execution; one that still runs is cancelled.
+pub(crate) async fn delete(
+    axum::extract::State(cloud): axum::extract::State<Arc<Cloud>>,
+    Path((_, name)): Path<(String, String)>,
+) -> Answer {
+    let mut state = cloud.state();
+    state.executions.find(&cloud, &name)?;
+    state.executions.remove(&name);
+    Ok(deleted())
+}
+
+/// Every execution by its place in time: a higher position is newer.
+#[derive(Debug, Default)]
+pub(crate) struct Executions {
+    by_position: BTreeMap<i64, Execution>,
+    positions: HashMap<String, i64>,
+    unfinished: usize,
+}
+
+impl Executions {
+    pub(crate) fn find(&self, cloud: &Cloud, name: &str) -> Result<&Execution, Refusal> {
+        self.get(name)
+            .ok_or_else(|| cloud.missing("EXECUTION", name))
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Execution> {
+        self.by_position.get(self.positions.get(name)?)
+    }
+
+    pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut Execution> {
+        self.by_position.get_mut(self.positions.get(name)?)
+    }
+
+    pub(crate) fn oldest_first(&self) -> impl Iterator<Item = &Execution> {
+        self.by_position.values()
+    }
+
+    /// Newest first, those older than position `after` only.
+    pub(crate) fn newest_first(
+        &self,
+        after: Option<i64>,
+    ) -> impl Iterator<Item = (i64, &Execution)> {
+        let end = after.unwrap_or(i64::MAX);
+        self.by_position
+            .range(..end)
+            .rev()
+            .map(|(position, execution)| (*position, execution))
+    }
+
+    /// How many have not ended.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.unfinished
+    }
+
+    pub(crate) fn add_newest(&mut self, execution: Execution) {
+        let position = self
+            .by_position
+            .last_key_value()
+            .map_or(0, |(last, _)| last + 1);
+        self.add(position, execution);
+    }
+
+    pub(crate) fn add_oldest(&mut self, execution: Execution) {
+        let position = self
+            .by_position
+            .first_key_value()
+            .map_or(0, |(first, _)| first - 1);
+        self.add(position, execution);
+    }
+
+    fn add(&mut self, position: i64, execution: Execution) {
+        self.unfinished += usize::from(execution.completed.is_none());
+        self.positions.insert(execution.name.clone(), position);
+        self.by_position.insert(position, execution);
+    }
+
+    /// Ends an execution that is still there, and forgets the job's oldest ones beyond `retained`.
+    pub(crate) fn finish(&mut self, name: &str, retained: usize) {
+        let Some(execution) = self.get_mut(name) else {
+            return;
+        };
+        execution.finish();
+        let job = execution.job.clone();
+        self.unfinished -= 1;
+        self.evict(&job, retained);
+    }
+
+    /// Forgets the finished executions of `job` but the newest `retained`.
+    pub(crate) fn evict(&mut self, job: &str, retained: usize) {
+        if self.by_position.len() <= retained {
+            return;
+        }
+        let finished = self
+            .newest_first(None)
+            .filter(|(_, execution)| execution.job == job && execution.completed.is_some());
+        let surplus: Vec<String> = finished
+            .skip(retained)
+            .map(|(_, execution)| execution.name.clone())
+            .collect();
+        surplus.iter().for_each(|name| self.remove(name));
+    }
+
+    pub(crate) fn remove_job(&mut self, job: &str) {
+        let of_job = self.oldest_first().filter(|execution| execution.job == job);
+        let names: Vec<String> = of_job.map(|execution| execution.name.clone()).collect();
+        names.iter().for_each(|name| self.remove(name));
+    }
+
+    /// Forgets an execution. Its runner sees the `cancelled` channel close and ends the tasks.
+    pub(crate) fn remove(&mut self, name: &str) {
+        let removed = self
+            .positions
+            .remove(name)
+            .and_then(|position| self.by_position.remove(&position));
+        self.unfinished -=
+            usize::from(removed.is_some_and(|execution| execution.completed.is_none()));
+    }
+}
+
+impl Execution {
+    pub(crate) fn new(
+        cloud: &Cloud,
+        job: &Job,
+        name: String,
+        template: Template,
+        created: Timestamp,
+    ) -> Self {
+        let own = template
+            .labels
+            .iter()
+            .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
+        let mut labels: BTreeMap<String, String> = own.collect();
+        let mut label = |key: &str, value: String| labels.insert(key.to_owned(), value);
+        label("run.googleapis.com/job", job.name.clone());
+        label("run.googleapis.com/jobUid", job.uid.clone());
+        label(
+            "run.googleapis.com/jobGeneration",
+            job.generation.to_string(),
+        );
+        label(
+            "run.googleapis.com/jobResourceVersion",
+            job.resource_version(),
+        );
+        label(
+            "cloud.googleapis.com/location",
+            cloud.settings.region.clone(),
+        );
+        Self {
+            job: job.name.clone(),
+            job_uid: job.uid.clone(),
+            tasks: (0..template.task_count).map(|_| Task::default()).collect(),
+            name,
+            template,
+            overrides: Value::Null,
+            listed_from: Instant::now(),
+            cancelled: watch::Sender::new(false),
+            uid: random::uuid(),
+            labels,
+            operation: random::uuid(),
+            created,
+            started: None,
+            completed: None,
+        }
+    }
+
+    pub(crate) fn created(&self) -> Timestamp {
+        self.created
+    }
+
+    pub(crate) fn start(&mut self) {
+        self.started = Some(Timestamp::now());
+    }
+
+    fn finish(&mut self) {
+        self.completed = Some((Timestamp::now(), self.outcome()));
+    }
+
+    /// As if every task had run and succeeded at the time of creation.
+    pub(crate) fn finish_at_once(&mut self) {
+        self.started = Some(self.created);
+        self.tasks
+            .iter_mut()
+            .for_each(|task| task.finish_at_once(self.created));
+        self.completed = Some((self.created, Outcome::Succeeded));
+    }
+
+    /// What the tasks' ends make of the whole.
+    fn outcome(&self) -> Outcome {
+        let failed = self
+            .tasks
+            .iter()
+            .position(|task| task.phase == Phase::Failed);
+        if self.tasks.iter().any(|task| task.phase == Phase::Cancelled) {
+            Outcome::Cancelled
+        } else if let Some(task) = failed {
+            Outcome::Failed {
+                task,
+                timed_out: self.tasks[task].timed_out(),
+            }
+        } else {
+            Outcome::Succeeded
+        }
+    }
+
+    pub(crate) fn parallelism(&self) -> usize {
+        let all = self.tasks.len();
+        usize::try_from(self.template.parallelism)
+            .ok()
+            .filter(|&wanted| wanted > 0)
+            .map_or(all, |wanted| wanted.min(all))
+    }
+
+    /// The merged environment.
+    pub(crate) fn env(&self) -> BTreeMap<String, String> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let variables = self.template.container["env"]
+            .as_array()
+            .into_iter()
+            .flatten();
+        variables
+            .map(|variable| (text(&variable["name"]), text(&variable["value"])))
+            .collect()
+    }
+
+    /// The merged arguments.
+    pub(crate) fn args(&self) -> Vec<String> {
+        let args = self.template.container["args"]
+            .as_array()
+            .into_iter()
+            .flatten();
+        args.filter_map(|arg| arg.as_str().map(str::to_owned))
+            .collect()
+    }
+
+    pub(crate) fn record(&self) -> ExecutionRecord {
+        ExecutionRecord {
+            name: self.name.clone(),
+            job: self.job.clone(),
+            env: self.env(),
+            args: self.args(),
+            overrides: self.overrides.clone(),
+            task_count: self.tasks.len(),
+            timeout_seconds: u64::try_from(self.template.timeout_seconds).unwrap_or_default(),
+            state: self.state(),
+        }
+    }
+
+    fn state(&self) -> State {
+        match (&self.completed, self.started) {
+            (Some((_, Outcome::Succeeded)), _) => State::Succeeded,
+            (Some((_, Outcome::Failed { .. })), _) => State::Failed,
+            (Some((_, Outcome::Cancelled)), _) => State::Cancelled,
+            (None, Some(_)) => State::Running,
+            (None, None) => State::Pending,
+        }
+    }
+
+    fn label(&self, key: &str) -> Option<&str> {
+        match key {
+            // Not a label that is shown, but one that gcloud selects by before it deletes a job.
+            "run.googleapis.com/servingState" => Some(if self.completed.is_some() {
+                "Inactive"
+            } else {
+                "Active"
+            }),
+            _ => self.labels.get(key).map(String::as_str),
+        }
+    }
+
+    /// What the job's `status.latestCreatedExecution` says of it.
+    pub(crate) fn reference(&self) -> Value {
+        let status = match self.state() {
+            State::Pending => "EXECUTION_PENDING",
+            State::Running => "EXECUTION_RUNNING",
+            State::Succeeded => "EXECUTION_SUCCEEDED",
+            State::Failed => "EXECUTION_FAILED",
+            State::Cancelled => "EXECUTION_CANCELLED",
+        };
+        let mut reference = json!({ "name": self.name, "creationTimestamp": rfc3339(self.created), "completionStatus": status });
+        if let Some((completed, _)) = &self.completed {
+            reference["completionTimestamp"] = json!(rfc3339(*completed));
+        }
+        reference
+    }
+
+    pub(crate) fn json(&self, cloud: &Cloud) -> Value {
+        let account = cloud.default_account();
+        json!({
+            "apiVersion": "run.googleapis.com/v1", "kind": "Execution",
+            "metadata": {
+                "name": self.name, "namespace": PROJECT_NUMBER, "uid": self.uid, "generation": 1,
+                "resourceVersion": self.resource_version(), "creationTimestamp": rfc3339(self.created),
+                "selfLink": format!("/apis/run.googleapis.com/v1/namespaces/{PROJECT_NUMBER}/executions/{}", self.name),
+                "labels": self.labels,
+                "annotations": {
+                    "run.googleapis.com/creator": account, "run.googleapis.com/lastModifier": account,
+                    "run.googleapis.com/operation-id": self.operation, "run.googleapis.com/execution-environment": "gen2",
+                },
+                "ownerReferences": [owner("Job", "serving.knative.dev/v1", &self.job, &self.job_uid)],
+            },
+            "spec": { "parallelism": self.parallelism(), "taskCount": self.tasks.len(), "template": { "spec": self.task_spec() } },
+            "status": self.status(cloud),
+        })
+    }
+
+    /// The spec that each task has; `timeoutSeconds` is an int64, hence a string.
+    pub(crate) fn task_spec(&self) -> Value {
+        json!({
+            "containers": [self.template.container], "maxRetries": self.template.max_retries,
+            "serviceAccountName": self.template.service_account, "timeoutSeconds": self.template.timeout_seconds.to_string(),
+        })
+    }
+
+    /// Changes whenever anything that is shown does.
+    fn resource_version(&self) -> String {
+        let attempts: usize = self.tasks.iter().map(Task::changes).sum();
+        let phase = usize::from(self.started.is_some()) + 2 * usize::from(self.completed.is_some());
+        format!("AAY{:08x}", attempts * 4 + phase)
+    }
+
+    fn status(&self, cloud: &Cloud) -> Value {
+        let mut status = Map::new();
+        status.insert("observedGeneration".into(), json!(1));
+        status.insert("conditions".into(), json!(self.conditions()));
+        status.insert("logUri".into(), json!(log_uri(cloud, &self.name)));
+        if let Some(started) = self.started {
+            status.insert("startTime".into(), json!(rfc3339(started)));
+        }
+        if let Some((completed, _)) = &self.completed {
+            status.insert("completionTime".into(), json!(rfc3339(*completed)));
+        }
+        let in_phase = |phase| self.tasks.iter().filter(|task| task.phase == phase).count();
+        let counts = [
+            ("runningCount", in_phase(Phase::Running)),
+            ("succeededCount", in_phase(Phase::Succeeded)),
+            ("failedCount", in_phase(Phase::Failed)),
+            ("cancelledCount", in_phase(Phase::Cancelled)),
+            ("retriedCount", self.retried()),
+        ];
+        // Google leaves a count of 0 out.
+        status.extend(
+            counts
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(name, count)| (name.into(), json!(count))),
+        );
+        Value::Object(status)
+    }
+
+    fn retried(&self) -> usize {
+        self.tasks.iter().filter(|task| task.retries > 0).count()
+    }
+
+    fn conditions(&self) -> Vec<Value> {
+        let mut conditions = vec![self.completed_condition()];
+        conditions.extend(self.earlier_conditions());
+        if self.retried() > 0 {
+            conditions.push(self.condition("Retry", "True", "ImmediateRetry", ""));
+        } else if self.started.is_some() && self.completed.is_none() {
+            conditions.push(self.condition("Retry", "True", "WaitingForOperation", ""));
+        }
+        conditions
+    }
+
+    fn completed_condition(&self) -> Value {
+        let condition =
+            |status, reason, message: &str| self.condition("Completed", status, reason, message);
+        match &self.completed {
+            None if *self.cancelled.borrow() => condition(
+                "Unknown",
+                "Cancelling",
+                "Waiting for execution to be cancelled.",
+            ),
+            None => condition("Unknown", "", "Waiting for execution to complete."),
+            Some((end, Outcome::Succeeded)) => {
+                let message = format!(
+                    "Execution completed successfully in {}.",
+                    seconds(self.created, *end)
+                );
+                condition("True", "", &message)
+            }
+            Some((_, Outcome::Failed { task, timed_out })) => {
+                // A timeout has no reason on Google either.
+                let (reason, why) = match timed_out {
+                    true => ("", "The configured timeout was reached."),
+                    false => ("NonZeroExitCode", "The container exited with an error."),
+                };
+                condition(
+                    "False",
+                    reason,
+                    &format!("Task {}-task{task} failed with message: {why}", self.name),
+                )
+            }
+            Some((_, Outcome::Cancelled)) => condition("False", "Cancelled", "Cancelled by user."),
+        }
+    }
+
+    /// The steps before completion. An execution that ends before it starts says so in `Started`, or gcloud
+    /// waits for it for ever.
+    fn earlier_conditions(&self) -> [Value; 3] {
+        let condition =
+            |kind, status, reason, message: &str| self.condition(kind, status, reason, message);
+        let Some(started) = self.started else {
+            let (status, reason) = if self.completed.is_some() {
+                ("False", "Cancelled")
+            } else {
+                ("Unknown", "")
+            };
+            return ["ResourcesAvailable", "Started", "ContainerReady"]
+                .map(|kind| condition(kind, status, reason, ""));
+        };
+        let took = seconds(self.created, started);
+        [
+            condition(
+                "ResourcesAvailable",
+                "True",
+                "",
+                "Provisioned imported containers.",
+            ),
+            condition(
+                "Started",
+                "True",
+                "",
+                &format!("Started deployed execution in {took}."),
+            ),
+            condition(
+                "ContainerReady",
+                "True",
+                "",
+                &format!("Imported container image in {took}."),
+            ),
+        ]
+    }
+
+    fn condition(&self, kind: &str, status: &str, reason: &str, message: &str) -> Value {
+        let completed = self.completed.as_ref().map(|(time, _)| *time);
+        let changed = match kind {
+            "Completed" => completed,
+            _ => self.started.or(completed),
+        };
+        let changed = rfc3339(changed.unwrap_or(self.created));
+        let mut condition =
+            json!({ "type": kind, "status": status, "lastTransitionTime": changed });
+        for (key, text) in [("reason", reason), ("message", message)] {
+            if !text.is_empty() {
+                condition[key] = json!(text);
+            }
+        }
+        if kind == "Retry" {
+            condition["severity"] = json!("Info");
+        }
+        condition
+    }
+}
+
+pub(crate) fn owner(kind: &str, api_version: &str, name: &str, uid: &str) -> Value {
+    json!({ "apiVersion": api_version, "kind": kind, "name": name, "uid": uid, "controller": true, "blockOwnerDeletion": true })
+}
+
+fn seconds(from: Timestamp, to: Timestamp) -> String {
+    format!("{:.2}s", to.duration_since(from).as_secs_f64())
+}
+
+/// The console's page with the execution's lines.
+pub(crate) fn log_uri(cloud: &Cloud, execution: &str) -> String {
+    let project = &cloud.settings.project;
+    let filter = format!(
+        "resource.type%3D%22cloud_run_job%22%0Alabels.%22run.googleapis.com%2Fexecution_name%22%3D%22{execution}%22"
+    );
+    format!(
+        "https://console.cloud.google.com/logs/viewer?project={project}&advancedFilter={filter}"
+    )
+}

@@ -1,0 +1,480 @@
+//! What goes wrong, and when.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::cloud::Cloud;
+use crate::overrides::Unlisted;
+use crate::refusal::{Refusal, front_end};
+use crate::{random, wire};
+
+/// Bytes of a request that are read at most.
+const LARGEST_REQUEST: usize = 32 * 1024 * 1024;
+
+/// What a call asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Operation {
+    /// `jobs.run`.
+    Run,
+    /// Get of one execution.
+    Get,
+    /// List of executions.
+    List,
+    /// Cancel of an execution.
+    Cancel,
+    /// An access token of the metadata server.
+    Token,
+    /// Everything else that the metadata server is asked.
+    Metadata,
+    /// `entries.list` of Cloud Logging.
+    Logs,
+    /// Every other call: jobs, tasks, deletions, policies.
+    Other,
+    /// In a rule: whatever is called.
+    Any,
+}
+
+/// One thing that goes wrong.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Which calls it is about.
+    pub operation: Operation,
+    /// Only calls about this scope: the variable `SCOPE` of a run's overrides, or of the execution that a get or
+    /// a cancel names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// Only the nth of those calls, counted from 1 since the rule was added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nth: Option<u64>,
+    /// Only the first so many of those calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<u64>,
+    /// Only this share of those calls, 0 to 1, picked by `seed`: the same seed picks the same calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probability: Option<f64>,
+    /// Of `probability`.
+    #[serde(default)]
+    pub seed: u64,
+    /// Before the effect, after it, or with the effect to follow.
+    #[serde(default)]
+    pub when: When,
+    /// What goes wrong.
+    pub fault: Fault,
+}
+
+/// Where in a call the fault strikes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    /// Instead of the effect: nothing is started, cancelled or read.
+    #[default]
+    Before,
+    /// The effect has happened; its answer is what suffers.
+    After,
+    /// The answer suffers at once, and the effect happens so many milliseconds later.
+    LateMs(u64),
+}
+
+/// What goes wrong. Times are in milliseconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Fault {
+    /// This status instead of the answer; a 3xx with a `location` is a redirect.
+    Status {
+        /// 200 to 599.
+        code: u16,
+        /// More headers.
+        #[serde(default)]
+        headers: BTreeMap<String, String>,
+        /// What the body is.
+        #[serde(default)]
+        body: FaultBody,
+    },
+    /// The call takes so much longer. Before the effect this delays it too, even if the client has left by then.
+    Delay {
+        /// How much longer.
+        ms: u64,
+    },
+    /// The connection is reset (a TCP RST) in place of an answer.
+    Reset,
+    /// The connection ends (a TCP FIN) after so many bytes of a body that was announced as longer.
+    Truncated {
+        /// Bytes of the body that are sent at most.
+        sent: usize,
+    },
+    /// 200 and `application/json`, but not JSON.
+    Garbage,
+    /// Never an answer; the connection stays open.
+    Hang,
+    /// The body comes byte by byte.
+    Drip {
+        /// From one byte to the next.
+        interval_ms: u64,
+    },
+    /// 200 and `application/json` with a body of so many spaces before its end.
+    Huge {
+        /// Its length.
+        bytes: u64,
+    },
+    /// The answer is as it should be, and so many milliseconds later the connection is closed unannounced.
+    HangUp {
+        /// Until the connection is closed.
+        ms: u64,
+    },
+    /// Run only: all goes well, but lists do not show the execution for so long.
+    Invisible {
+        /// From its creation.
+        ms: u64,
+    },
+}
+
+/// The body of a `Fault::Status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultBody {
+    /// Google's JSON for an error of that status.
+    #[default]
+    Google,
+    /// A page of HTML, as Google's front end answers.
+    Html,
+    /// This, as `application/json`.
+    Text(String),
+}
+
+/// The rules in force. The first rule that applies to a call decides.
+#[derive(Debug, Default)]
+pub struct Faults(Mutex<Vec<(Rule, u64)>>);
+
+impl Rule {
+    /// Every call of `operation` meets `fault` before its effect, until said otherwise.
+    #[must_use]
+    pub fn new(operation: Operation, fault: Fault) -> Self {
+        Self {
+            operation,
+            scope: None,
+            nth: None,
+            first: None,
+            probability: None,
+            seed: 0,
+            when: When::Before,
+            fault,
+        }
+    }
+
+    /// Only calls about this scope.
+    #[must_use]
+    pub fn scope(mut self, scope: impl Into<String>) -> Self {
+        self.scope = Some(scope.into());
+        self
+    }
+
+    /// Only the nth call, counted from 1.
+    #[must_use]
+    pub fn nth(mut self, nth: u64) -> Self {
+        self.nth = Some(nth);
+        self
+    }
+
+    /// Only the first `first` calls.
+    #[must_use]
+    pub fn first(mut self, first: u64) -> Self {
+        self.first = Some(first);
+        self
+    }
+
+    /// Only this share of the calls, picked by `seed`.
+    #[must_use]
+    pub fn probability(mut self, probability: f64, seed: u64) -> Self {
+        (self.probability, self.seed) = (Some(probability), seed);
+        self
+    }
+
+    /// After the effect instead of before it.
+    #[must_use]
+    pub fn after(mut self) -> Self {
+        self.when = When::After;
+        self
+    }
+
+    /// At once, with the effect to follow.
+    #[must_use]
+    pub fn late(mut self, effect: Duration) -> Self {
+        self.when = When::LateMs(u64::try_from(effect.as_millis()).unwrap_or(u64::MAX));
+        self
+    }
+
+    /// Whether the `seen`th call that the rule is about meets the fault.
+    fn strikes(&self, seen: u64) -> bool {
+        self.nth.is_none_or(|nth| seen == nth)
+            && self.first.is_none_or(|first| seen <= first)
+            && self
+                .probability
+                .is_none_or(|probability| random::nth(self.seed, seen) < probability)
+    }
+
+    fn is_about(&self, call: &Call) -> bool {
+        let operation = self.operation == Operation::Any || self.operation == call.operation;
+        operation
+            && self
+                .scope
+                .as_ref()
+                .is_none_or(|scope| call.scope.as_ref() == Some(scope))
+    }
+
+    /// What is wrong with the rule itself, if anything.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        match &self.fault {
+            Fault::Status { code, .. } if !(200..=599).contains(code) => {
+                Err(format!("code: {code} is not between 200 and 599"))
+            }
+            Fault::Status { headers, .. }
+                if !headers
+                    .iter()
+                    .all(|(name, value)| wire::header(name, value).is_some()) =>
+            {
+                Err("headers: one of them is not a legal header".into())
+            }
+            Fault::Invisible { .. }
+                if !matches!(self.operation, Operation::Run | Operation::Any) =>
+            {
+                Err("invisible: is for the operation 'run' only".into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Faults {
+    fn rules(&self) -> MutexGuard<'_, Vec<(Rule, u64)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a rule after the others.
+    ///
+    /// # Panics
+    /// The rule's status or one of its headers is none; a slip of the test that wrote it.
+    pub fn add(&self, rule: Rule) {
+        if let Err(reason) = rule.check() {
+            panic!("{reason}");
+        }
+        self.rules().push((rule, 0));
+    }
+
+    /// Takes all rules away. Calls that are held by one stay held.
+    pub fn clear(&self) {
+        self.rules().clear();
+    }
+
+    /// The rules in force, each with the number of calls that it was about so far.
+    #[must_use]
+    pub fn list(&self) -> Vec<(Rule, u64)> {
+        self.rules().clone()
+    }
+
+    /// Counts the call for every rule that is about it; the first one that strikes decides.
+    fn strike(&self, call: &Call) -> Option<Rule> {
+        let mut struck = None;
+        for (rule, seen) in self
+            .rules()
+            .iter_mut()
+            .filter(|(rule, _)| rule.is_about(call))
+        {
+            *seen += 1;
+            if struck.is_none() && rule.strikes(*seen) {
+                struck = Some(rule.clone());
+            }
+        }
+        struck
+    }
+}
+
+/// What of a call matters to the counters and the rules.
+#[derive(Debug)]
+struct Call {
+    operation: Operation,
+    scope: Option<String>,
+    invocation: Option<String>,
+}
+
+/// The layer over every emulated API: counts the call and lets it meet its fault.
+pub(crate) async fn layer(
+    State(cloud): State<Arc<Cloud>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (head, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, LARGEST_REQUEST).await else {
+        return Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "INVALID_ARGUMENT",
+            "Request payload size exceeds the limit.",
+        )
+        .into_response();
+    };
+    let call = Call::new(&cloud, &head.method, head.uri.path(), &body);
+    let request = Request::from_parts(head, Body::from(body));
+    cloud
+        .counters
+        .arrived(call.operation, call.invocation.clone());
+    match cloud.faults.strike(&call) {
+        None => next.run(request).await,
+        Some(rule) => spoiled(rule, request, next).await,
+    }
+}
+
+/// Runs the call as the rule says. The effect has a task of its own: it comes whether or not the client waits.
+async fn spoiled(rule: Rule, mut request: Request, next: Next) -> Response {
+    if let Fault::Invisible { ms } = rule.fault {
+        request
+            .extensions_mut()
+            .insert(Unlisted(Duration::from_millis(ms)));
+        return next.run(request).await;
+    }
+    let effect_after = |wait: u64| {
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(wait)).await;
+            next.run(request).await
+        })
+    };
+    let answer = match (rule.when, &rule.fault) {
+        (When::Before, Fault::Delay { ms }) => return answered(effect_after(*ms).await.ok()),
+        (When::Before, Fault::HangUp { .. }) | (When::After, _) => effect_after(0).await.ok(),
+        (When::Before, _) => None,
+        (When::LateMs(ms), _) => {
+            drop(effect_after(ms));
+            None
+        }
+    };
+    rule.fault.spoil(answer).await
+}
+
+/// The answer, or what a caller gets to see if there was none.
+fn answered(answer: Option<Response>) -> Response {
+    answer.unwrap_or_else(|| Refusal::of_status(StatusCode::GATEWAY_TIMEOUT).into_response())
+}
+
+impl Call {
+    fn new(cloud: &Cloud, method: &Method, path: &str, body: &[u8]) -> Self {
+        let operation = Operation::of(method, path);
+        let env = match operation {
+            Operation::Run => override_env(body),
+            Operation::Get | Operation::Cancel => execution_env(cloud, path),
+            _ => BTreeMap::new(),
+        };
+        let invocation = env
+            .get("INVOCATION_ID")
+            .filter(|_| operation == Operation::Run)
+            .cloned();
+        Self {
+            operation,
+            scope: env.get("SCOPE").cloned(),
+            invocation,
+        }
+    }
+}
+
+fn override_env(body: &[u8]) -> BTreeMap<String, String> {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let variables = body["overrides"]["containerOverrides"][0]["env"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    variables
+        .map(|variable| (text(&variable["name"]), text(&variable["value"])))
+        .collect()
+}
+
+fn execution_env(cloud: &Cloud, path: &str) -> BTreeMap<String, String> {
+    let last = path.rsplit('/').next().unwrap_or_default();
+    let name = last.split(':').next().unwrap_or_default();
+    cloud
+        .state()
+        .executions
+        .get(name)
+        .map(crate::executions::Execution::env)
+        .unwrap_or_default()
+}
+
+impl Operation {
+    fn of(method: &Method, path: &str) -> Self {
+        let mut segments = path.trim_matches('/').rsplit('/');
+        let (last, parent) = (
+            segments.next().unwrap_or_default(),
+            segments.next().unwrap_or_default(),
+        );
+        match (method.as_str(), parent, last) {
+            ("POST", "v2", "entries:list") => Self::Logs,
+            ("POST", "jobs", job) if job.ends_with(":run") => Self::Run,
+            ("POST", "executions", execution) if execution.ends_with(":cancel") => Self::Cancel,
+            ("GET", "executions", _) => Self::Get,
+            ("GET", _, "executions") => Self::List,
+            ("GET", _, "token") if path.starts_with("/computeMetadata/") => Self::Token,
+            _ if path.starts_with("/computeMetadata/") || path == "/" => Self::Metadata,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Fault {
+    /// What the caller gets to see; `answer` is there if the effect has happened.
+    async fn spoil(self, answer: Option<Response>) -> Response {
+        let milliseconds = Duration::from_millis;
+        match self {
+            Self::Status {
+                code,
+                headers,
+                body,
+            } => status(code, &headers, body),
+            Self::Delay { ms } => {
+                sleep(milliseconds(ms)).await;
+                answered(answer)
+            }
+            Self::Reset => wire::reset(),
+            Self::Truncated { sent } => wire::truncated(answered(answer), sent).await,
+            Self::Garbage => wire::json(
+                "{\"apiVersion\": \"run.googleapis.com/v1\", \"kind\": \"Exec\u{0}ution\", ",
+            ),
+            Self::Hang => std::future::pending().await,
+            Self::Drip { interval_ms } => {
+                wire::dripping(answered(answer), milliseconds(interval_ms)).await
+            }
+            Self::Huge { bytes } => wire::huge(bytes),
+            Self::HangUp { ms } => wire::hung_up(answered(answer), milliseconds(ms)),
+            // Only ever seen before the effect.
+            Self::Invisible { .. } => answered(answer),
+        }
+    }
+}
+
+fn status(code: u16, headers: &BTreeMap<String, String>, body: FaultBody) -> Response {
+    // Checked when the rule was added.
+    let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = match body {
+        FaultBody::Google => Refusal::of_status(code).into_response(),
+        FaultBody::Html => front_end(code, "A fault of the emulator."),
+        FaultBody::Text(text) => {
+            let mut response = wire::json(text);
+            *response.status_mut() = code;
+            response
+        }
+    };
+    response.headers_mut().extend(
+        headers
+            .iter()
+            .filter_map(|(name, value)| wire::header(name, value)),
+    );
+    response
+}

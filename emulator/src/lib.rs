@@ -1,0 +1,192 @@
+//! Cloud Run Jobs, the metadata server and Cloud Logging reads, on loopback.
+//!
+//! One listener speaks the v1 REST API of Cloud Run Jobs, `entries:list` of Cloud Logging and the metadata
+//! server, told apart by path. A job's task is a child process of this one. What is emulated, and what is not,
+//! stands in the package's README.
+//!
+//! ```no_run
+//! # async fn example() -> std::io::Result<()> {
+//! use emulator::{Emulator, Job, Settings};
+//!
+//! let hello = Job::new("hello", ["sh", "-c", "echo hello $CLOUD_RUN_TASK_INDEX"]);
+//! let emulator = Emulator::start(Settings { jobs: vec![hello], ..Settings::default() }).await?;
+//! println!("POST {}/apis/run.googleapis.com/v1/namespaces/demo/jobs/hello:run", emulator.url());
+//! emulator.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod child;
+mod cloud;
+mod control;
+mod counters;
+mod executions;
+mod faults;
+mod filter;
+mod job_binary;
+mod jobs;
+mod listing;
+mod logging;
+mod metadata;
+mod overrides;
+mod policy;
+mod random;
+mod refusal;
+mod routes;
+mod runner;
+mod server;
+mod settings;
+mod tasks;
+mod wire;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::cloud::Cloud;
+pub use crate::counters::{Arrival, Counters};
+pub use crate::executions::{ExecutionRecord, State};
+pub use crate::faults::{Fault, FaultBody, Faults, Operation, Rule, When};
+pub use crate::job_binary::job_binary;
+pub use crate::settings::{Job, Settings};
+
+/// A running emulator. Dropping it ends every task's process group and stops serving.
+#[derive(Debug)]
+pub struct Emulator {
+    address: SocketAddr,
+    cloud: Arc<Cloud>,
+    server: JoinHandle<()>,
+}
+
+impl Emulator {
+    /// Listens on loopback and serves until stopped or dropped.
+    ///
+    /// # Errors
+    /// The port is taken, or a job of the settings is one that Cloud Run would refuse.
+    pub async fn start(settings: Settings) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, settings.port))
+            .await
+            .map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("cannot listen on 127.0.0.1:{}: {error}", settings.port),
+                )
+            })?;
+        let address = listener.local_addr()?;
+        let cloud = Arc::new(Cloud::new(settings)?);
+        let server = tokio::spawn(server::serve(listener, Arc::clone(&cloud)));
+        Ok(Self {
+            address,
+            cloud,
+            server,
+        })
+    }
+
+    /// Where every emulated API is: `http://127.0.0.1:PORT`, without a slash at the end.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The same as `127.0.0.1:PORT`, as `GCE_METADATA_HOST` wants it.
+    #[must_use]
+    pub fn host(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// What to paste into a shell so that the gcloud CLI, or a program with Google's client libraries, talks to
+    /// this emulator.
+    #[must_use]
+    pub fn instructions(&self) -> String {
+        let Settings {
+            project,
+            region,
+            allow_anonymous,
+            ..
+        } = &self.cloud.settings;
+        let (url, host) = (self.url(), self.host());
+        let note = if *allow_anonymous {
+            ""
+        } else {
+            " (with --allow-anonymous only)"
+        };
+        format!(
+            "The emulator of Cloud Run Jobs listens on {url}
+
+For a program:
+  export GCE_METADATA_HOST={host}
+
+For gcloud{note}:
+  export http_proxy={url} \\
+    CLOUDSDK_API_ENDPOINT_OVERRIDES_RUN=http://run.googleapis.com/ \\
+    CLOUDSDK_API_ENDPOINT_OVERRIDES_LOGGING=http://logging.googleapis.com/ \\
+    CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true \\
+    CLOUDSDK_CORE_PROJECT={project} CLOUDSDK_RUN_REGION={region} \\
+    CLOUDSDK_CORE_DISABLE_PROMPTS=1 CLOUDSDK_CORE_SHOULD_PROMPT_TO_ENABLE_API=false \\
+    CLOUDSDK_CORE_DISABLE_USAGE_REPORTING=true CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK=true
+"
+        )
+    }
+
+    /// What goes wrong, and when: rules can be added and cleared while the emulator runs.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        &self.cloud.faults
+    }
+
+    /// What has been called so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.cloud.counters.snapshot()
+    }
+
+    /// Every execution still kept, oldest first.
+    #[must_use]
+    pub fn executions(&self) -> Vec<ExecutionRecord> {
+        self.cloud
+            .state()
+            .executions
+            .oldest_first()
+            .map(executions::Execution::record)
+            .collect()
+    }
+
+    /// Adds `count` executions of `job` that succeeded an hour ago and before, a second apart, without running
+    /// anything. `env` gives the override environment of each; 0 is the newest. They are older than every
+    /// execution there is. As on Google, only the newest 1,000 finished ones are kept.
+    ///
+    /// # Errors
+    /// There is no such job.
+    pub fn add_past_executions(
+        &self,
+        job: &str,
+        count: usize,
+        env: impl Fn(usize) -> Vec<(String, String)>,
+    ) -> io::Result<()> {
+        let missing =
+            |refusal: refusal::Refusal| io::Error::new(io::ErrorKind::NotFound, refusal.message);
+        overrides::add_past(&self.cloud, job, count, env).map_err(missing)
+    }
+
+    /// Makes every access token handed out so far invalid; the metadata server gives out a new one.
+    pub fn revoke_tokens(&self) {
+        self.cloud.tokens.revoke();
+    }
+
+    /// Stops serving, kills every child with its process group, and returns once the port is free again.
+    pub async fn stop(mut self) {
+        self.cloud.children.close();
+        self.server.abort();
+        let _cancelled = (&mut self.server).await;
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        self.cloud.children.close();
+        self.server.abort();
+    }
+}

@@ -1,0 +1,192 @@
+//! What every list of the v1 API has in common: label selectors, pages and the envelope.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::refusal::Refusal;
+
+/// Items of a page when the caller does not say; also the most there can be, so that a page stays a few MiB.
+const PAGE: usize = 100;
+const LARGEST_PAGE: usize = 1000;
+
+/// The query of a list call. Google documents more parameters and ignores them, and so do we.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Listing {
+    label_selector: Option<String>,
+    limit: Option<usize>,
+    r#continue: Option<String>,
+}
+
+impl Listing {
+    pub(crate) fn selector(&self) -> Result<Selector, Refusal> {
+        Selector::parse(self.label_selector.as_deref().unwrap_or_default())
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        match self.limit {
+            None | Some(0) => PAGE,
+            Some(limit) => limit.min(LARGEST_PAGE),
+        }
+    }
+
+    /// The position that the page before ended with.
+    pub(crate) fn after(&self) -> Result<Option<i64>, Refusal> {
+        let Some(token) = self.r#continue.as_deref().filter(|token| !token.is_empty()) else {
+            return Ok(None);
+        };
+        let position = token
+            .strip_prefix("p")
+            .and_then(|digits| digits.parse().ok());
+        position
+            .map(Some)
+            .ok_or_else(|| Refusal::invalid("The provided continue token is invalid."))
+    }
+
+    /// One page of `items` (position and JSON, already in order and after the token); the envelope always has
+    /// `metadata`, without which gcloud crashes.
+    pub(crate) fn page(&self, kind: &str, items: impl Iterator<Item = (i64, Value)>) -> Value {
+        let mut items: Vec<(i64, Value)> = items.take(self.limit() + 1).collect();
+        let more = items.len() > self.limit();
+        items.truncate(self.limit());
+        let last = items
+            .last()
+            .filter(|_| more)
+            .map(|(position, _)| format!("p{position}"));
+        let metadata = last.map_or(json!({}), |token| json!({ "continue": token }));
+        let items: Vec<Value> = items.into_iter().map(|(_, item)| item).collect();
+        json!({ "apiVersion": "run.googleapis.com/v1", "kind": kind, "metadata": metadata, "items": items })
+    }
+}
+
+/// A parsed label selector: all of its requirements must hold.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Selector(Vec<Requirement>);
+
+#[derive(Debug, PartialEq)]
+enum Requirement {
+    Equals(String, String),
+    Differs(String, String),
+    In(String, Vec<String>),
+    NotIn(String, Vec<String>),
+    Exists(String),
+    Missing(String),
+}
+
+impl Selector {
+    fn parse(text: &str) -> Result<Self, Refusal> {
+        let parts = split_outside_parentheses(text);
+        let requirements = parts
+            .iter()
+            .map(|part| part.trim())
+            .filter(|part| !part.is_empty());
+        let parsed: Option<Vec<_>> = requirements.map(Requirement::parse).collect();
+        parsed
+            .map(Self)
+            .ok_or_else(|| Refusal::invalid(format!("Invalid label selector: '{text}'.")))
+    }
+
+    pub(crate) fn matches<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
+        self.0.iter().all(|requirement| match requirement {
+            Requirement::Equals(key, value) => label(key) == Some(value),
+            Requirement::Differs(key, value) => label(key) != Some(value),
+            Requirement::In(key, values) => {
+                label(key).is_some_and(|found| values.iter().any(|value| value == found))
+            }
+            Requirement::NotIn(key, values) => {
+                !label(key).is_some_and(|found| values.iter().any(|value| value == found))
+            }
+            Requirement::Exists(key) => label(key).is_some(),
+            Requirement::Missing(key) => label(key).is_none(),
+        })
+    }
+}
+
+impl Requirement {
+    fn parse(text: &str) -> Option<Self> {
+        if let Some((key, value)) = text.split_once("!=") {
+            return Some(Self::Differs(name(key)?, value.trim().to_owned()));
+        }
+        if let Some((key, value)) = text.split_once('=') {
+            return Some(Self::Equals(
+                name(key)?,
+                value.trim_start_matches('=').trim().to_owned(),
+            ));
+        }
+        if let Some((head, values)) = text.strip_suffix(')').and_then(|rest| rest.split_once('(')) {
+            let values = values
+                .split(',')
+                .map(|value| value.trim().to_owned())
+                .collect();
+            let (key, operator) = head.trim().rsplit_once(char::is_whitespace)?;
+            return match operator.to_ascii_lowercase().as_str() {
+                "in" => Some(Self::In(name(key)?, values)),
+                "notin" => Some(Self::NotIn(name(key)?, values)),
+                _ => None,
+            };
+        }
+        match text.strip_prefix('!') {
+            Some(key) => Some(Self::Missing(name(key)?)),
+            None => Some(Self::Exists(name(text)?)),
+        }
+    }
+}
+
+fn name(key: &str) -> Option<String> {
+    let key = key.trim();
+    let legal = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    (!key.is_empty() && key.chars().all(legal)).then(|| key.to_owned())
+}
+
+fn split_outside_parentheses(text: &str) -> Vec<&str> {
+    let mut depth = 0_i32;
+    text.split(move |c| {
+        depth += i32::from(c == '(') - i32::from(c == ')');
+        c == ',' && depth == 0
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holds(selector: &str) -> bool {
+        let labels = [
+            ("run.googleapis.com/job", "a"),
+            ("run.googleapis.com/runningState", "Failed"),
+        ];
+        let find = |key: &str| {
+            labels
+                .iter()
+                .find(|(name, _)| *name == key)
+                .map(|(_, value)| *value)
+        };
+        Selector::parse(selector).unwrap().matches(find)
+    }
+
+    #[test]
+    fn selectors_as_gcloud_writes_them() {
+        assert!(holds(""));
+        assert!(holds("run.googleapis.com/job = a"));
+        assert!(holds(
+            "run.googleapis.com/job=a,run.googleapis.com/runningState in (Succeeded,Failed)"
+        ));
+        assert!(!holds(
+            "run.googleapis.com/job = a, run.googleapis.com/servingState = Active"
+        ));
+        assert!(!holds(
+            "run.googleapis.com/runningState notIn (Succeeded, Failed)"
+        ));
+        assert!(holds(
+            "run.googleapis.com/job!=b, run.googleapis.com/job, !other"
+        ));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for selector in ["a b", "= a", "a near (b)", "a in b)"] {
+            assert!(Selector::parse(selector).is_err(), "{selector}");
+        }
+    }
+}

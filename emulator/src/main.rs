@@ -1,0 +1,101 @@
+//! The emulator alone. `--help` says how.
+
+use std::process::ExitCode;
+
+use emulator::{Emulator, Job, Settings};
+use lexopt::{Arg, Parser, ValueExt};
+use tokio::signal::unix::{SignalKind, signal};
+
+const HELP: &str = "\
+Cloud Run Jobs, the metadata server and Cloud Logging reads, on loopback.
+
+Usage: emulator [--port PORT] [--project ID] [--region REGION] --job NAME=COMMAND... [--allow-anonymous] [--faults]
+
+  --port PORT          listen on 127.0.0.1:PORT; 0 for any free one (8787)
+  --project ID         the project (demo)
+  --region REGION      the region (us-east4)
+  --job NAME=COMMAND   a job and the local command its image stands for, split into words as a shell does;
+                       repeat it for more jobs. A job that gcloud creates runs the command of the job whose
+                       name its image ends in, else the first one
+  --allow-anonymous    let calls through that bring no access token of the emulator's metadata server: gcloud
+  --faults             serve /emulator/faults and /emulator/counters
+  --help, --version
+";
+
+enum Wanted {
+    Serve(Settings),
+    Print(String),
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let done = match wanted(Parser::from_env()) {
+        Ok(Wanted::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(Wanted::Serve(settings)) => serve(settings).await.map_err(|error| error.to_string()),
+        Err(error) => Err(format!("{error}\nTry --help.")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("emulator: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn wanted(mut arguments: Parser) -> Result<Wanted, lexopt::Error> {
+    let mut settings = Settings {
+        port: 8787,
+        echo: true,
+        ..Settings::default()
+    };
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Arg::Long("port") => settings.port = arguments.value()?.parse()?,
+            Arg::Long("project") => settings.project = arguments.value()?.string()?,
+            Arg::Long("region") => settings.region = arguments.value()?.string()?,
+            Arg::Long("job") => settings.jobs.push(job(&arguments.value()?.string()?)?),
+            Arg::Long("allow-anonymous") => settings.allow_anonymous = true,
+            Arg::Long("faults") => settings.faults = true,
+            Arg::Long("help") | Arg::Short('h') => return Ok(Wanted::Print(HELP.into())),
+            Arg::Long("version") | Arg::Short('V') => {
+                return Ok(Wanted::Print(
+                    concat!("emulator ", env!("CARGO_PKG_VERSION"), "\n").into(),
+                ));
+            }
+            _ => return Err(argument.unexpected()),
+        }
+    }
+    if settings.jobs.is_empty() {
+        return Err("--job NAME=COMMAND is missing: without one there is nothing that an image could stand for".into());
+    }
+    Ok(Wanted::Serve(settings))
+}
+
+fn job(text: &str) -> Result<Job, String> {
+    let (name, command) = text
+        .split_once('=')
+        .ok_or_else(|| format!("--job {text}: must be NAME=COMMAND"))?;
+    let words = shlex::split(command)
+        .ok_or_else(|| format!("--job {text}: a quote in the command is not closed"))?;
+    if words.is_empty() {
+        return Err(format!("--job {text}: the command is empty"));
+    }
+    Ok(Job::new(name, words))
+}
+
+async fn serve(settings: Settings) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let emulator = Emulator::start(settings.clone()).await?;
+    println!("{}", emulator.instructions());
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    emulator.stop().await;
+    Ok(())
+}

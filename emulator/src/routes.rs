@@ -1,0 +1,193 @@
+//! Every URL, and who gets through to it.
+//!
+//! axum takes `{name}` for whole segments only, so that Google's `{name}:verb` is split in the handlers.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+
+use crate::cloud::{Cloud, PROJECT_NUMBER};
+use crate::refusal::{Refusal, no_such_url};
+use crate::{control, executions, faults, jobs, logging, metadata, policy, tasks};
+
+pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
+    let google = Router::new()
+        .route(
+            "/apis/run.googleapis.com/v1/namespaces/{project}/jobs",
+            get(jobs::list).post(jobs::create),
+        )
+        .route(
+            "/apis/run.googleapis.com/v1/namespaces/{project}/jobs/{job_and_verb}",
+            get(jobs::get)
+                .put(jobs::replace)
+                .delete(jobs::delete)
+                .post(jobs::verb),
+        )
+        .route(
+            "/apis/run.googleapis.com/v1/namespaces/{project}/executions",
+            get(executions::list),
+        )
+        .route(
+            "/apis/run.googleapis.com/v1/namespaces/{project}/executions/{execution_and_verb}",
+            get(executions::get)
+                .delete(executions::delete)
+                .post(executions::verb),
+        )
+        .route(
+            "/apis/run.googleapis.com/v1/namespaces/{project}/tasks",
+            get(tasks::list),
+        )
+        .route(
+            "/apis/run.googleapis.com/v1/namespaces/{project}/tasks/{task}",
+            get(tasks::get),
+        )
+        .route(
+            "/v1/projects/{project}/locations/{region}/jobs/{job_and_verb}",
+            get(policy::get).post(policy::post),
+        )
+        .route("/v2/entries:list", post(logging::list))
+        .layer(from_fn_with_state(Arc::clone(&cloud), gate));
+    let metadata = Router::new()
+        .route("/", get(|| async { "computeMetadata/\n" }))
+        .route("/computeMetadata/v1/{*path}", get(metadata::get))
+        .layer(from_fn(metadata::guard));
+    let emulated = google
+        .merge(metadata)
+        .layer(from_fn_with_state(Arc::clone(&cloud), faults::layer));
+    let control = Router::new()
+        .route(
+            "/emulator/faults",
+            get(control::faults)
+                .post(control::add_fault)
+                .delete(control::clear_faults),
+        )
+        .route("/emulator/counters", get(control::counters));
+    let all = if cloud.settings.faults {
+        emulated.merge(control)
+    } else {
+        emulated
+    };
+    all.fallback(no_such_url)
+        .layer(from_fn(programs_only))
+        .with_state(cloud)
+}
+
+/// Refuses pages in a browser: one on another site could otherwise reach this port, by name or by guess, and
+/// start programs on the developer's machine.
+async fn programs_only(request: Request, next: Next) -> Response {
+    let host = host(&request);
+    let name = host.rsplit_once(':').map_or(host, |(name, _port)| name);
+    let known = matches!(name, "127.0.0.1" | "localhost" | "metadata.google.internal")
+        || name.ends_with(".googleapis.com");
+    if known && !request.headers().contains_key(ORIGIN) {
+        return next.run(request).await;
+    }
+    Refusal::denied("The emulator answers programs on this machine only, not pages in a browser.")
+        .into_response()
+}
+
+/// Google's front door: the token first, then the region and the project.
+async fn gate(State(cloud): State<Arc<Cloud>>, request: Request, next: Next) -> Response {
+    match admitted(&cloud, &request) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refused(refusal),
+    }
+}
+
+fn refused(refusal: Refusal) -> Response {
+    let challenge = (refusal.code == StatusCode::UNAUTHORIZED)
+        .then(|| HeaderValue::from_static("Bearer realm=\"https://accounts.google.com/\""));
+    let mut response = refusal.into_response();
+    response
+        .headers_mut()
+        .extend(challenge.map(|challenge| (WWW_AUTHENTICATE, challenge)));
+    response
+}
+
+fn admitted(cloud: &Cloud, request: &Request) -> Result<(), Refusal> {
+    if !cloud.settings.allow_anonymous {
+        authenticated(cloud, request)?;
+    }
+    let path = request.uri().path();
+    let regions = [
+        host(request)
+            .split_once("-run.googleapis.com")
+            .map(|(region, _)| region),
+        segment_after(path, "locations"),
+    ];
+    if let Some(other) = regions
+        .into_iter()
+        .flatten()
+        .find(|region| *region != cloud.settings.region)
+    {
+        let own = &cloud.settings.region;
+        return Err(Refusal::not_found(format!(
+            "This emulator is region '{own}', not '{other}': start it with --region {other}, or ask for {own}."
+        )));
+    }
+    let project = segment_after(path, "namespaces").or_else(|| segment_after(path, "projects"));
+    match project.filter(|project| !cloud.is_project(project)) {
+        Some(other) => Err(Refusal::denied(format!(
+            "Permission denied on resource project {other} (or it may not exist): this emulator is project '{}'.",
+            cloud.settings.project
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn authenticated(cloud: &Cloud, request: &Request) -> Result<(), Refusal> {
+    const EXPECTED: &str = "Expected OAuth 2 access token, login cookie or other valid authentication credential. See https://developers.google.com/identity/sign-in/web/devconsole-project.";
+    let refused = |what: &str| {
+        Err(Refusal::new(
+            StatusCode::UNAUTHORIZED,
+            "UNAUTHENTICATED",
+            format!("Request {what}. {EXPECTED}"),
+        ))
+    };
+    let Some(authorization) = request.headers().get(AUTHORIZATION) else {
+        return refused("is missing required authentication credential");
+    };
+    match authorization
+        .to_str()
+        .ok()
+        .and_then(|text| text.strip_prefix("Bearer "))
+    {
+        Some(token) if cloud.tokens.accepts(token) => Ok(()),
+        _ => refused("had invalid authentication credentials"),
+    }
+}
+
+/// Where the request was sent; gcloud's come through `http_proxy`, with the whole URL in the first line.
+fn host(request: &Request) -> &str {
+    let header = || {
+        request
+            .headers()
+            .get(HOST)
+            .and_then(|host| host.to_str().ok())
+    };
+    request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str())
+        .or_else(header)
+        .unwrap_or_default()
+}
+
+fn segment_after<'a>(path: &'a str, name: &str) -> Option<&'a str> {
+    path.split('/')
+        .skip_while(|segment| *segment != name)
+        .nth(1)
+}
+
+impl Cloud {
+    /// Google takes a project's number wherever it takes its id.
+    pub(crate) fn is_project(&self, name: &str) -> bool {
+        name == self.settings.project || name == PROJECT_NUMBER
+    }
+}

@@ -1,0 +1,108 @@
+//! An execution's life: pending, its tasks side by side, each with its attempts, the end.
+
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::child::{self, Attempt, End};
+use crate::cloud::Cloud;
+use crate::executions::Execution;
+use crate::tasks::{Phase, Task};
+
+/// Becomes true, or closes, when the tasks are to end.
+pub(crate) type Cancelled = watch::Receiver<bool>;
+
+/// Takes the execution called `name` from pending to its end.
+pub(crate) async fn follow(cloud: Arc<Cloud>, name: String, mut cancelled: Cancelled) {
+    let pending = sleep(cloud.settings.pending);
+    tokio::select! {
+        () = pending => run_tasks(&cloud, &name, &cancelled).await,
+        () = asked_to_end(&mut cancelled) => {}
+    }
+    let mut state = cloud.state();
+    if let Some(execution) = state.executions.get_mut(&name) {
+        let unfinished = |task: &&mut Task| matches!(task.phase, Phase::Pending | Phase::Running);
+        let left = execution.tasks.iter_mut().filter(unfinished);
+        left.for_each(|task| task.end(Phase::Cancelled, None));
+    }
+    state
+        .executions
+        .finish(&name, cloud.settings.retained_executions);
+}
+
+/// Returns when the execution is cancelled or deleted.
+pub(crate) async fn asked_to_end(cancelled: &mut Cancelled) {
+    // An error means that the execution is gone.
+    let _closed = cancelled.wait_for(|cancelled| *cancelled).await.map(drop);
+}
+
+async fn run_tasks(cloud: &Arc<Cloud>, name: &str, cancelled: &Cancelled) {
+    let Some((tasks, parallelism)) = update(cloud, name, |execution| {
+        execution.start();
+        (execution.tasks.len(), execution.parallelism())
+    }) else {
+        return;
+    };
+    let places = Arc::new(Semaphore::new(parallelism));
+    let mut running = JoinSet::new();
+    for index in 0..tasks {
+        let mut cancelled = cancelled.clone();
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = asked_to_end(&mut cancelled) => break,
+        };
+        let (cloud, name) = (Arc::clone(cloud), name.to_owned());
+        running.spawn(async move {
+            run_task(&cloud, &name, index, cancelled).await;
+            drop(place);
+        });
+    }
+    while running.join_next().await.is_some() {}
+}
+
+async fn run_task(cloud: &Cloud, execution: &str, index: usize, mut cancelled: Cancelled) {
+    for attempt in 0.. {
+        let permit = tokio::select! {
+            permit = cloud.processes.acquire() => permit,
+            () = asked_to_end(&mut cancelled) => return,
+        };
+        let Some((what, retries_left)) = begin(cloud, execution, index, attempt) else {
+            return;
+        };
+        let end = child::run(cloud, what, &mut cancelled).await;
+        drop(permit);
+        let phase = match end {
+            End::Exited(0) => Phase::Succeeded,
+            End::Cancelled => Phase::Cancelled,
+            _ if retries_left => continue,
+            _ => Phase::Failed,
+        };
+        update(cloud, execution, |execution| {
+            execution.tasks[index].end(phase, Some(end))
+        });
+        return;
+    }
+}
+
+/// Marks the attempt as running and says what it is to run and whether another may follow.
+fn begin(cloud: &Cloud, execution: &str, index: usize, attempt: usize) -> Option<(Attempt, bool)> {
+    update(cloud, execution, |execution| {
+        Task::begin_attempt(&mut execution.tasks[index], attempt);
+        let image = execution.template.container["image"]
+            .as_str()
+            .unwrap_or_default();
+        let what = Attempt::new(cloud.command(image)?, execution, index, attempt);
+        let retries = usize::try_from(execution.template.max_retries).unwrap_or_default();
+        Some((what, attempt < retries))
+    })?
+}
+
+fn update<T>(
+    cloud: &Cloud,
+    execution: &str,
+    change: impl FnOnce(&mut Execution) -> T,
+) -> Option<T> {
+    cloud.state().executions.get_mut(execution).map(change)
+}

@@ -1,0 +1,150 @@
+//! The accept loop. It is our own, because some faults are a matter of the socket.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tower::ServiceExt;
+
+use crate::cloud::Cloud;
+use crate::routes;
+use crate::wire::{HangUp, Reset};
+
+/// Until the next try when no connection can be accepted: out of file descriptors, most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves until it is aborted; the connections end with it.
+pub(crate) async fn serve(listener: TcpListener, cloud: Arc<Cloud>) {
+    let router = routes::router(Arc::clone(&cloud));
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((socket, _)) => {
+                    cloud.counters.connected();
+                    connections.spawn(converse(socket, router.clone()));
+                }
+                Err(_) => sleep(ACCEPT_PAUSE).await,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// What a fault may want of the socket.
+#[derive(Debug, Default)]
+struct Wishes {
+    reset: AtomicBool,
+    hang_up: Notify,
+}
+
+async fn converse(socket: TcpStream, router: Router) {
+    // Answers are small: waiting to fill a packet would only slow every call down.
+    let _best_effort = socket.set_nodelay(true);
+    let wishes = Arc::new(Wishes::default());
+    let socket = TokioIo::new(Socket {
+        socket,
+        wishes: Arc::clone(&wishes),
+    });
+    let service = service_fn(|request| answer(router.clone(), request, Arc::clone(&wishes)));
+    let connection = http1::Builder::new().serve_connection(socket, service);
+    tokio::select! {
+        // The client's leaving, or a fault's wish, is no error of ours.
+        _ended = connection => {}
+        () = wishes.hang_up.notified() => {}
+    }
+}
+
+/// The router's answer, or an error where none is to be sent.
+async fn answer(
+    router: Router,
+    request: hyper::Request<Incoming>,
+    wishes: Arc<Wishes>,
+) -> io::Result<Response> {
+    let response = router
+        .oneshot(request.map(Body::new))
+        .await
+        .unwrap_or_else(|never: Infallible| match never {});
+    if response.extensions().get::<Reset>().is_some() {
+        wishes.reset.store(true, Ordering::Relaxed);
+        return Err(io::Error::other("reset on purpose"));
+    }
+    if let Some(&HangUp(later)) = response.extensions().get() {
+        tokio::spawn(async move {
+            sleep(later).await;
+            wishes.hang_up.notify_one();
+        });
+    }
+    Ok(response)
+}
+
+/// A socket that is closed as the wishes say.
+#[derive(Debug)]
+struct Socket {
+    socket: TcpStream,
+    wishes: Arc<Wishes>,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.wishes.reset.load(Ordering::Relaxed) {
+            let _best_effort = self.socket.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,102 @@
+//! The sample job: prints its environment and its arguments, so that anyone sees the overrides arrive.
+//!
+//! Two variables make it behave like real work: `SLEEP_SECONDS=N` takes N seconds and prints a line
+//! each second, `FAIL_WITH=N` exits with the code N (0 to 255) once that is done.
+
+use std::env;
+use std::ffi::OsStr;
+use std::io::{self, BufWriter, Write};
+use std::process::{self, ExitCode};
+use std::str::FromStr;
+use std::thread;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// A variable that asks for something we cannot do (64 is EX_USAGE of sysexits.h).
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let outcome = exit_on_signals().and_then(|()| run());
+    outcome.unwrap_or_else(|error| match error.kind() {
+        // Whoever read our output has gone: nothing is left to tell and nobody to tell it to.
+        io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        io::ErrorKind::InvalidInput => complain(&error, USAGE),
+        _ => complain(&error, 1),
+    })
+}
+
+fn run() -> io::Result<ExitCode> {
+    let seconds: u64 = variable("SLEEP_SECONDS", "a whole number of seconds")?;
+    let code: u8 = variable("FAIL_WITH", "an exit code from 0 to 255")?;
+    print_environment_and_arguments()?;
+    for second in 1..=seconds {
+        thread::sleep(Duration::from_secs(1));
+        writeln!(io::stdout(), "working: {second} of {seconds} s")?;
+    }
+    Ok(ExitCode::from(code))
+}
+
+fn print_environment_and_arguments() -> io::Result<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut variables: Vec<_> = env::vars_os().collect();
+    variables.sort();
+    for (name, value) in &variables {
+        writeln!(out, "{} = {}", one_line(name), one_line(value))?;
+    }
+    for argument in env::args_os().skip(1) {
+        writeln!(out, "  ARG: {}", one_line(&argument))?;
+    }
+    out.flush()
+}
+
+/// The text with control characters escaped: a log entry is one line, and a value must not forge a second.
+fn one_line(text: &OsStr) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.to_string_lossy().chars() {
+        if c.is_control() {
+            line.extend(c.escape_default())
+        } else {
+            line.push(c)
+        }
+    }
+    line
+}
+
+/// The variable as a number, 0 if it is not set.
+fn variable<T: FromStr + Default>(name: &str, expected: &str) -> io::Result<T> {
+    let Some(value) = env::var_os(name) else {
+        return Ok(T::default());
+    };
+    let number = value.to_str().and_then(|text| text.parse().ok());
+    number.ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{name} must be {expected}"),
+        )
+    })
+}
+
+/// Cloud Run stops a task by SIGTERM. As process 1 of a container we would not die of it by default.
+fn exit_on_signals() -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            // Standard error, since the main thread may hold standard output and be blocked on it.
+            let name = if signal == SIGTERM {
+                "SIGTERM"
+            } else {
+                "SIGINT"
+            };
+            let _ = writeln!(io::stderr(), "stopped by {name}");
+            process::exit(128 + signal);
+        }
+    });
+    Ok(())
+}
+
+fn complain(error: &io::Error, code: u8) -> ExitCode {
+    let _ = writeln!(io::stderr(), "job: {error}");
+    ExitCode::from(code)
+}
