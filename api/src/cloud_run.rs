@@ -23,8 +23,6 @@ pub const RUN_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_EXECUTION_BYTES: usize = 1024 * 1024;
 /// The largest page of a list, in bytes.
 const MAX_LIST_BYTES: usize = 8 * 1024 * 1024;
-/// Executions asked for per page.
-const LIST_LIMIT: u32 = 100;
 
 /// One job of one project and region.
 pub struct CloudRun {
@@ -39,8 +37,8 @@ pub struct CloudRun {
 pub struct Page {
     /// Executions of the job; those without a scope are left out, since nobody could reach them.
     pub executions: Vec<Execution>,
-    /// How many there were with those left out.
-    pub read: usize,
+    /// When the last one was created, those left out included.
+    pub oldest: Option<String>,
     /// Goes on from here.
     pub next: Option<String>,
 }
@@ -92,13 +90,10 @@ impl CloudRun {
         }
     }
 
-    /// A page of the job's executions, newest first. `from` is an earlier page's `next`.
-    pub async fn list(&self, from: Option<&str>) -> Result<Page, Error> {
+    /// A page of up to `limit` of the job's executions, newest first. `from` is an earlier page's `next`.
+    pub async fn list(&self, from: Option<&str>, limit: u32) -> Result<Page, Error> {
         let selector = format!("run.googleapis.com/job={}", self.job);
-        let mut query = vec![
-            ("labelSelector", selector),
-            ("limit", LIST_LIMIT.to_string()),
-        ];
+        let mut query = vec![("labelSelector", selector), ("limit", limit.to_string())];
         query.extend(from.map(|token| ("continue", token.to_owned())));
         let url = Url::parse_with_params(&self.url("executions").await?, query);
         let url = url.map_err(|error| Error::NotSent(error.to_string()))?;
@@ -108,7 +103,12 @@ impl CloudRun {
             .metadata
             .and_then(|metadata| metadata.next)
             .filter(|next| !next.is_empty());
-        let read = list.items.len();
+        let oldest = list.items.last().and_then(|item| {
+            item.metadata
+                .creation_timestamp
+                .as_deref()
+                .map(str::to_owned)
+        });
         let executions = list
             .items
             .iter()
@@ -116,7 +116,7 @@ impl CloudRun {
             .collect();
         Ok(Page {
             executions,
-            read,
+            oldest,
             next: next.map(Cow::into_owned),
         })
     }
@@ -160,16 +160,19 @@ impl CloudRun {
         })
     }
 
+    /// A read may be repeated: once, at once, if the connection broke.
     async fn read(&self, url: &str, max_bytes: usize) -> Result<Bytes, Error> {
-        self.google
-            .call(&Call {
-                method: Method::GET,
-                url,
-                body: None,
-                timeout: READ_TIMEOUT,
-                max_bytes,
-            })
-            .await
+        let call = Call {
+            method: Method::GET,
+            url,
+            body: None,
+            timeout: READ_TIMEOUT,
+            max_bytes,
+        };
+        match self.google.call(&call).await {
+            Err(Error::Silent(_) | Error::NotSent(_)) => self.google.call(&call).await,
+            outcome => outcome,
+        }
     }
 
     async fn post(&self, url: &str, body: Bytes, timeout: Duration) -> Result<Bytes, Error> {

@@ -11,10 +11,13 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use crate::metadata::is_name;
+use crate::starts::OnRunning;
 
 const DEFAULTS: &str = include_str!("../default.toml");
 /// A caller waits that long at most; Cloud Run's front end and browsers wait longer.
 const MAX_DEADLINE_SECONDS: u64 = 60;
+/// Longer than anybody waits before repeating a request, and shorter than a key lives.
+const MAX_QUIET_SECONDS: u64 = 3600;
 /// Where Cloud Run's metadata server answers when `GCE_METADATA_HOST` does not say otherwise (Google's container contract).
 const METADATA_HOST: &str = "metadata.google.internal";
 
@@ -100,6 +103,10 @@ pub struct Overrides {
 pub struct Start {
     /// Seconds for a start in all.
     pub deadline_seconds: u64,
+    /// Seconds after which a send that nobody saw succeed is taken for failed.
+    pub quiet_seconds: u64,
+    /// What to do when the scope has an unfinished execution.
+    pub on_running: OnRunning,
 }
 
 /// What is no setting but said by the surroundings, under names that Google chose.
@@ -199,6 +206,12 @@ impl Config {
             &self.cloud_run.container,
             "container's name",
         )?;
+        if self.start.quiet_seconds > MAX_QUIET_SECONDS {
+            return Err(Invalid::new(
+                "start.quiet_seconds",
+                format!("must be 0 to {MAX_QUIET_SECONDS}"),
+            ));
+        }
         if !(1..=MAX_DEADLINE_SECONDS).contains(&self.start.deadline_seconds) {
             return Err(Invalid::new(
                 "start.deadline_seconds",

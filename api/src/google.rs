@@ -179,7 +179,7 @@ impl From<Error> for Problem {
 }
 
 /// The longest `Retry-After` passed on, in seconds.
-const MAX_RETRY_AFTER_SECONDS: u64 = 300;
+pub const MAX_RETRY_AFTER_SECONDS: u64 = 300;
 
 fn refused(status: StatusCode, retry_after_seconds: Option<u64>) -> Problem {
     let later = |kind: Kind| {

@@ -29,7 +29,6 @@ pub mod telemetry;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -45,13 +44,14 @@ use crate::overrides::Templates;
 use crate::parameters::Parameters;
 use crate::problem::{Kind, Problem};
 use crate::scope::Scope;
-use crate::starts::Starts;
+use crate::starts::{OnRunning, Starts};
 
 /// What handlers share.
 pub struct App {
     parameters: Parameters,
     templates: Templates,
     starts: Starts,
+    on_running: OnRunning,
     cloud_run: Arc<CloudRun>,
     cloud_logging: CloudLogging,
     token: Arc<AccessToken>,
@@ -84,10 +84,8 @@ impl App {
         Ok(Self {
             parameters,
             templates,
-            starts: Starts::new(
-                Arc::clone(&cloud_run),
-                Duration::from_secs(config.start.deadline_seconds),
-            ),
+            starts: Starts::new(Arc::clone(&cloud_run), &config.start),
+            on_running: config.start.on_running,
             cloud_run,
             cloud_logging: CloudLogging::new(google, Arc::clone(&location), logging, job),
             token,

@@ -37,6 +37,22 @@ pub struct Parameters {
     defaults: Map<String, Value>,
 }
 
+/// The values a caller gave, checked.
+#[derive(Debug)]
+pub struct Given(Map<String, Value>);
+
+impl Given {
+    /// The same text for the same values, however they were written and in whatever order.
+    pub fn canonical(&self) -> String {
+        let mut fields: Vec<_> = self.0.iter().collect();
+        fields.sort_by_key(|(name, _)| *name);
+        fields
+            .iter()
+            .map(|(name, value)| format!("{name:?}:{value},"))
+            .collect()
+    }
+}
+
 impl Parameters {
     /// Compiles the declarations; says which of them is wrong and how to mend it.
     pub fn new(declared: &Map<String, Value>) -> Result<Self, Invalid> {
@@ -81,8 +97,8 @@ impl Parameters {
             .filter_map(Value::as_str)
     }
 
-    /// The values of a body, defaults filled in. An empty body is an empty object.
-    pub fn check(&self, body: &[u8]) -> Result<Map<String, Value>, Problem> {
+    /// The values of a body. An empty body is an empty object.
+    pub fn check(&self, body: &[u8]) -> Result<Given, Problem> {
         let given = if body.trim_ascii().is_empty() {
             Value::Object(Map::new())
         } else {
@@ -91,18 +107,24 @@ impl Parameters {
         self.validator
             .validate(&given)
             .map_err(|error| self.refusal(&error))?;
-        let Value::Object(mut values) = given else {
-            return Err(Problem::new(
+        match given {
+            Value::Object(values) => Ok(Given(values)),
+            _ => Err(Problem::new(
                 Kind::ValidationFailed,
                 "The body must be a JSON object.",
-            ));
-        };
+            )),
+        }
+    }
+
+    /// The given values with the defaults of those that were not given.
+    pub fn complete(&self, given: Given) -> Map<String, Value> {
+        let Given(mut values) = given;
         for (name, default) in &self.defaults {
             if !values.contains_key(name) {
                 values.insert(name.clone(), default.clone());
             }
         }
-        Ok(values)
+        values
     }
 
     /// Names the parameter and the rule, never the value: it may be long, hostile or secret.
@@ -298,7 +320,8 @@ mod tests {
 
     #[test]
     fn a_body_that_fits_gets_its_defaults() {
-        let values = parameters().check(br#" {"document":"a"} "#).unwrap();
+        let parameters = parameters();
+        let values = parameters.complete(parameters.check(br#" {"document":"a"} "#).unwrap());
         assert_eq!(
             Value::Object(values),
             json!({"document": "a", "limit": 100})

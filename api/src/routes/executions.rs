@@ -17,6 +17,8 @@ use crate::scope::Scope;
 /// Executions per answer if the caller names no number, and the most that may be asked for.
 const DEFAULT_LIMIT: usize = 20;
 const MAX_LIMIT: usize = 100;
+/// Executions of the job read at a time: of all scopes, so more than are wanted.
+const PAGE: u32 = 100;
 /// Pages of the job's executions looked through for one answer; a scope that ran long ago gets a `nextPage` sooner.
 const MAX_PAGES: usize = 10;
 
@@ -67,7 +69,7 @@ async fn collect(
 ) -> Result<(Vec<Execution>, Option<Page>), Problem> {
     let mut found = Vec::new();
     for _ in 0..MAX_PAGES {
-        let upstream = app.cloud_run.list(page.token.as_deref()).await?;
+        let upstream = app.cloud_run.list(page.token.as_deref(), PAGE).await?;
         let mut wanted = upstream
             .executions
             .into_iter()

@@ -3,33 +3,77 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
 use axum::http::header::LOCATION;
-use axum::response::IntoResponse;
+use axum::http::{HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use serde::Deserialize;
 
 use super::report::About;
 use crate::App;
-use crate::auth::{Granted, Start};
-use crate::extract::{Fields, NoFields, json_body};
+use crate::auth::{self, Granted};
+use crate::extract::{Fields, json_body};
 use crate::problem::Problem;
+use crate::starts::{How, IdempotencyKey, Marker, OnRunning, Start, Started};
+
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Query {
+    on_running: Option<OnRunning>,
+}
 
 pub async fn start(
     State(app): State<Arc<App>>,
-    granted: Granted<Start>,
-    _: Fields<NoFields>,
+    granted: Granted<auth::Start>,
+    Fields(query): Fields<Query>,
     request: Request,
-) -> Result<impl IntoResponse, Problem> {
-    let values = app.parameters.check(&json_body(request).await?)?;
-    let overrides = app
-        .templates
-        .render(&granted.scope, &values, &app.starts.invocation_id()?)?;
-    let execution = app.starts.start(overrides).await?;
+) -> Result<Response, Problem> {
+    let key = IdempotencyKey::from_headers(request.headers())?;
+    let given = app.parameters.check(&json_body(request).await?)?;
+    let marker = match key {
+        // What the caller sent, not what our defaults made of it: these may change from one release to the next.
+        Some(key) => Marker::keyed(
+            &granted.caller.identity,
+            &granted.scope,
+            &key,
+            &format!("{:?} {}", query.on_running, given.canonical()),
+        ),
+        None => Marker::random()?,
+    };
+    let overrides = app.templates.render(
+        &granted.scope,
+        &app.parameters.complete(given),
+        &marker.to_string(),
+    )?;
+    let on_running = query.on_running.unwrap_or(app.on_running);
+    let started = app
+        .starts
+        .start(Start {
+            scope: granted.scope,
+            marker,
+            overrides,
+            on_running,
+        })
+        .await?;
+    Ok(answer(started))
+}
+
+fn answer(Started { execution, how }: Started) -> Response {
+    let status = if how == How::Joined {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
+    let replayed = (how == How::Replayed).then_some([(IDEMPOTENT_REPLAYED, "true")]);
     let location = [(LOCATION, execution.links.itself.clone())];
-    Ok((
-        StatusCode::ACCEPTED,
+    (
+        status,
         location,
+        replayed,
         Extension(About::from(&execution)),
         Json(execution),
-    ))
+    )
+        .into_response()
 }

@@ -1,6 +1,6 @@
 //! One service with an emulator of its own per test, and words for what tests do with them.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use api::App;
@@ -19,7 +19,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// A running service. Dropping it stops it, its emulator and their jobs.
 pub struct TestApp {
     pub url: String,
-    pub emulator: Emulator,
+    pub emulator: Arc<Emulator>,
     pub http: Client,
     stop: Option<oneshot::Sender<()>>,
 }
@@ -56,6 +56,15 @@ impl TestApp {
 
     /// The service on an emulator made by the test.
     pub async fn on(emulator: Emulator, configure: impl FnOnce(&mut Config)) -> Self {
+        Self::serve(Arc::new(emulator), configure).await
+    }
+
+    /// Another process, so to speak: it shares nothing with this one but Cloud Run.
+    pub async fn another(&self, configure: impl FnOnce(&mut Config)) -> Self {
+        Self::serve(Arc::clone(&self.emulator), configure).await
+    }
+
+    async fn serve(emulator: Arc<Emulator>, configure: impl FnOnce(&mut Config)) -> Self {
         let mut config = config(&emulator);
         configure(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -66,7 +75,7 @@ impl TestApp {
         Self {
             url,
             emulator,
-            http: api::http_client::new().unwrap(),
+            http: client(),
             stop: Some(stop),
         }
     }
@@ -131,6 +140,15 @@ impl TestApp {
     pub fn counters(&self) -> Counters {
         self.emulator.counters()
     }
+}
+
+/// A client of the service: patient, since a test may open a thousand connections at once.
+fn client() -> Client {
+    Client::builder()
+        .no_proxy()
+        .tls_certs_only([])
+        .build()
+        .unwrap()
 }
 
 /// Settings that point at the emulator.

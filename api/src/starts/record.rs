@@ -1,0 +1,232 @@
+//! What is known of past starts. Cloud Run's own list of executions is the record; this is a copy of its newest part.
+//!
+//! The list is read whole as far back as needed once, and from then on only what is newer, so that a look-up costs a page
+//! however many executions there are.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::marker::Marker;
+use crate::cloud_run::CloudRun;
+use crate::execution::Execution;
+use crate::problem::{Kind, Problem};
+use crate::scope::Scope;
+
+/// How long a key names its start.
+pub const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
+/// How far Google's clock and ours may be apart.
+pub const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(60);
+/// Executions of the first page, which mostly is the only one, and of those that follow.
+const FIRST_PAGE: u32 = 100;
+const NEXT_PAGES: u32 = 500;
+/// More unfinished executions than Cloud Run runs at a time (1,000 per region) are ones whose end we did not see.
+const MAX_UNFINISHED: usize = 2_000;
+
+/// How far back a look-up must know everything.
+#[derive(Clone, Copy)]
+pub enum Depth {
+    /// As far as anything can be that this key started.
+    Key,
+    /// To this moment.
+    Since(Timestamp),
+    /// Everything Cloud Run keeps: what runs now may have begun long ago.
+    All,
+}
+
+/// A copy of the newest part of the list of executions.
+pub struct Record {
+    cloud_run: Arc<CloudRun>,
+    /// How much later than it was created an execution may appear in the list.
+    lag: SignedDuration,
+    copy: Mutex<Copy>,
+    reading: tokio::sync::Mutex<LastRead>,
+}
+
+#[derive(Default)]
+struct Copy {
+    starts: HashMap<String, Known>,
+    /// Scope by name.
+    unfinished: HashMap<String, String>,
+    /// All that was created between the two moments and visible at `until` is here.
+    from: Option<Timestamp>,
+    until: Option<Timestamp>,
+}
+
+/// An execution and the start it came from.
+#[derive(Clone)]
+pub struct Known {
+    /// The start.
+    pub marker: Marker,
+    /// The execution's name.
+    pub name: String,
+    created_at: Timestamp,
+}
+
+/// When the list was last read, and what came of it.
+#[derive(Default)]
+struct LastRead(Option<(Instant, Timestamp, Result<(), Problem>)>);
+
+impl Record {
+    /// Knows nothing yet. `lag` is how late an execution may appear in the list.
+    pub fn new(cloud_run: Arc<CloudRun>, lag: SignedDuration) -> Self {
+        Self {
+            cloud_run,
+            lag,
+            copy: Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The execution that a start with this marker's caller, scope and key made, as far as was read.
+    pub fn find(&self, marker: &Marker) -> Option<Known> {
+        let oldest = Timestamp::now() - KEY_LIFETIME;
+        let copy = self.copy();
+        copy.starts
+            .get(marker.start())
+            .filter(|known| known.created_at > oldest)
+            .cloned()
+    }
+
+    /// Names of executions of the scope whose end was not seen yet.
+    pub fn unfinished(&self, scope: &Scope) -> Vec<String> {
+        let copy = self.copy();
+        let of_scope = copy
+            .unfinished
+            .iter()
+            .filter(|(_, other)| *other == scope.as_str());
+        of_scope.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Takes note of an execution, or of its end.
+    pub fn add(&self, execution: &Execution) {
+        self.copy().add(execution);
+    }
+
+    /// Takes note that an execution is over or gone.
+    pub fn is_over(&self, name: &str) {
+        self.copy().unfinished.remove(name);
+    }
+
+    /// Reads the list so that everything back to `depth` is known that is visible now. However many ask at a time, it is
+    /// read once for those who asked before that began.
+    pub async fn read(self: &Arc<Self>, depth: Depth) -> Result<(), Problem> {
+        let asked_at = Instant::now();
+        let record = Arc::clone(self);
+        // In a task of its own: whoever asked may run out of time, and the others still want it.
+        let reading = tokio::spawn(async move {
+            let mut last = record.reading.lock().await;
+            let back_to = depth.timestamp();
+            let shared = last
+                .0
+                .as_ref()
+                .filter(|(began, reached, _)| *began >= asked_at && *reached <= back_to);
+            if let Some((_, _, outcome)) = shared {
+                return outcome.clone();
+            }
+            let (began, back_to) = (Instant::now(), record.reach(back_to));
+            let outcome = record.copy_list(back_to).await;
+            last.0 = Some((began, back_to, outcome.clone()));
+            outcome
+        });
+        reading
+            .await
+            .unwrap_or_else(|error| Err(Problem::from(Kind::Internal).because(error)))
+    }
+
+    /// How far back is worth reading: further than asked only if that is known already.
+    fn reach(&self, back_to: Timestamp) -> Timestamp {
+        let copy = self.copy();
+        copy.from.filter(|from| *from < back_to).unwrap_or(back_to)
+    }
+
+    async fn copy_list(&self, back_to: Timestamp) -> Result<(), Problem> {
+        let until = Timestamp::now();
+        let stop_at = self.forget_the_old(back_to);
+        let (mut token, mut limit) = (None, FIRST_PAGE);
+        loop {
+            let page = self.cloud_run.list(token.as_deref(), limit).await?;
+            let mut copy = self.copy();
+            for execution in &page.executions {
+                copy.add(execution);
+            }
+            let passed = page
+                .oldest
+                .as_deref()
+                .and_then(|time| time.parse().ok())
+                .is_some_and(|oldest: Timestamp| oldest < stop_at);
+            if passed || page.next.is_none() {
+                (copy.from, copy.until) = (Some(back_to), Some(until));
+                return Ok(());
+            }
+            (token, limit) = (page.next, NEXT_PAGES);
+        }
+    }
+
+    /// Forgets keys past their time, and says where reading may stop: where the last one began, and a little before, since
+    /// the list may show an execution late.
+    fn forget_the_old(&self, back_to: Timestamp) -> Timestamp {
+        let mut copy = self.copy();
+        let oldest = Timestamp::now() - KEY_LIFETIME;
+        copy.starts.retain(|_, known| known.created_at > oldest);
+        if copy.unfinished.len() > MAX_UNFINISHED {
+            *copy = Copy {
+                starts: std::mem::take(&mut copy.starts),
+                ..Copy::default()
+            };
+        }
+        match (copy.from, copy.until) {
+            (Some(from), Some(until)) if from <= back_to => until - self.lag - CLOCK_SKEW,
+            _ => back_to,
+        }
+    }
+
+    fn copy(&self) -> MutexGuard<'_, Copy> {
+        self.copy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Depth {
+    fn timestamp(self) -> Timestamp {
+        match self {
+            Self::Key => Timestamp::now() - KEY_LIFETIME - CLOCK_SKEW,
+            Self::Since(moment) => moment - CLOCK_SKEW,
+            Self::All => Timestamp::UNIX_EPOCH,
+        }
+    }
+}
+
+impl Copy {
+    fn add(&mut self, execution: &Execution) {
+        if execution.state.is_finished() {
+            self.unfinished.remove(&execution.name);
+        } else {
+            self.unfinished
+                .insert(execution.name.clone(), execution.scope.clone());
+        }
+        let Some(marker) = execution.invocation_id.as_deref().and_then(Marker::parse) else {
+            return;
+        };
+        let created_at = execution
+            .created_at
+            .as_deref()
+            .and_then(|time| time.parse().ok());
+        let created_at = created_at.unwrap_or_else(Timestamp::now);
+        let known = Known {
+            name: execution.name.clone(),
+            created_at,
+            marker,
+        };
+        let oldest = Timestamp::now() - KEY_LIFETIME;
+        // Should there ever be two, the older one is the start's: that is what was answered first.
+        let earlier = self.starts.get(known.marker.start()).filter(|earlier| {
+            earlier.created_at > oldest
+                && (earlier.created_at, &earlier.name) <= (known.created_at, &known.name)
+        });
+        if earlier.is_none() && known.created_at > oldest {
+            self.starts.insert(known.marker.start().to_owned(), known);
+        }
+    }
+}

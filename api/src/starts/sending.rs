@@ -1,0 +1,219 @@
+//! One start's way to Cloud Run: what may be sent again, and what must be looked for first.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::time::sleep;
+use tower::retry::budget::{Budget, TpsBudget};
+
+use super::marker::Marker;
+use super::record::{Depth, Record};
+use crate::cloud_run::{CloudRun, RUN_TIMEOUT};
+use crate::execution::Execution;
+use crate::google::{Error, MAX_RETRY_AFTER_SECONDS};
+use crate::overrides::Overrides;
+use crate::problem::{Kind, Problem};
+
+/// Sends per start, the first included (SRE book, "Handling Overload").
+const MAX_SENDS: u32 = 3;
+/// Backoff between sends: full jitter below 200 ms, doubling, at most 2 s.
+const BACKOFF_BASE: Duration = Duration::from_millis(200);
+const BACKOFF_CAP: Duration = Duration::from_secs(2);
+/// When to look for a start that was answered by an error of Cloud Run's: since the error came.
+const LOOK_AFTER_ERROR: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(1500)];
+/// How often to look for a start that was not answered at all.
+const LOOK_AFTER_SILENCE: Duration = Duration::from_secs(1);
+/// Sends that are repetitions: a fifth of all, counted over ten seconds, and three a second in any case (Linkerd's figures).
+const BUDGET_WINDOW: Duration = Duration::from_secs(10);
+const BUDGET_SHARE: f32 = 0.2;
+const BUDGET_FLOOR_PER_SECOND: u32 = 3;
+
+/// Sends starts.
+pub struct Sending {
+    cloud_run: Arc<CloudRun>,
+    record: Arc<Record>,
+    budget: TpsBudget,
+}
+
+/// What a failed send says of the execution.
+enum Outcome {
+    /// There is none, and there never will be one.
+    Refused,
+    /// There is none, and another try may do better after a while.
+    NotStarted(Option<Duration>),
+    /// Cloud Run answered with an error of its own: there may be one.
+    Answered,
+    /// There was no answer, or none that makes sense: there may be one, now or later.
+    Silent,
+}
+
+/// How a start failed.
+pub enum Failure {
+    /// Nothing was started.
+    NotStarted(Problem),
+    /// Something may have been started by a send at this moment at the latest.
+    Unknown(Instant, String),
+}
+
+impl Sending {
+    /// Sends to `cloud_run`, and looks for lost answers in `record`.
+    pub fn new(cloud_run: Arc<CloudRun>, record: Arc<Record>) -> Self {
+        let budget = TpsBudget::new(BUDGET_WINDOW, BUDGET_FLOOR_PER_SECOND, BUDGET_SHARE);
+        Self {
+            cloud_run,
+            record,
+            budget,
+        }
+    }
+
+    /// Starts one execution, by the deadline, or says whether there may be one all the same.
+    pub async fn send(
+        &self,
+        marker: &Marker,
+        overrides: &Overrides,
+        deadline: Instant,
+    ) -> Result<Execution, Failure> {
+        self.budget.deposit();
+        let (mut doubt, mut sends) = (None, 0);
+        loop {
+            sends += 1;
+            // Half of what is left: the other half is for looking, should there be no answer.
+            let (sent_at, since) = (Instant::now(), Timestamp::now());
+            let timeout = RUN_TIMEOUT.min(deadline.saturating_duration_since(sent_at) / 2);
+            let error = match self.cloud_run.run(overrides, timeout).await {
+                Ok(execution) => return Ok(self.started(execution)),
+                Err(error) => error,
+            };
+            tracing::warn!(invocationId = %marker, sends, %error, "a start was not accepted");
+            let again = sends < MAX_SENDS;
+            match outcome(&error) {
+                Outcome::NotStarted(wait) if again => {
+                    let wait = wait.unwrap_or_else(|| backoff(sends));
+                    if Instant::now() + wait >= deadline || !self.budget.withdraw() {
+                        return Err(failure(doubt, error));
+                    }
+                    sleep(wait).await;
+                }
+                Outcome::NotStarted(_) | Outcome::Refused => return Err(failure(doubt, error)),
+                Outcome::Answered => {
+                    doubt = Some(sent_at);
+                    match self.look(marker, since, &LOOK_AFTER_ERROR, deadline).await {
+                        Ok(Some(execution)) => return Ok(execution),
+                        Ok(None) if again && self.budget.withdraw() => {}
+                        Ok(None) | Err(_) => return Err(failure(doubt, error)),
+                    }
+                }
+                Outcome::Silent => {
+                    let found = self.look_until(marker, since, deadline).await;
+                    return found.ok_or_else(|| failure(Some(sent_at), error));
+                }
+            }
+        }
+    }
+
+    fn started(&self, execution: Execution) -> Execution {
+        self.record.add(&execution);
+        execution
+    }
+
+    /// Looks in the list at each of the times. The last look decides; one that fails decides nothing.
+    async fn look(
+        &self,
+        marker: &Marker,
+        since: Timestamp,
+        times: &[Duration],
+        deadline: Instant,
+    ) -> Result<Option<Execution>, Problem> {
+        let began = Instant::now();
+        for time in times {
+            let at = began + *time;
+            if at >= deadline {
+                return Err(Kind::UpstreamTimeout.into());
+            }
+            tokio::time::sleep_until(at.into()).await;
+            if let Some(execution) = self.find(marker, since, deadline).await? {
+                return Ok(Some(execution));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn look_until(
+        &self,
+        marker: &Marker,
+        since: Timestamp,
+        deadline: Instant,
+    ) -> Option<Execution> {
+        loop {
+            match self
+                .look(marker, since, &[LOOK_AFTER_SILENCE], deadline)
+                .await
+            {
+                Ok(Some(execution)) => return Some(execution),
+                _ if Instant::now() + LOOK_AFTER_SILENCE >= deadline => return None,
+                _ => {}
+            }
+        }
+    }
+
+    /// The execution that this start made, if the list shows it by now.
+    async fn find(
+        &self,
+        marker: &Marker,
+        since: Timestamp,
+        deadline: Instant,
+    ) -> Result<Option<Execution>, Problem> {
+        let read = tokio::time::timeout_at(deadline.into(), self.record.read(Depth::Since(since)));
+        read.await
+            .map_err(|_| Problem::from(Kind::UpstreamTimeout))??;
+        let Some(known) = self.record.find(marker) else {
+            return Ok(None);
+        };
+        Ok(self.cloud_run.get(&known.name).await?)
+    }
+}
+
+/// What may be repeated, and what must be looked for: a call that is not idempotent is only safe to repeat if it certainly
+/// had no effect, and even 503 does not say that (Google's AIP-194).
+fn outcome(error: &Error) -> Outcome {
+    match error {
+        Error::Metadata(_) | Error::NotSent(_) => Outcome::NotStarted(None),
+        Error::Refused {
+            status,
+            retry_after_seconds,
+            ..
+        } => match status.as_u16() {
+            429 => Outcome::NotStarted(retry_after_seconds.map(Duration::from_secs)),
+            500.. => Outcome::Answered,
+            _ => Outcome::Refused,
+        },
+        Error::NotTheApi(_) => Outcome::Refused,
+        Error::Silent(_) | Error::Unreadable(_) => Outcome::Silent,
+    }
+}
+
+/// Once one send may have started something, a later refusal does not take that back.
+fn failure(doubt: Option<Instant>, error: Error) -> Failure {
+    match doubt {
+        Some(sent_at) => Failure::Unknown(sent_at, error.to_string()),
+        None => Failure::NotStarted(error.into()),
+    }
+}
+
+fn backoff(sends: u32) -> Duration {
+    let most = BACKOFF_CAP.min(BACKOFF_BASE * 2_u32.saturating_pow(sends - 1));
+    let mut bytes = [0; 4];
+    // Without random bytes the backoff is merely no longer random.
+    let _ = SystemRandom::new().fill(&mut bytes);
+    most.mul_f64(f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX))
+}
+
+/// The problem of a start whose outcome is not known. `seconds`: when a repetition may send again.
+pub fn unknown(seconds: u64, cause: &str) -> Problem {
+    let detail = "Cloud Run did not say whether the execution started. Repeat the request with the same Idempotency-Key after \
+                  the time in Retry-After: it finds the execution, or starts it. Without a key, look at the scope's executions first.";
+    let problem = Problem::new(Kind::StartOutcomeUnknown, detail).because(cause);
+    problem.retry_after(seconds.clamp(1, MAX_RETRY_AFTER_SECONDS))
+}

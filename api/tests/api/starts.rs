@@ -1,0 +1,662 @@
+//! Never twice, never lost: each way in which a start can fail, made to happen by the emulator.
+
+use std::time::{Duration, Instant};
+
+use emulator::{Fault, FaultBody, Operation, Rule};
+use futures_util::future::join_all;
+use reqwest::Response;
+use serde_json::{Value, json};
+
+use crate::helpers::{TestApp, eventually, instant_job, link, problem, real_job};
+
+/// The service with times that a test can wait for.
+async fn app() -> TestApp {
+    TestApp::with(instant_job(), |config| {
+        config.start.deadline_seconds = 5;
+        config.start.quiet_seconds = 2;
+    })
+    .await
+}
+
+fn status(code: u16) -> Fault {
+    Fault::Status {
+        code,
+        headers: Default::default(),
+        body: FaultBody::Google,
+    }
+}
+
+fn retry_after(code: u16, seconds: &str) -> Fault {
+    let headers = [("retry-after".to_owned(), seconds.to_owned())].into();
+    Fault::Status {
+        code,
+        headers,
+        body: FaultBody::Google,
+    }
+}
+
+fn html(code: u16) -> Fault {
+    Fault::Status {
+        code,
+        headers: Default::default(),
+        body: FaultBody::Html,
+    }
+}
+
+fn run(fault: Fault) -> Rule {
+    Rule::new(Operation::Run, fault)
+}
+
+impl TestApp {
+    /// Sends the start that `key` names.
+    async fn keyed(&self, key: &str) -> Response {
+        self.post("/scopes/acme/process")
+            .header("idempotency-key", key)
+            .send()
+            .await
+            .unwrap()
+    }
+
+    /// Sends it and checks that it was accepted.
+    async fn accepted(&self, key: &str) -> Value {
+        let response = self.keyed(key).await;
+        assert_eq!(response.status(), 202);
+        response.json().await.unwrap()
+    }
+
+    /// Repeats it, as clients do, until it is accepted.
+    async fn until_accepted(&self, key: &str) -> Value {
+        let begun = Instant::now();
+        loop {
+            let response = self.keyed(key).await;
+            if response.status() == 202 {
+                return response.json().await.unwrap();
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "{}",
+                response.text().await.unwrap()
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Calls of `run`, and executions that came of them.
+    fn runs(&self) -> (u64, u64) {
+        (self.calls(Operation::Run), self.counters().runs)
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_key_names_the_same_execution() {
+    let app = app().await;
+    let first = app.accepted("k").await;
+    for key in ["k", "\"k\""] {
+        let again = app.keyed(key).await;
+        assert_eq!(
+            (
+                again.status().as_u16(),
+                &again.headers()["idempotent-replayed"]
+            ),
+            (202, &"true".parse().unwrap())
+        );
+        assert_eq!(
+            again.headers()["location"].to_str().unwrap(),
+            link(&first, "self")
+        );
+        assert_eq!(again.json::<Value>().await.unwrap()["name"], first["name"]);
+    }
+    assert_eq!(app.runs(), (1, 1));
+    assert_ne!(app.accepted("l").await["name"], first["name"]);
+}
+
+#[tokio::test]
+async fn without_a_key_a_start_is_one_call_and_each_request_a_start() {
+    let app = app().await;
+    assert_ne!(
+        app.start("acme").await["name"],
+        app.start("acme").await["name"]
+    );
+    assert_eq!((app.runs(), app.calls(Operation::List)), ((2, 2), 0));
+}
+
+#[tokio::test]
+async fn a_key_is_the_callers_scopes_and_requests_own() {
+    let app = TestApp::with(instant_job(), |config| {
+        let declared = json!({ "a": { "type": "integer" }, "b": { "type": "string" } });
+        config.parameters = declared.as_object().unwrap().clone();
+    })
+    .await;
+    let send = |scope: &str, query: &str, body: &str| {
+        let request = app
+            .post(&format!("/scopes/{scope}/process{query}"))
+            .header("idempotency-key", "k");
+        request
+            .header("content-type", "application/json")
+            .body(body.to_owned())
+            .send()
+    };
+    let first: Value = send("acme", "", r#"{"a":1,"b":"x"}"#)
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let same = send("acme", "", " { \"b\" : \"x\",\n\"a\":1 } ")
+        .await
+        .unwrap();
+    assert_eq!(same.headers()["idempotent-replayed"], "true");
+    assert_eq!(same.json::<Value>().await.unwrap()["name"], first["name"]);
+    for (query, body) in [
+        ("", r#"{"a":2,"b":"x"}"#),
+        ("", "{}"),
+        ("?on_running=join", r#"{"a":1,"b":"x"}"#),
+    ] {
+        problem(
+            send("acme", query, body).await.unwrap(),
+            "idempotency-key-reused",
+        )
+        .await;
+    }
+    let other: Value = send("globex", "", r#"{"a":2}"#)
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(other["scope"], "globex");
+    assert_eq!(app.runs(), (2, 2));
+}
+
+#[tokio::test]
+async fn keys_that_are_none_are_refused() {
+    let app = app().await;
+    let data: Value = serde_json::from_str(include_str!("../data/nasty-inputs.json")).unwrap();
+    let mut accepted = std::collections::HashSet::new();
+    for item in data["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|item| item["group"] == "idem")
+    {
+        let value = item["header_values"][0].as_str().unwrap();
+        let value = reqwest::header::HeaderValue::from_bytes(value.as_bytes()).unwrap();
+        let response = app
+            .post("/scopes/acme/process")
+            .header("idempotency-key", value)
+            .send()
+            .await
+            .unwrap();
+        let status = response.status().as_u16();
+        assert!(
+            item["status"].as_array().unwrap().contains(&status.into()),
+            "{item}: {status}"
+        );
+        match status {
+            202 => {
+                drop(accepted.insert(response.json::<Value>().await.unwrap()["name"].to_string()))
+            }
+            _ => drop(problem(response, "idempotency-key-invalid").await),
+        }
+    }
+    let twice = app
+        .post("/scopes/acme/process")
+        .header("idempotency-key", "a")
+        .header("idempotency-key", "b");
+    problem(twice.send().await.unwrap(), "idempotency-key-invalid").await;
+    assert_eq!(
+        app.counters().runs,
+        accepted.len() as u64,
+        "a quoted key and a bare one are the same"
+    );
+}
+
+#[tokio::test]
+async fn a_refused_request_frees_its_key() {
+    for (code, slug) in [
+        (400, "upstream-rejected"),
+        (403, "upstream-misconfigured"),
+        (404, "upstream-misconfigured"),
+    ] {
+        let app = app().await;
+        app.emulator.faults().add(run(status(code)));
+        problem(app.keyed("k").await, slug).await;
+        assert_eq!(app.runs(), (1, 0));
+        app.emulator.faults().clear();
+        app.accepted("k").await;
+        assert_eq!(app.runs(), (2, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_failed_execution_keeps_its_key() {
+    let app = TestApp::with(real_job(), |config| {
+        config
+            .overrides
+            .env
+            .insert("FAIL_WITH".to_owned(), "1".into());
+    })
+    .await;
+    let first = app.accepted("k").await;
+    app.until(&first, "failed").await;
+    let again = app.accepted("k").await;
+    assert_eq!(
+        (&again["name"], &again["state"]),
+        (&first["name"], &json!("failed"))
+    );
+}
+
+#[tokio::test]
+async fn an_error_after_which_nothing_is_listed_is_sent_again_with_the_same_marker() {
+    let outcomes = [status(500), status(503), html(502), html(504)].map(async |fault| {
+        let app = app().await;
+        app.emulator.faults().add(run(fault).first(1));
+        let execution = app.accepted("k").await;
+        assert_eq!(app.runs(), (2, 1));
+        let arrivals = app.counters().arrivals;
+        let calls: Vec<_> = arrivals
+            .iter()
+            .filter(|call| matches!(call.operation, Operation::Run | Operation::List))
+            .collect();
+        let runs: Vec<_> = calls
+            .iter()
+            .enumerate()
+            .filter(|(_, call)| call.operation == Operation::Run)
+            .collect();
+        assert!(
+            runs[1].0 > runs[0].0 + 1,
+            "looked in the list in between: {calls:?}"
+        );
+        assert!(
+            runs.iter()
+                .all(|(_, call)| call.invocation.as_deref() == execution["invocationId"].as_str())
+        );
+    });
+    join_all(outcomes).await;
+}
+
+#[tokio::test]
+async fn an_execution_whose_answer_was_lost_is_found_by_its_marker() {
+    let lost = [
+        status(500),
+        status(503),
+        html(502),
+        html(504),
+        Fault::Garbage,
+        Fault::Truncated { sent: 20 },
+        Fault::Reset,
+        Fault::Huge { bytes: 100 << 20 },
+    ];
+    let cases = lost
+        .into_iter()
+        .flat_map(|fault| [(fault.clone(), Some("k")), (fault, None)]);
+    let outcomes = cases.map(async |(fault, key)| {
+        let app = app().await;
+        app.emulator
+            .faults()
+            .add(run(fault.clone()).after().first(1));
+        let execution = match key {
+            Some(key) => app.accepted(key).await,
+            None => app.start("acme").await,
+        };
+        assert_eq!(app.runs(), (1, 1), "{fault:?}");
+        assert_eq!(execution["name"], app.emulator.executions()[0].name);
+    });
+    join_all(outcomes).await;
+}
+
+#[tokio::test]
+async fn silence_is_never_answered_by_sending_again_before_it_has_been_quiet() {
+    for fault in [Fault::Hang, Fault::Reset] {
+        let app = app().await;
+        app.emulator.faults().add(run(fault).first(1));
+        let sent = Instant::now();
+        let body = problem(app.keyed("k").await, "start-outcome-unknown").await;
+        assert!(
+            sent.elapsed() < Duration::from_secs(6),
+            "within the deadline"
+        );
+        assert_eq!((&body["retryable"], app.runs()), (&json!(true), (1, 0)));
+        app.until_accepted("k").await;
+        assert_eq!(app.runs(), (2, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_repetition_within_the_quiet_time_sends_nothing() {
+    let app = TestApp::with(instant_job(), |config| config.start.deadline_seconds = 3).await;
+    app.emulator.faults().add(run(Fault::Reset).first(1));
+    problem(app.keyed("k").await, "start-outcome-unknown").await;
+    let again = app.keyed("k").await;
+    let wait: u64 = again.headers()["retry-after"]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((20..=30).contains(&wait), "{wait}");
+    problem(again, "start-outcome-unknown").await;
+    assert_eq!(app.runs(), (1, 0));
+}
+
+#[tokio::test]
+async fn a_commit_that_comes_late_but_within_the_quiet_time_is_found() {
+    let app = app().await;
+    app.emulator
+        .faults()
+        .add(run(Fault::Reset).late(Duration::from_millis(1500)).first(1));
+    let execution = app.until_accepted("k").await;
+    assert_eq!(app.runs(), (1, 1));
+    assert_eq!(execution["name"], app.emulator.executions()[0].name);
+}
+
+#[tokio::test]
+async fn no_connection_is_tried_three_times_and_looked_for_never() {
+    let app = TestApp::with(instant_job(), |config| {
+        config.cloud_run.base_url = "http://127.0.0.1:1".to_owned()
+    })
+    .await;
+    problem(
+        app.post("/scopes/acme/process").send().await.unwrap(),
+        "upstream-unavailable",
+    )
+    .await;
+    assert_eq!(app.calls(Operation::List), 0);
+}
+
+#[tokio::test]
+async fn throttling_is_waited_for_if_there_is_time() {
+    let app = app().await;
+    app.emulator
+        .faults()
+        .add(run(retry_after(429, "1")).first(1));
+    app.start("acme").await;
+    let arrivals = app.counters().arrivals;
+    let at: Vec<_> = arrivals
+        .iter()
+        .filter(|call| call.operation == Operation::Run)
+        .map(|call| call.at)
+        .collect();
+    assert!(
+        at.len() == 2 && at[1] - at[0] >= Duration::from_secs(1),
+        "{at:?}"
+    );
+
+    app.emulator.faults().clear();
+    app.emulator.faults().add(run(retry_after(429, "3600")));
+    let sent = Instant::now();
+    let response = app.post("/scopes/acme/process").send().await.unwrap();
+    assert!(sent.elapsed() < Duration::from_secs(1));
+    assert_eq!(response.headers()["retry-after"], "300");
+    problem(response, "upstream-throttled").await;
+}
+
+#[tokio::test]
+async fn what_is_plainly_not_the_api_is_said_to_be_so() {
+    let redirect = |code| {
+        let headers = [("location".to_owned(), "http://127.0.0.1:1/".to_owned())].into();
+        Fault::Status {
+            code,
+            headers,
+            body: FaultBody::Html,
+        }
+    };
+    for fault in [html(200), redirect(302), redirect(307), redirect(308)] {
+        let app = app().await;
+        app.emulator.faults().add(run(fault));
+        let body = problem(app.keyed("k").await, "upstream-protocol").await;
+        assert!(!body.to_string().contains("html"), "{body}");
+        assert_eq!(app.runs(), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_drips_is_given_up_at_the_deadline() {
+    let app = app().await;
+    app.emulator
+        .faults()
+        .add(run(Fault::Drip { interval_ms: 1000 }).after().first(1));
+    let sent = Instant::now();
+    app.accepted("k").await; // found in the list meanwhile
+    assert!(sent.elapsed() < Duration::from_secs(5));
+    assert_eq!(app.runs(), (1, 1));
+}
+
+#[tokio::test]
+async fn a_list_that_cannot_be_read_permits_no_second_send() {
+    let app = app().await;
+    app.accepted("first").await; // so that only the look-ups after the send fail
+    app.emulator.faults().add(run(status(500)).after());
+    for nth in [2, 3] {
+        app.emulator
+            .faults()
+            .add(Rule::new(Operation::List, status(500)).nth(nth));
+    }
+    problem(app.keyed("k").await, "start-outcome-unknown").await;
+    problem(app.keyed("k").await, "start-outcome-unknown").await;
+    assert_eq!(app.runs(), (2, 2));
+    app.emulator.faults().clear();
+    let found = app.accepted("k").await;
+    assert_eq!(
+        (app.runs(), &found["name"]),
+        ((2, 2), &json!(app.emulator.executions()[1].name))
+    );
+}
+
+#[tokio::test]
+async fn a_key_whose_past_cannot_be_read_is_not_sent() {
+    let app = app().await;
+    app.emulator
+        .faults()
+        .add(Rule::new(Operation::List, status(503)));
+    problem(app.keyed("k").await, "upstream-unavailable").await;
+    assert_eq!(app.runs(), (0, 0));
+}
+
+#[tokio::test]
+async fn another_process_finds_what_this_one_started() {
+    let app = app().await;
+    app.emulator
+        .add_past_executions("test-job", 900, |i| {
+            vec![("SCOPE".to_owned(), format!("s{i}"))]
+        })
+        .unwrap();
+    let first = app.accepted("k").await;
+    for i in 0..250 {
+        app.start(&format!("other-{i}")).await; // the marker is on the third page now
+    }
+    let other = app.another(|_| {}).await;
+    let again = other.keyed("k").await;
+    assert_eq!(again.headers()["idempotent-replayed"], "true");
+    assert_eq!(again.json::<Value>().await.unwrap()["name"], first["name"]);
+    assert_eq!(app.counters().runs, 251);
+}
+
+#[tokio::test]
+async fn a_look_up_costs_one_page_however_many_executions_there_are() {
+    let app = app().await;
+    app.emulator
+        .add_past_executions("test-job", 1000, |i| {
+            vec![("SCOPE".to_owned(), format!("s{i}"))]
+        })
+        .unwrap();
+    app.accepted("first").await;
+    let before = app.calls(Operation::List);
+    for i in 0..20 {
+        app.accepted(&format!("k{i}")).await;
+    }
+    assert_eq!(app.calls(Operation::List) - before, 20);
+}
+
+#[tokio::test]
+async fn a_thousand_at_once_with_one_key_start_one() {
+    let app = app().await;
+    app.emulator.faults().add(run(Fault::Delay { ms: 300 }));
+    let responses = join_all((0..1000).map(|_| app.keyed("k"))).await;
+    let mut names = std::collections::HashSet::new();
+    for response in responses {
+        match response.status().as_u16() {
+            202 => drop(names.insert(response.json::<Value>().await.unwrap()["name"].to_string())),
+            _ => drop(problem(response, "idempotency-in-progress").await),
+        }
+    }
+    assert_eq!((names.len(), app.runs()), (1, (1, 1)));
+}
+
+#[tokio::test]
+async fn the_same_start_under_way_is_waited_for_two_seconds() {
+    let app = app().await;
+    app.emulator.faults().add(run(Fault::Hang).first(1));
+    let first = tokio::spawn({
+        let request = app
+            .post("/scopes/acme/process")
+            .header("idempotency-key", "k");
+        async move { request.send().await.unwrap() }
+    });
+    eventually(|| app.calls(Operation::Run) == 1).await;
+    let sent = Instant::now();
+    problem(app.keyed("k").await, "idempotency-in-progress").await;
+    assert!((Duration::from_millis(1900)..Duration::from_secs(3)).contains(&sent.elapsed()));
+    let other = app
+        .post("/scopes/acme/process?on_running=join")
+        .header("idempotency-key", "k")
+        .send()
+        .await
+        .unwrap();
+    problem(other, "idempotency-key-reused").await;
+    problem(first.await.unwrap(), "start-outcome-unknown").await;
+}
+
+/// The client re-sends what it never began to write; what it did write when the connection closed may have arrived, and the
+/// caller's repetition settles it.
+#[tokio::test]
+async fn a_connection_that_closes_as_it_is_used_again_loses_and_doubles_nothing() {
+    let app = TestApp::with(instant_job(), |config| {
+        config.start.deadline_seconds = 2;
+        config.start.quiet_seconds = 1;
+    })
+    .await;
+    app.emulator.faults().add(run(Fault::HangUp { ms: 5 }));
+    for round in 0..60 {
+        app.until_accepted(&round.to_string()).await;
+        tokio::time::sleep(Duration::from_millis(round % 10)).await;
+    }
+    assert_eq!(app.counters().runs, 60);
+    assert!(
+        app.counters()
+            .runs_by_invocation
+            .values()
+            .all(|runs| *runs == 1)
+    );
+    assert!(
+        app.counters().connections > 15,
+        "connections were closed and made anew"
+    );
+}
+
+/// A job that runs until it is stopped.
+async fn long_running() -> TestApp {
+    TestApp::with(real_job(), |config| {
+        config
+            .overrides
+            .env
+            .insert("SLEEP_SECONDS".to_owned(), "60".into());
+    })
+    .await
+}
+
+impl TestApp {
+    async fn on_running(&self, what: &str) -> Response {
+        self.post(&format!("/scopes/acme/process?on_running={what}"))
+            .send()
+            .await
+            .unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_busy_scope_can_be_left_alone_joined_or_taken_over() {
+    let app = long_running().await;
+    let other = app.start("globex").await;
+    let first: Value = app.on_running("reject").await.json().await.unwrap();
+    let body = problem(app.on_running("reject").await, "scope-busy").await;
+    assert_eq!(body["execution"], first["links"]["self"]);
+
+    let joined = app.on_running("join").await;
+    assert_eq!(joined.status(), 200);
+    assert_eq!(joined.json::<Value>().await.unwrap()["name"], first["name"]);
+
+    let second = app.on_running("replace").await;
+    assert_eq!(second.status(), 202);
+    let second: Value = second.json().await.unwrap();
+    assert_ne!(second["name"], first["name"]);
+    assert_eq!(app.show(&first).await["state"], "cancelled");
+    assert_eq!(app.on_running("allow").await.status(), 202);
+    assert_eq!(app.counters().runs, 4);
+    assert!(!matches!(
+        app.show(&other).await["state"].as_str(),
+        Some("cancelled")
+    ));
+}
+
+#[tokio::test]
+async fn a_scope_whose_execution_has_ended_is_free() {
+    let app = app().await;
+    for what in ["reject", "join", "replace"] {
+        let execution: Value = app.on_running(what).await.json().await.unwrap();
+        app.until(&execution, "succeeded").await;
+    }
+    assert_eq!(app.counters().runs, 3);
+}
+
+#[tokio::test]
+async fn of_many_that_would_reject_each_other_one_starts() {
+    let app = long_running().await;
+    let responses = join_all((0..20).map(|_| app.on_running("reject"))).await;
+    let accepted = responses
+        .iter()
+        .filter(|response| response.status() == 202)
+        .count();
+    assert!(
+        responses
+            .iter()
+            .all(|response| matches!(response.status().as_u16(), 202 | 409))
+    );
+    assert_eq!((accepted, app.counters().runs), (1, 1));
+}
+
+#[tokio::test]
+async fn what_ran_before_this_process_counts_as_running() {
+    let app = long_running().await;
+    let first = app.start("acme").await;
+    let other = app
+        .another(|config| config.start.on_running = api::starts::OnRunning::Reject)
+        .await;
+    let response = other
+        .http
+        .post(format!("{}/scopes/acme/process", other.url))
+        .send()
+        .await
+        .unwrap();
+    let body = problem(response, "scope-busy").await;
+    assert_eq!(body["execution"], first["links"]["self"]);
+}
+
+#[tokio::test]
+async fn an_unknown_word_for_on_running_is_refused() {
+    let app = app().await;
+    for query in [
+        "on_running=maybe",
+        "on_running=",
+        "on_running=Reject",
+        "on_running=join&on_running=join",
+        "dry_run=1",
+    ] {
+        let response = app
+            .post(&format!("/scopes/acme/process?{query}"))
+            .send()
+            .await
+            .unwrap();
+        problem(response, "malformed-request").await;
+    }
+    assert_eq!(app.calls(Operation::Any), 0);
+}
