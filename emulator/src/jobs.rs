@@ -15,7 +15,7 @@ use crate::executions::Execution;
 use crate::listing::Listing;
 use crate::refusal::Refusal;
 use crate::settings;
-use crate::{overrides, random};
+use crate::{overrides, policy, random};
 
 /// Google's limits, from the quotas of Cloud Run and its reference for jobs.
 const MAX_JOBS: usize = 1000;
@@ -38,6 +38,7 @@ pub(crate) struct Job {
     pub(crate) generation: u64,
     pub(crate) policy: Value,
     created: Timestamp,
+    updated: Timestamp,
     labels: Map<String, Value>,
     annotations: Map<String, Value>,
     spec: Value,
@@ -239,6 +240,7 @@ impl Job {
                 .cloned()
                 .unwrap_or_default()
         };
+        let now = Timestamp::now();
         let name = text("/metadata/name").unwrap_or_default();
         check_name(name)?;
         let spec = request.get("spec").cloned().unwrap_or_default();
@@ -246,8 +248,9 @@ impl Job {
             name: name.to_owned(),
             uid: random::uuid(),
             generation: 1,
-            policy: json!({ "version": 1, "etag": "BwX=" }),
-            created: Timestamp::now(),
+            policy: json!({ "version": 1, "etag": policy::etag() }),
+            created: now,
+            updated: now,
             labels: object("/metadata/labels"),
             annotations: object("/metadata/annotations"),
             spec: completed(cloud, spec)?,
@@ -258,6 +261,7 @@ impl Job {
 
     fn replace(&mut self, new: Self) {
         self.generation += u64::from(self.spec != new.spec);
+        self.updated = new.updated;
         self.labels = new.labels;
         self.annotations = new.annotations;
         self.spec = new.spec;
@@ -302,6 +306,17 @@ impl Job {
             "cloud.googleapis.com/location".into(),
             json!(cloud.settings.region),
         );
+        labels.insert(
+            "run.googleapis.com/lastUpdatedTime".into(),
+            json!(rfc3339(self.updated)),
+        );
+        let mut annotations = self.annotations.clone();
+        for key in [
+            "run.googleapis.com/creator",
+            "run.googleapis.com/lastModifier",
+        ] {
+            annotations.insert(key.into(), json!(cloud.default_account()));
+        }
         let created = rfc3339(self.created);
         let ready = json!({ "type": "Ready", "status": "True", "lastTransitionTime": created });
         let mut status = json!({ "observedGeneration": self.generation, "conditions": [ready], "latestCreatedExecution": {} });
@@ -317,7 +332,7 @@ impl Job {
                 "name": self.name, "namespace": PROJECT_NUMBER, "uid": self.uid, "generation": self.generation,
                 "resourceVersion": self.resource_version(), "creationTimestamp": created,
                 "selfLink": format!("/apis/run.googleapis.com/v1/namespaces/{PROJECT_NUMBER}/jobs/{}", self.name),
-                "labels": labels, "annotations": self.annotations,
+                "labels": labels, "annotations": annotations,
             },
             "spec": self.spec, "status": status,
         })

@@ -1,5 +1,6 @@
 //! `jobs.run`: the overrides, the template they are merged into, and the new execution.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -144,9 +145,29 @@ pub(crate) fn add_past(
     Ok(())
 }
 
-fn new_execution(cloud: &Cloud, job: &Job, template: Template, created: Timestamp) -> Execution {
+fn new_execution(
+    cloud: &Cloud,
+    job: &Job,
+    mut template: Template,
+    created: Timestamp,
+) -> Execution {
+    pin(&mut template.container["image"]);
     let name = format!("{}-{}", job.name, random::suffix());
     Execution::new(cloud, job, name, template, created)
+}
+
+/// Gives the image a digest, as Cloud Run does when it makes an execution. Ours is of the name only.
+fn pin(image: &mut Value) {
+    let Some(name) = image.as_str().filter(|name| !name.contains('@')) else {
+        return;
+    };
+    let part = |number: u8| {
+        let mut hasher = DefaultHasher::new();
+        (number, name).hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
+    };
+    let digest: String = (0..4).map(part).collect();
+    *image = json!(format!("{name}@sha256:{digest}"));
 }
 
 /// The job's template with the overrides in it. 0 and an empty list mean "not set", as in protobuf.
