@@ -1,12 +1,15 @@
 //! Executions: what is known of one, how Google shows it, and get, list, cancel, delete.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Json;
 use axum::extract::{Path, Query};
+use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -37,6 +40,8 @@ pub(crate) struct Execution {
     created: Timestamp,
     started: Option<Timestamp>,
     completed: Option<(Timestamp, Outcome)>,
+    /// The JSON of a finished one, once it was asked for: lists of hundreds are read again and again.
+    rendered: OnceLock<Box<RawValue>>,
 }
 
 /// How an execution ended.
@@ -99,7 +104,7 @@ pub(crate) async fn get(
 pub(crate) async fn list(
     axum::extract::State(cloud): axum::extract::State<Arc<Cloud>>,
     Query(listing): Query<Listing>,
-) -> Answer {
+) -> Result<Response, Refusal> {
     let (selector, after, now) = (listing.selector()?, listing.after()?, Instant::now());
     let state = cloud.state();
     let shown = state
@@ -107,10 +112,8 @@ pub(crate) async fn list(
         .newest_first(after)
         .filter(|(_, execution)| execution.listed_from <= now);
     let chosen = shown.filter(|(_, execution)| selector.matches(|key| execution.label(key)));
-    Ok(Json(listing.page(
-        "ExecutionsList",
-        chosen.map(|(position, execution)| (position, execution.json(&cloud))),
-    )))
+    let items = chosen.map(|(position, execution)| (position, execution.shown(&cloud)));
+    Ok(Json(listing.page("ExecutionsList", items)).into_response())
 }
 
 /// `POST executions/{execution}:cancel` is the only verb there is.
@@ -294,6 +297,7 @@ impl Execution {
             created,
             started: None,
             completed: None,
+            rendered: OnceLock::new(),
         }
     }
 
@@ -415,6 +419,16 @@ impl Execution {
             reference["completionTimestamp"] = json!(rfc3339(*completed));
         }
         reference
+    }
+
+    /// Its JSON as text.
+    fn shown(&self, cloud: &Cloud) -> Cow<'_, RawValue> {
+        // Our own values have string keys only, so that they can always be written.
+        let render = || to_raw_value(&self.json(cloud)).unwrap_or_default();
+        match self.completed {
+            Some(_) => Cow::Borrowed(self.rendered.get_or_init(render)),
+            None => Cow::Owned(render()),
+        }
     }
 
     pub(crate) fn json(&self, cloud: &Cloud) -> Value {

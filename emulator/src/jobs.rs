@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cloud::{Cloud, PROJECT_NUMBER, rfc3339};
 use crate::executions::Execution;
-use crate::listing::Listing;
+use crate::listing::{Listing, Page};
 use crate::refusal::Refusal;
 use crate::settings;
 use crate::{overrides, policy, random};
@@ -115,7 +115,7 @@ pub(crate) async fn replace(
 pub(crate) async fn list(
     State(cloud): State<Arc<Cloud>>,
     Query(listing): Query<Listing>,
-) -> Answer {
+) -> Result<Json<Page<Value>>, Refusal> {
     let selector = listing.selector()?;
     let after = listing.after()?;
     let state = cloud.state();

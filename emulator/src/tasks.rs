@@ -11,7 +11,8 @@ use crate::child::End;
 use crate::cloud::{Cloud, PROJECT_NUMBER, rfc3339};
 use crate::executions::{Execution, log_uri, owner};
 use crate::jobs::Answer;
-use crate::listing::Listing;
+use crate::listing::{Listing, Page};
+use crate::refusal::Refusal;
 
 /// One task of an execution.
 #[derive(Debug, Default)]
@@ -55,7 +56,7 @@ pub(crate) async fn get(
 pub(crate) async fn list(
     State(cloud): State<Arc<Cloud>>,
     Query(listing): Query<Listing>,
-) -> Answer {
+) -> Result<Json<Page<Value>>, Refusal> {
     let (selector, after) = (listing.selector()?, listing.after()?);
     let state = cloud.state();
     let executions = state

@@ -316,7 +316,7 @@ async fn cancelling_ends_the_tasks_and_says_cancelled() {
     world
         .until(&name, |execution| execution["status"]["runningCount"] == 2)
         .await;
-    world.until_line(&name, "ready").await;
+    world.until_lines(&name, 2).await;
     let (status, cancelling) = world
         .post(&format!("executions/{name}:cancel"), json!({}))
         .await;
@@ -365,14 +365,7 @@ async fn an_execution_cancelled_before_it_started_says_that_it_never_will() {
 async fn a_deleted_execution_is_gone_and_so_are_its_processes() {
     let world = World::of(shell("echo $$; exec sleep 60")).await;
     let name = world.run(json!({})).await;
-    world
-        .until(&name, |execution| execution["status"]["runningCount"] == 1)
-        .await;
-    let pid = loop {
-        if let [pid] = &world.lines(&name).await[..] {
-            break pid.clone();
-        }
-    };
+    let pid = world.until_lines(&name, 1).await.remove(0);
     let (status, answer) = world.delete(&format!("executions/{name}")).await;
     assert_eq!(
         (status, &answer["status"]),

@@ -146,15 +146,15 @@ impl World {
             .collect()
     }
 
-    /// The execution's lines once one of them is `line`.
-    pub(crate) async fn until_line(&self, name: &str, line: &str) -> Vec<String> {
+    /// The execution's lines once there are `count` of them.
+    pub(crate) async fn until_lines(&self, name: &str, count: usize) -> Vec<String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let lines = self.lines(name).await;
-            if lines.iter().any(|found| found == line) {
+            if lines.len() >= count {
                 return lines;
             }
-            assert!(Instant::now() < deadline, "no {line} in {lines:?}");
+            assert!(Instant::now() < deadline, "no {count} lines in {lines:?}");
             sleep(Duration::from_millis(10)).await;
         }
     }

@@ -132,14 +132,7 @@ async fn an_image_stands_for_the_job_of_its_name_or_the_first() {
 async fn deleting_a_job_ends_its_executions() {
     let world = World::of(shell("echo $$; exec sleep 60")).await;
     let name = world.run(json!({})).await;
-    world
-        .until(&name, |execution| execution["status"]["runningCount"] == 1)
-        .await;
-    let pid = loop {
-        if let [pid] = &world.lines(&name).await[..] {
-            break pid.clone();
-        }
-    };
+    let pid = world.until_lines(&name, 1).await.remove(0);
     assert_eq!(world.delete("jobs/sh").await.0, StatusCode::OK);
     crate::helpers::until_dead(&pid).await;
     assert_eq!(

@@ -179,12 +179,7 @@ async fn a_task_that_does_not_listen_is_killed_after_the_grace() {
     })
     .await;
     let name = world.run(json!({})).await;
-    let lines = loop {
-        let lines = world.until_line(&name, "ready").await;
-        if lines.len() == 2 {
-            break lines;
-        }
-    };
+    let lines = world.until_lines(&name, 2).await;
     let asked = Instant::now();
     world
         .post(&format!("executions/{name}:cancel"), json!({}))
@@ -207,7 +202,7 @@ async fn what_a_task_leaves_behind_ends_with_it() {
 async fn dropping_the_emulator_kills_the_children_and_theirs() {
     let world = World::of(shell("echo $$; sleep 60 & echo $!; echo ready; wait")).await;
     let name = world.run(json!({})).await;
-    let lines = world.until_line(&name, "ready").await;
+    let lines = world.until_lines(&name, 3).await;
     drop(world);
     for pid in &lines[..2] {
         until_dead(pid).await;
