@@ -203,14 +203,10 @@ impl Jobs {
             .iter()
             .map(|(name, value)| json!({ "name": name, "value": value }))
             .collect();
-        let Some(image) = cloud
-            .commands
-            .iter()
-            .any(|(name, _)| *name == job.name)
-            .then(|| image(cloud, &job.name))
-        else {
-            return Err(Refusal::invalid("it has no command"));
-        };
+        if self.0.contains_key(&job.name) {
+            return Err(Refusal::invalid("is given twice"));
+        }
+        let image = image(cloud, &job.name);
         let container = json!({ "image": image, "args": job.args, "env": env });
         let task = json!({ "containers": [container], "maxRetries": job.max_retries, "timeoutSeconds": job.timeout_seconds.to_string() });
         let spec = json!({ "taskCount": job.task_count, "parallelism": job.parallelism, "template": { "spec": task } });

@@ -47,6 +47,10 @@ fn what_is_wrong_with_its_arguments_it_says() {
             &["--job", "Capital=true", "--port", "0"][..],
             "must use only lowercase letters",
         ),
+        (
+            &["--job", "a=true", "--job", "a=false", "--port", "0"][..],
+            "job a: is given twice",
+        ),
         (&["--port", "high", "--job", "a=b"][..], "high"),
         (&["--colour"][..], "--colour"),
     ] {
