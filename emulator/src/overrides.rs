@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::cloud::Cloud;
 use crate::executions::Execution;
+use crate::job_spec;
 use crate::jobs::{self, Answer, Job, Template};
 use crate::random;
 use crate::refusal::Refusal;
@@ -175,13 +176,13 @@ fn merged(mut template: Template, overrides: Overrides) -> Result<Template, Refu
     template.task_count = replaced(
         "taskCount",
         overrides.task_count,
-        jobs::MAX_TASKS,
+        job_spec::MAX_TASKS,
         template.task_count,
     )?;
     template.timeout_seconds = replaced(
         "timeoutSeconds",
         overrides.timeout_seconds,
-        jobs::MAX_TIMEOUT_SECONDS,
+        job_spec::MAX_TIMEOUT_SECONDS,
         template.timeout_seconds,
     )?;
     if overrides.container_overrides.len() > 1 {
@@ -197,7 +198,7 @@ fn merged(mut template: Template, overrides: Overrides) -> Result<Template, Refu
 
 fn replaced(name: &str, wanted: Option<Value>, most: i64, own: i64) -> Result<i64, Refusal> {
     let Some(wanted) = wanted else { return Ok(own) };
-    match jobs::int(&wanted) {
+    match job_spec::int(&wanted) {
         Some(0) => Ok(own),
         Some(number) if (1..=most).contains(&number) => Ok(number),
         _ => Err(Refusal::invalid(format!(

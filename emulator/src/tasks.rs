@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::child::End;
 use crate::cloud::{Cloud, PROJECT_NUMBER, rfc3339};
-use crate::executions::{Execution, log_uri, owner};
+use crate::execution_json::{log_uri, owner};
+use crate::executions::Execution;
 use crate::jobs::Answer;
 use crate::listing::{Listing, Page};
 use crate::refusal::Refusal;
@@ -136,7 +137,7 @@ impl Task {
             "metadata": {
                 "name": name, "namespace": PROJECT_NUMBER, "uid": uid, "generation": 1, "labels": labels,
                 "resourceVersion": format!("AAY{:08x}", self.changes()),
-                "creationTimestamp": rfc3339(execution.created()),
+                "creationTimestamp": rfc3339(execution.created),
                 "selfLink": format!("/apis/run.googleapis.com/v1/namespaces/{PROJECT_NUMBER}/tasks/{name}"),
                 "ownerReferences": [owner("Execution", "run.googleapis.com/v1", &execution.name, &execution.uid)],
             },
