@@ -9,7 +9,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
@@ -207,9 +207,9 @@ async fn wait(
         () = sleep(time) => End::TimedOut,
         () = asked_to_end(cancelled) => End::Cancelled,
     };
-    group.signal(Signal::TERM);
+    group.ask_to_end();
     if timeout(cloud.settings.grace, child.wait()).await.is_err() {
-        group.signal(Signal::KILL);
+        group.kill();
         // It cannot refuse, so this is only to not leave it behind unreaped.
         let _reaped = child.wait().await;
     }
@@ -307,9 +307,17 @@ impl Children {
 }
 
 impl Group<'_> {
-    fn signal(&self, signal: Signal) {
-        // It fails only if none of the group is left.
-        let _gone = self.leader.map(|leader| kill_process_group(leader, signal));
+    /// SIGTERM to the process that was started, and to no other: a container's first process gets it alone too.
+    fn ask_to_end(&self) {
+        let _gone = self.leader.map(|leader| kill_process(leader, Signal::TERM));
+    }
+
+    /// SIGKILL to all that is left.
+    fn kill(&self) {
+        // It fails only if nothing is.
+        let _gone = self
+            .leader
+            .map(|leader| kill_process_group(leader, Signal::KILL));
     }
 }
 
@@ -320,7 +328,7 @@ impl Drop for Group<'_> {
             .leader
             .is_some_and(|leader| registry.groups.remove(&leader))
         {
-            self.signal(Signal::KILL);
+            self.kill();
         }
     }
 }

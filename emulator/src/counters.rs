@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
 use crate::executions::Execution;
@@ -37,11 +37,16 @@ pub struct Counters {
 pub struct Arrival {
     /// What was asked.
     pub operation: Operation,
-    /// When, since the emulator started; in JSON as `{"secs", "nanos"}`.
+    /// When, since the emulator started; in JSON `atMs`, milliseconds.
+    #[serde(rename = "atMs", serialize_with = "milliseconds")]
     pub at: Duration,
     /// A run's `INVOCATION_ID`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invocation: Option<String>,
+}
+
+fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u128(duration.as_millis())
 }
 
 impl Counters {

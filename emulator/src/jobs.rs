@@ -12,18 +12,14 @@ use serde_json::{Map, Value, json};
 
 use crate::cloud::{Cloud, PROJECT_NUMBER, rfc3339};
 use crate::executions::Execution;
-use crate::listing::Listing;
+use crate::job_spec::{check_name, completed, int};
+use crate::listing::{Listing, Page};
 use crate::refusal::Refusal;
 use crate::settings;
-use crate::{overrides, random};
+use crate::{overrides, policy, random};
 
-/// Google's limits, from the quotas of Cloud Run and its reference for jobs.
+/// Google's quota.
 const MAX_JOBS: usize = 1000;
-const MAX_NAME: usize = 63;
-pub(crate) const MAX_TASKS: i64 = 10_000;
-const MAX_RETRIES: i64 = 10;
-/// Seven days.
-pub(crate) const MAX_TIMEOUT_SECONDS: i64 = 7 * 24 * 3600;
 
 pub(crate) type Answer = Result<Json<Value>, Refusal>;
 
@@ -38,6 +34,7 @@ pub(crate) struct Job {
     pub(crate) generation: u64,
     pub(crate) policy: Value,
     created: Timestamp,
+    updated: Timestamp,
     labels: Map<String, Value>,
     annotations: Map<String, Value>,
     spec: Value,
@@ -114,7 +111,7 @@ pub(crate) async fn replace(
 pub(crate) async fn list(
     State(cloud): State<Arc<Cloud>>,
     Query(listing): Query<Listing>,
-) -> Answer {
+) -> Result<Json<Page<Value>>, Refusal> {
     let selector = listing.selector()?;
     let after = listing.after()?;
     let state = cloud.state();
@@ -202,14 +199,10 @@ impl Jobs {
             .iter()
             .map(|(name, value)| json!({ "name": name, "value": value }))
             .collect();
-        let Some(image) = cloud
-            .commands
-            .iter()
-            .any(|(name, _)| *name == job.name)
-            .then(|| image(cloud, &job.name))
-        else {
-            return Err(Refusal::invalid("it has no command"));
-        };
+        if self.0.contains_key(&job.name) {
+            return Err(Refusal::invalid("is given twice"));
+        }
+        let image = image(cloud, &job.name);
         let container = json!({ "image": image, "args": job.args, "env": env });
         let task = json!({ "containers": [container], "maxRetries": job.max_retries, "timeoutSeconds": job.timeout_seconds.to_string() });
         let spec = json!({ "taskCount": job.task_count, "parallelism": job.parallelism, "template": { "spec": task } });
@@ -239,6 +232,7 @@ impl Job {
                 .cloned()
                 .unwrap_or_default()
         };
+        let now = Timestamp::now();
         let name = text("/metadata/name").unwrap_or_default();
         check_name(name)?;
         let spec = request.get("spec").cloned().unwrap_or_default();
@@ -246,8 +240,9 @@ impl Job {
             name: name.to_owned(),
             uid: random::uuid(),
             generation: 1,
-            policy: json!({ "version": 1, "etag": "BwX=" }),
-            created: Timestamp::now(),
+            policy: json!({ "version": 1, "etag": policy::etag() }),
+            created: now,
+            updated: now,
             labels: object("/metadata/labels"),
             annotations: object("/metadata/annotations"),
             spec: completed(cloud, spec)?,
@@ -258,6 +253,7 @@ impl Job {
 
     fn replace(&mut self, new: Self) {
         self.generation += u64::from(self.spec != new.spec);
+        self.updated = new.updated;
         self.labels = new.labels;
         self.annotations = new.annotations;
         self.spec = new.spec;
@@ -302,6 +298,17 @@ impl Job {
             "cloud.googleapis.com/location".into(),
             json!(cloud.settings.region),
         );
+        labels.insert(
+            "run.googleapis.com/lastUpdatedTime".into(),
+            json!(rfc3339(self.updated)),
+        );
+        let mut annotations = self.annotations.clone();
+        for key in [
+            "run.googleapis.com/creator",
+            "run.googleapis.com/lastModifier",
+        ] {
+            annotations.insert(key.into(), json!(cloud.default_account()));
+        }
         let created = rfc3339(self.created);
         let ready = json!({ "type": "Ready", "status": "True", "lastTransitionTime": created });
         let mut status = json!({ "observedGeneration": self.generation, "conditions": [ready], "latestCreatedExecution": {} });
@@ -317,118 +324,9 @@ impl Job {
                 "name": self.name, "namespace": PROJECT_NUMBER, "uid": self.uid, "generation": self.generation,
                 "resourceVersion": self.resource_version(), "creationTimestamp": created,
                 "selfLink": format!("/apis/run.googleapis.com/v1/namespaces/{PROJECT_NUMBER}/jobs/{}", self.name),
-                "labels": labels, "annotations": self.annotations,
+                "labels": labels, "annotations": annotations,
             },
             "spec": self.spec, "status": status,
         })
     }
-}
-
-fn check_name(name: &str) -> Result<(), Refusal> {
-    let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-    let bytes = name.as_bytes();
-    let framed = bytes.first().is_some_and(u8::is_ascii_lowercase) && !name.ends_with('-');
-    if framed && bytes.len() <= MAX_NAME && bytes.iter().copied().all(legal) {
-        return Ok(());
-    }
-    Err(Refusal::invalid(format!(
-        "metadata.name: '{name}' must use only lowercase letters, digits and '-', begin with a letter, not end with '-', and be at most {MAX_NAME} characters."
-    )))
-}
-
-/// The spec with Google's defaults in it. `template.metadata` is always there: gcloud crashes without.
-fn completed(cloud: &Cloud, mut spec: Value) -> Result<Value, Refusal> {
-    if !spec
-        .pointer("/template/spec/template/spec")
-        .is_some_and(Value::is_object)
-    {
-        return Err(Refusal::invalid(
-            "spec.template.spec.template.spec: is required.",
-        ));
-    }
-    let template = &mut spec["template"];
-    default(template, "metadata", json!({}));
-    let execution = &mut template["spec"];
-    default(execution, "taskCount", json!(1));
-    let task_count = bounded(execution, "taskCount", 1, MAX_TASKS)?;
-    bounded(execution, "parallelism", 0, MAX_TASKS.min(task_count))?;
-    let task = &mut execution["template"]["spec"];
-    default(task, "maxRetries", json!(3));
-    default(task, "timeoutSeconds", json!("600"));
-    default(task, "serviceAccountName", json!(cloud.default_account()));
-    bounded(task, "maxRetries", 0, MAX_RETRIES)?;
-    // An int64, hence a string in JSON.
-    task["timeoutSeconds"] =
-        json!(bounded(task, "timeoutSeconds", 1, MAX_TIMEOUT_SECONDS)?.to_string());
-    let containers = task.get_mut("containers").and_then(Value::as_array_mut);
-    let Some([container]) = containers.map(Vec::as_mut_slice) else {
-        return Err(Refusal::invalid(
-            "containers: this emulator runs exactly one container in a task.",
-        ));
-    };
-    complete_container(cloud, container)?;
-    Ok(spec)
-}
-
-fn complete_container(cloud: &Cloud, container: &mut Value) -> Result<(), Refusal> {
-    let image = container
-        .get("image")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    if image.is_empty() {
-        return Err(Refusal::invalid("containers[0].image: is required."));
-    }
-    if cloud.command(image).is_none() {
-        return Err(Refusal::invalid(
-            "containers[0].image: this emulator was started without a job whose command could stand for an image; start it with --job NAME=COMMAND.",
-        ));
-    }
-    if container
-        .get("command")
-        .and_then(Value::as_array)
-        .is_some_and(|command| !command.is_empty())
-    {
-        return Err(Refusal::invalid(
-            "containers[0].command: this emulator has no images to look into; an image stands for a local command. Start it with --job NAME=COMMAND.",
-        ));
-    }
-    overrides::check_args(container.get("args"))?;
-    overrides::check_env(container.get("env"))?;
-    if container.get("name").is_some_and(|name| name == "") {
-        container
-            .as_object_mut()
-            .map(|container| container.remove("name"));
-    }
-    default(container, "resources", json!({}));
-    default(
-        &mut container["resources"],
-        "limits",
-        json!({ "cpu": "1000m", "memory": "512Mi" }),
-    );
-    Ok(())
-}
-
-fn default(object: &mut Value, key: &str, value: Value) {
-    if let Some(object) = object.as_object_mut() {
-        let entry = object.entry(key).or_insert(Value::Null);
-        if entry.is_null() {
-            *entry = value;
-        }
-    }
-}
-
-/// The number at `key`, 0 where there is none, or the refusal if it is outside `least..=most`.
-fn bounded(object: &Value, key: &str, least: i64, most: i64) -> Result<i64, Refusal> {
-    let Some(value) = object.get(key).filter(|value| !value.is_null()) else {
-        return Ok(0);
-    };
-    let number = int(value).filter(|number| (least..=most).contains(number));
-    number.ok_or_else(|| {
-        Refusal::invalid(format!("{key}: {value} is not between {least} and {most}."))
-    })
-}
-
-/// An integer of protobuf's JSON, where it may be a string as well.
-pub(crate) fn int(value: &Value) -> Option<i64> {
-    value.as_i64().or_else(|| value.as_str()?.parse().ok())
 }

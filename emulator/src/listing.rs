@@ -1,7 +1,6 @@
 //! What every list of the v1 API has in common: label selectors, pages and the envelope.
 
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use crate::refusal::Refusal;
 
@@ -43,27 +42,50 @@ impl Listing {
             .ok_or_else(|| Refusal::invalid("The provided continue token is invalid."))
     }
 
-    /// One page of `items` (position and JSON, already in order and after the token); the envelope always has
-    /// `metadata`, without which gcloud crashes.
-    pub(crate) fn page(&self, kind: &str, items: impl Iterator<Item = (i64, Value)>) -> Value {
-        let mut items: Vec<(i64, Value)> = items.take(self.limit() + 1).collect();
+    /// One page of `items` (each with its position), which are in order and come after the token.
+    pub(crate) fn page<T>(
+        &self,
+        kind: &'static str,
+        items: impl Iterator<Item = (i64, T)>,
+    ) -> Page<T> {
+        let mut items: Vec<(i64, T)> = items.take(self.limit() + 1).collect();
         let more = items.len() > self.limit();
         items.truncate(self.limit());
-        let last = items
-            .last()
-            .filter(|_| more)
-            .map(|(position, _)| format!("p{position}"));
-        let metadata = last.map_or(json!({}), |token| json!({ "continue": token }));
-        let items: Vec<Value> = items.into_iter().map(|(_, item)| item).collect();
-        json!({ "apiVersion": "run.googleapis.com/v1", "kind": kind, "metadata": metadata, "items": items })
+        let last = items.last().filter(|_| more);
+        let metadata = PageMetadata {
+            r#continue: last.map(|(position, _)| format!("p{position}")),
+        };
+        let items = items.into_iter().map(|(_, item)| item).collect();
+        Page {
+            api_version: "run.googleapis.com/v1",
+            kind,
+            metadata,
+            items,
+        }
     }
 }
 
+/// The envelope of a list. It always has `metadata`, without which gcloud crashes.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Page<T> {
+    api_version: &'static str,
+    kind: &'static str,
+    metadata: PageMetadata,
+    items: Vec<T>,
+}
+
+#[derive(Debug, Serialize)]
+struct PageMetadata {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#continue: Option<String>,
+}
+
 /// A parsed label selector: all of its requirements must hold.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) struct Selector(Vec<Requirement>);
 
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 enum Requirement {
     Equals(String, String),
     Differs(String, String),

@@ -1,5 +1,6 @@
 //! The emulator alone. `--help` says how.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use emulator::{Emulator, Job, Settings};
@@ -90,8 +91,8 @@ fn job(text: &str) -> Result<Job, String> {
 async fn serve(settings: Settings) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let emulator = Emulator::start(settings.clone()).await?;
-    println!("{}", emulator.instructions());
+    let emulator = Emulator::start(settings).await?;
+    writeln!(std::io::stdout(), "{}", emulator.instructions())?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -1,5 +1,6 @@
 //! `jobs.run`: the overrides, the template they are merged into, and the new execution.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::cloud::Cloud;
 use crate::executions::Execution;
+use crate::job_spec;
 use crate::jobs::{self, Answer, Job, Template};
 use crate::random;
 use crate::refusal::Refusal;
@@ -144,9 +146,29 @@ pub(crate) fn add_past(
     Ok(())
 }
 
-fn new_execution(cloud: &Cloud, job: &Job, template: Template, created: Timestamp) -> Execution {
+fn new_execution(
+    cloud: &Cloud,
+    job: &Job,
+    mut template: Template,
+    created: Timestamp,
+) -> Execution {
+    pin(&mut template.container["image"]);
     let name = format!("{}-{}", job.name, random::suffix());
     Execution::new(cloud, job, name, template, created)
+}
+
+/// Gives the image a digest, as Cloud Run does when it makes an execution. Ours is of the name only.
+fn pin(image: &mut Value) {
+    let Some(name) = image.as_str().filter(|name| !name.contains('@')) else {
+        return;
+    };
+    let part = |number: u8| {
+        let mut hasher = DefaultHasher::new();
+        (number, name).hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
+    };
+    let digest: String = (0..4).map(part).collect();
+    *image = json!(format!("{name}@sha256:{digest}"));
 }
 
 /// The job's template with the overrides in it. 0 and an empty list mean "not set", as in protobuf.
@@ -154,13 +176,13 @@ fn merged(mut template: Template, overrides: Overrides) -> Result<Template, Refu
     template.task_count = replaced(
         "taskCount",
         overrides.task_count,
-        jobs::MAX_TASKS,
+        job_spec::MAX_TASKS,
         template.task_count,
     )?;
     template.timeout_seconds = replaced(
         "timeoutSeconds",
         overrides.timeout_seconds,
-        jobs::MAX_TIMEOUT_SECONDS,
+        job_spec::MAX_TIMEOUT_SECONDS,
         template.timeout_seconds,
     )?;
     if overrides.container_overrides.len() > 1 {
@@ -176,7 +198,7 @@ fn merged(mut template: Template, overrides: Overrides) -> Result<Template, Refu
 
 fn replaced(name: &str, wanted: Option<Value>, most: i64, own: i64) -> Result<i64, Refusal> {
     let Some(wanted) = wanted else { return Ok(own) };
-    match jobs::int(&wanted) {
+    match job_spec::int(&wanted) {
         Some(0) => Ok(own),
         Some(number) if (1..=most).contains(&number) => Ok(number),
         _ => Err(Refusal::invalid(format!(

@@ -58,7 +58,12 @@ fn set(cloud: &Cloud, job: &str, mut policy: Value) -> Answer {
     if !policy.is_object() {
         return Err(Refusal::invalid("policy: is required."));
     }
-    policy["etag"] = json!(format!("BwX{:08x}=", random::bits() >> 32));
+    policy["etag"] = json!(etag());
     job.policy = policy;
     Ok(Json(job.policy.clone()))
+}
+
+/// Bytes in base64, and so that decoding and encoding it again gives the same: gcloud does that.
+pub(crate) fn etag() -> String {
+    format!("BwX{:09x}", random::bits() >> 28)
 }

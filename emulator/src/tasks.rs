@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 
 use crate::child::End;
 use crate::cloud::{Cloud, PROJECT_NUMBER, rfc3339};
-use crate::executions::{Execution, log_uri, owner};
+use crate::execution_json::{log_uri, owner};
+use crate::executions::Execution;
 use crate::jobs::Answer;
-use crate::listing::Listing;
+use crate::listing::{Listing, Page};
+use crate::refusal::Refusal;
 
 /// One task of an execution.
 #[derive(Debug, Default)]
@@ -55,7 +57,7 @@ pub(crate) async fn get(
 pub(crate) async fn list(
     State(cloud): State<Arc<Cloud>>,
     Query(listing): Query<Listing>,
-) -> Answer {
+) -> Result<Json<Page<Value>>, Refusal> {
     let (selector, after) = (listing.selector()?, listing.after()?);
     let state = cloud.state();
     let executions = state
@@ -135,7 +137,7 @@ impl Task {
             "metadata": {
                 "name": name, "namespace": PROJECT_NUMBER, "uid": uid, "generation": 1, "labels": labels,
                 "resourceVersion": format!("AAY{:08x}", self.changes()),
-                "creationTimestamp": rfc3339(execution.created()),
+                "creationTimestamp": rfc3339(execution.created),
                 "selfLink": format!("/apis/run.googleapis.com/v1/namespaces/{PROJECT_NUMBER}/tasks/{name}"),
                 "ownerReferences": [owner("Execution", "run.googleapis.com/v1", &execution.name, &execution.uid)],
             },

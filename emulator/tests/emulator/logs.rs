@@ -1,0 +1,172 @@
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::helpers::{World, shell};
+
+async fn list(world: &World, body: Value) -> Value {
+    let (status, answer) = world.post("/v2/entries:list", body).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    answer
+}
+
+fn texts(answer: &Value) -> Vec<&str> {
+    let entries = answer["entries"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    entries
+        .iter()
+        .map(|entry| entry["textPayload"].as_str().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn lines_are_read_by_execution_in_either_order_and_in_pages() {
+    let world = World::of(shell("for i in 1 2 3 4 5; do echo line $i; done")).await;
+    let (name, other) = (world.run(json!({})).await, world.run(json!({})).await);
+    world.finished(&name).await;
+    world.finished(&other).await;
+    // What gcloud sends.
+    let filter = format!(
+        "resource.type = cloud_run_job AND labels.\"run.googleapis.com/execution_name\" = {name} AND \
+         resource.labels.location = us-east4 AND severity >= DEFAULT AND timestamp>=\"2020-01-01T00:00:00.000000Z\""
+    );
+    for (order, expected) in [
+        ("timestamp asc", ["1", "2", "3", "4", "5"]),
+        ("timestamp desc", ["5", "4", "3", "2", "1"]),
+    ] {
+        let mut found = Vec::new();
+        let mut token = json!("");
+        while !token.is_null() {
+            let body = json!({ "resourceNames": ["projects/demo"], "filter": filter, "orderBy": order, "pageSize": 2, "pageToken": token });
+            let page = list(&world, body).await;
+            found.extend(texts(&page).into_iter().map(str::to_owned));
+            token = page["nextPageToken"].clone();
+        }
+        assert_eq!(
+            found,
+            expected.map(|number| format!("line {number}")),
+            "{order}"
+        );
+    }
+    let everything = list(&world, json!({ "resourceNames": ["projects/demo"] })).await;
+    assert_eq!(texts(&everything).len(), 10);
+}
+
+#[tokio::test]
+async fn an_entry_has_googles_fields() {
+    let world = World::of(shell("echo plain; echo '{\"severity\":\"warning\",\"message\":\"m\",\"n\":1,\"logging.googleapis.com/trace\":\"t\",\"logging.googleapis.com/labels\":{\"a\":\"b\"}}' >&2")).await;
+    let name = world.run(json!({})).await;
+    world.finished(&name).await;
+    let all = list(&world, json!({ "resourceNames": ["projects/demo"] })).await;
+    let entries = all["entries"].as_array().unwrap();
+    let plain = entries
+        .iter()
+        .find(|entry| entry["textPayload"] == "plain")
+        .unwrap();
+    assert_eq!(
+        plain["logName"],
+        "projects/demo/logs/run.googleapis.com%2Fstdout"
+    );
+    let labels = json!({ "project_id": "demo", "location": "us-east4", "job_name": "sh" });
+    assert_eq!(
+        plain["resource"],
+        json!({ "type": "cloud_run_job", "labels": labels })
+    );
+    assert_eq!(
+        plain["labels"]["run.googleapis.com/execution_name"],
+        json!(name)
+    );
+    assert_eq!(plain["labels"]["run.googleapis.com/task_index"], "0");
+    assert_eq!(plain.get("severity"), None);
+    assert_eq!(
+        plain["timestamp"].as_str().unwrap().len(),
+        "2026-01-02T03:04:05.123456789Z".len()
+    );
+
+    let warnings = list(
+        &world,
+        json!({ "resourceNames": ["projects/demo"], "filter": "severity>=WARNING labels.a=b" }),
+    )
+    .await;
+    let [structured] = &warnings["entries"].as_array().unwrap()[..] else {
+        panic!("one entry: {warnings}")
+    };
+    assert_eq!(structured["severity"], "WARNING");
+    assert_eq!(structured["jsonPayload"], json!({ "message": "m", "n": 1 }));
+    assert_eq!(
+        (&structured["trace"], &structured["labels"]["a"]),
+        (&json!("t"), &json!("b"))
+    );
+    assert!(structured["logName"].as_str().unwrap().ends_with("stderr"));
+    assert_ne!(structured["insertId"], plain["insertId"]);
+}
+
+#[tokio::test]
+async fn a_reader_can_go_on_after_the_last_entry_it_has_seen() {
+    let world = World::of(shell("echo 1; echo 2; echo 3")).await;
+    let name = world.run(json!({})).await;
+    world.finished(&name).await;
+    let all = list(&world, json!({ "resourceNames": ["projects/demo"] })).await;
+    let seen = all["entries"][0]["timestamp"].as_str().unwrap();
+    let filter = format!("timestamp > \"{seen}\"");
+    let rest = list(
+        &world,
+        json!({ "resourceNames": ["projects/demo"], "filter": filter }),
+    )
+    .await;
+    assert_eq!(texts(&rest), ["2", "3"]);
+    let filter = format!(
+        "insertId != \"{}\" AND timestamp >= \"{seen}\" AND textPayload:3",
+        all["entries"][0]["insertId"].as_str().unwrap()
+    );
+    let rest = list(
+        &world,
+        json!({ "resourceNames": ["projects/demo"], "filter": filter }),
+    )
+    .await;
+    assert_eq!(texts(&rest), ["3"]);
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_text_and_endless_lines_are_bounded() {
+    let world = World::of(shell(
+        "printf 'a\\377b\\n'; head -c 600000 /dev/zero | tr '\\0' x; echo; printf 'no newline'",
+    ))
+    .await;
+    let name = world.run(json!({})).await;
+    world.finished(&name).await;
+    let lines = world.lines(&name).await;
+    assert_eq!(lines[0], "a\u{fffd}b");
+    assert_eq!(lines.last().unwrap(), "no newline");
+    let long = &lines[1..lines.len() - 1];
+    assert_eq!(long.iter().map(String::len).sum::<usize>(), 600_000);
+    assert!(long.len() == 3 && long.iter().all(|line| line.len() <= 256 * 1024));
+}
+
+#[tokio::test]
+async fn what_is_not_understood_is_refused() {
+    let world = World::of(shell("true")).await;
+    for body in [
+        json!({}),
+        json!({ "resourceNames": ["projects/demo"], "filter": "a OR b" }),
+        json!({ "resourceNames": ["projects/demo"], "filter": " ".repeat(20_001) }),
+        json!({ "resourceNames": ["projects/demo"], "orderBy": "severity" }),
+        json!({ "resourceNames": ["projects/demo"], "pageSize": 1001 }),
+        json!({ "resourceNames": ["projects/demo"], "pageToken": "nonsense" }),
+    ] {
+        let (status, refusal) = world.post("/v2/entries:list", body.clone()).await;
+        assert_eq!(
+            (status, &refusal["error"]["status"]),
+            (StatusCode::BAD_REQUEST, &json!("INVALID_ARGUMENT")),
+            "{body}"
+        );
+    }
+    let (status, _) = world
+        .post(
+            "/v2/entries:list",
+            json!({ "resourceNames": ["projects/other"] }),
+        )
+        .await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+}

@@ -1,0 +1,10 @@
+//! The emulator over the wire.
+
+mod executions;
+mod faults;
+mod helpers;
+mod jobs;
+mod logs;
+mod metadata;
+mod program;
+mod tasks;

@@ -1,0 +1,114 @@
+//! The program itself.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
+
+use reqwest::StatusCode;
+use serde_json::Value;
+
+use crate::helpers::{client, until_dead};
+
+fn emulator(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_emulator"));
+    command
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn finished(arguments: &[&str]) -> Output {
+    emulator(arguments).output().unwrap()
+}
+
+#[test]
+fn it_explains_itself() {
+    let help = finished(&["--help"]);
+    assert!(help.status.success());
+    assert!(String::from_utf8_lossy(&help.stdout).contains("--job NAME=COMMAND"));
+    let version = finished(&["--version"]);
+    assert_eq!(
+        String::from_utf8_lossy(&version.stdout),
+        concat!("emulator ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
+
+#[test]
+fn what_is_wrong_with_its_arguments_it_says() {
+    for (arguments, reason) in [
+        (&[][..], "--job NAME=COMMAND is missing"),
+        (&["--job", "nothing"][..], "must be NAME=COMMAND"),
+        (
+            &["--job", "a='open"][..],
+            "a quote in the command is not closed",
+        ),
+        (&["--job", "a="][..], "the command is empty"),
+        (
+            &["--job", "Capital=true", "--port", "0"][..],
+            "must use only lowercase letters",
+        ),
+        (
+            &["--job", "a=true", "--job", "a=false", "--port", "0"][..],
+            "job a: is given twice",
+        ),
+        (&["--port", "high", "--job", "a=b"][..], "high"),
+        (&["--colour"][..], "--colour"),
+    ] {
+        let output = finished(arguments);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && error.starts_with("emulator: ") && error.contains(reason),
+            "{arguments:?}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn it_serves_shows_the_jobs_lines_and_ends_with_its_children() {
+    let job = "sh=sh -c 'echo $$; exec sleep 60'";
+    let mut child = emulator(&[
+        "--port",
+        "0",
+        "--project",
+        "p1",
+        "--region",
+        "r1",
+        "--job",
+        job,
+        "--allow-anonymous",
+    ])
+    .spawn()
+    .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    let first = lines.next().unwrap();
+    let url = first.rsplit(' ').next().unwrap();
+    let told: Vec<String> = lines
+        .by_ref()
+        .take_while(|line| !line.contains("UPDATE_CHECK"))
+        .collect();
+    assert!(
+        told.iter()
+            .any(|line| line.contains("export GCE_METADATA_HOST=127.0.0.1:")),
+        "{told:?}"
+    );
+    assert!(
+        told.iter()
+            .any(|line| line.contains("CLOUDSDK_CORE_PROJECT=p1 CLOUDSDK_RUN_REGION=r1")),
+        "{told:?}"
+    );
+
+    let run = format!("{url}/apis/run.googleapis.com/v1/namespaces/p1/jobs/sh:run");
+    let response = client().post(run).body("{}").send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let execution: Value = response.json().await.unwrap();
+    let name = execution["metadata"]["name"].as_str().unwrap();
+    let line = lines.find(|line| !line.is_empty()).unwrap();
+    let pid = line.strip_prefix(&format!("{name} | ")).unwrap();
+
+    let id = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    until_dead(pid).await;
+}

@@ -1,0 +1,414 @@
+//! The judge of the emulator's truth: the real gcloud CLI, driven as a user would.
+//!
+//! A call of gcloud costs more than a second of CPU, so one emulator and one story serve all checks.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use emulator::{Emulator, Job, Operation, Settings, State};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+/// gcloud's own waits end later than this; reaching it means that it polls in vain.
+const PATIENCE: Duration = Duration::from_secs(90);
+const IMAGE: &str = "us-docker.pkg.dev/demo/images/test-job:latest";
+
+struct Gcloud {
+    emulator: Emulator,
+    configuration: PathBuf,
+}
+
+/// How a call of gcloud ended.
+#[derive(Debug)]
+struct Said {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Said {
+    /// It ended with this code and said this among other things.
+    #[track_caller]
+    fn expect(self, code: i32, phrase: &str) -> Self {
+        assert!(
+            !self.stderr.contains("crashed") && !self.stderr.contains("Traceback"),
+            "{self:?}"
+        );
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert!(
+            self.stderr.contains(phrase) || self.stdout.contains(phrase),
+            "no {phrase:?} in {self:?}"
+        );
+        self
+    }
+}
+
+impl Gcloud {
+    /// Runs `gcloud run jobs …` against the emulator.
+    async fn jobs(&self, arguments: &[&str]) -> Said {
+        let mut command = Command::new("gcloud");
+        command
+            .args(["run", "jobs"])
+            .args(arguments)
+            .kill_on_drop(true)
+            .stdin(std::process::Stdio::null());
+        command
+            .env("http_proxy", self.emulator.url())
+            .env_remove("no_proxy")
+            .env_remove("NO_PROXY");
+        command.env("CLOUDSDK_CONFIG", &self.configuration);
+        for (name, value) in [
+            ("API_ENDPOINT_OVERRIDES_RUN", "http://run.googleapis.com/"),
+            (
+                "API_ENDPOINT_OVERRIDES_LOGGING",
+                "http://logging.googleapis.com/",
+            ),
+            ("AUTH_DISABLE_CREDENTIALS", "true"),
+            ("CORE_PROJECT", "demo"),
+            ("RUN_REGION", "us-east4"),
+            ("CORE_DISABLE_PROMPTS", "1"),
+            ("CORE_SHOULD_PROMPT_TO_ENABLE_API", "false"),
+            ("CORE_DISABLE_USAGE_REPORTING", "true"),
+            ("COMPONENT_MANAGER_DISABLE_UPDATE_CHECK", "true"),
+        ] {
+            command.env(format!("CLOUDSDK_{name}"), value);
+        }
+        let output = timeout(PATIENCE, command.output())
+            .await
+            .unwrap_or_else(|_| panic!("{arguments:?} does not end"))
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Said {
+            code: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
+    }
+
+    /// The calls of an operation that `work` makes.
+    async fn calls(&self, operation: Operation, work: impl Future<Output = Said>) -> (u64, Said) {
+        let before = self.emulator.counters().calls(operation);
+        let said = work.await;
+        (self.emulator.counters().calls(operation) - before, said)
+    }
+
+    fn state(&self, execution: &str) -> State {
+        self.emulator
+            .executions()
+            .into_iter()
+            .find(|known| known.name == execution)
+            .unwrap()
+            .state
+    }
+}
+
+/// A directory that goes with the test.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("emulator-gcloud-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _left_behind = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Whether gcloud is here. Where it must be, in CI, its absence is a failure.
+fn gcloud_is_here() -> bool {
+    match std::process::Command::new("gcloud")
+        .arg("--version")
+        .output()
+    {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            assert!(
+                std::env::var("CI").as_deref() != Ok("true"),
+                "gcloud is not on the PATH"
+            );
+            println!("skipped: gcloud is not on the PATH");
+            false
+        }
+        found => found.unwrap().status.success(),
+    }
+}
+
+#[tokio::test]
+async fn gcloud_ends_every_command_as_it_does_with_google() {
+    if !gcloud_is_here() {
+        return;
+    }
+    let configuration = Temporary::new();
+    let job = Job::new("test-job", [emulator::job_binary().unwrap()]);
+    let settings = Settings {
+        jobs: vec![job],
+        allow_anonymous: true,
+        ..Settings::default()
+    };
+    let emulator = Emulator::start(settings).await.unwrap();
+    let gcloud = Gcloud {
+        emulator,
+        configuration: configuration.path().into(),
+    };
+    jobs_are_deployed_created_and_updated(&gcloud).await;
+    executions_succeed_and_are_shown(&gcloud).await;
+    failures_are_told(&gcloud).await;
+    executions_are_cancelled_and_deleted(&gcloud).await;
+    policies_are_bound(&gcloud).await;
+    what_is_not_there_is_told(&gcloud).await;
+    jobs_are_deleted(&gcloud).await;
+}
+
+async fn jobs_are_deployed_created_and_updated(gcloud: &Gcloud) {
+    let deploy = [
+        "deploy",
+        "hello",
+        "--image",
+        IMAGE,
+        "--tasks",
+        "2",
+        "--max-retries",
+        "0",
+        "--task-timeout",
+        "30m",
+    ];
+    gcloud
+        .jobs(&deploy)
+        .await
+        .expect(0, "has successfully been deployed.");
+    gcloud
+        .jobs(&deploy)
+        .await
+        .expect(0, "has successfully been deployed.");
+    gcloud
+        .jobs(&["create", "other", "--image", IMAGE, "--set-env-vars", "A=1"])
+        .await
+        .expect(0, "has successfully been created.");
+    gcloud
+        .jobs(&["create", "other", "--image", IMAGE])
+        .await
+        .expect(1, "Job [other] already exists.");
+    gcloud
+        .jobs(&["update", "other", "--tasks", "3"])
+        .await
+        .expect(0, "has successfully been updated.");
+    let described = gcloud
+        .jobs(&["describe", "other"])
+        .await
+        .expect(0, "Job other in region us-east4");
+    assert!(
+        described.stdout.contains("Tasks:           3"),
+        "{described:?}"
+    );
+    let listed = gcloud
+        .jobs(&["list", "--format=value(metadata.name)"])
+        .await
+        .expect(0, "hello");
+    assert_eq!(listed.stdout.lines().count(), 3, "{listed:?}");
+}
+
+async fn executions_succeed_and_are_shown(gcloud: &Gcloud) {
+    let execute = [
+        "execute",
+        "hello",
+        "--wait",
+        "--args=--scope=acme,x",
+        "--update-env-vars=SCOPE=acme,B=2",
+        "--tasks",
+        "3",
+        "--task-timeout",
+        "10m",
+    ];
+    let (runs, _) = gcloud
+        .calls(Operation::Run, async {
+            gcloud
+                .jobs(&execute)
+                .await
+                .expect(0, "has successfully completed.")
+        })
+        .await;
+    assert_eq!(runs, 1);
+    let execution = gcloud.emulator.executions().pop().unwrap();
+    assert_eq!(
+        (
+            execution.state,
+            execution.task_count,
+            execution.timeout_seconds
+        ),
+        (State::Succeeded, 3, 600)
+    );
+    assert_eq!(
+        (execution.args, &execution.env["SCOPE"]),
+        (
+            vec!["--scope=acme".to_owned(), "x".to_owned()],
+            &"acme".to_owned()
+        )
+    );
+
+    let name = execution.name.as_str();
+    gcloud
+        .jobs(&["executions", "list", "--job", "hello"])
+        .await
+        .expect(0, name)
+        .expect(0, "3 / 3");
+    gcloud
+        .jobs(&["executions", "describe", name])
+        .await
+        .expect(0, "3 tasks completed successfully");
+    let tasks = gcloud
+        .jobs(&[
+            "executions",
+            "tasks",
+            "list",
+            "--execution",
+            name,
+            "--format=value(metadata.name)",
+        ])
+        .await;
+    let names: Vec<String> = (0..3).map(|index| format!("{name}-task{index}")).collect();
+    assert_eq!(tasks.stdout.lines().collect::<Vec<_>>(), names, "{tasks:?}");
+    let logs = gcloud
+        .jobs(&["logs", "read", "hello", "--limit", "100"])
+        .await
+        .expect(0, "  ARG: --scope=acme");
+    assert_eq!(logs.stdout.matches("SCOPE = acme").count(), 3, "{logs:?}");
+
+    gcloud
+        .jobs(&["execute", "hello"])
+        .await
+        .expect(0, "has successfully started running.");
+    let (gets, said) = gcloud
+        .calls(Operation::Get, async {
+            gcloud
+                .jobs(&[
+                    "execute",
+                    "hello",
+                    "--async",
+                    "--format=value(metadata.name)",
+                ])
+                .await
+                .expect(0, "is being started asynchronously.")
+        })
+        .await;
+    assert_eq!(
+        (gets, said.stdout.trim()),
+        (0, gcloud.emulator.executions().pop().unwrap().name.as_str())
+    );
+}
+
+async fn failures_are_told(gcloud: &Gcloud) {
+    for (variables, message) in [
+        (
+            "FAIL_WITH=3",
+            "failed with message: The container exited with an error.",
+        ),
+        (
+            "SLEEP_SECONDS=60",
+            "failed with message: The configured timeout was reached.",
+        ),
+    ] {
+        let variables = format!("--update-env-vars={variables}");
+        let execute = [
+            "execute",
+            "hello",
+            "--wait",
+            &variables,
+            "--task-timeout",
+            "1s",
+            "--tasks",
+            "1",
+        ];
+        let (runs, said) = gcloud.calls(Operation::Run, gcloud.jobs(&execute)).await;
+        said.expect(1, "The execution failed.");
+        assert_eq!(runs, 1);
+        let execution = gcloud.emulator.executions().pop().unwrap();
+        assert_eq!(execution.state, State::Failed);
+        let described = gcloud
+            .jobs(&["executions", "describe", &execution.name])
+            .await
+            .expect(0, message);
+        assert!(
+            described.stdout.contains("1 task failed to complete"),
+            "{described:?}"
+        );
+    }
+}
+
+async fn executions_are_cancelled_and_deleted(gcloud: &Gcloud) {
+    let execute = [
+        "execute",
+        "hello",
+        "--async",
+        "--update-env-vars=SLEEP_SECONDS=600",
+        "--format=value(metadata.name)",
+    ];
+    let started = gcloud.jobs(&execute).await;
+    let name = started.stdout.trim();
+    gcloud
+        .jobs(&["executions", "cancel", name])
+        .await
+        .expect(0, &format!("Cancelled execution [{name}]."));
+    assert_eq!(gcloud.state(name), State::Cancelled);
+    let described = gcloud
+        .jobs(&["executions", "describe", name])
+        .await
+        .expect(0, "2 tasks cancelled");
+    assert!(
+        described.stdout.contains("Cancelled by user."),
+        "{described:?}"
+    );
+    let again = gcloud.jobs(&["executions", "cancel", name]).await;
+    again
+        .expect(1, "FAILED_PRECONDITION")
+        .expect(1, "cannot be cancelled because it is not running.");
+    gcloud
+        .jobs(&["executions", "delete", name])
+        .await
+        .expect(0, &format!("Deleted execution [{name}]."));
+    gcloud
+        .jobs(&["executions", "describe", name])
+        .await
+        .expect(1, "Cannot find execution");
+}
+
+async fn policies_are_bound(gcloud: &Gcloud) {
+    let member = "serviceAccount:api@demo.iam.gserviceaccount.com";
+    let bind = [
+        "add-iam-policy-binding",
+        "hello",
+        "--member",
+        member,
+        "--role",
+        "roles/run.jobsExecutorWithOverrides",
+    ];
+    gcloud.jobs(&bind).await.expect(0, member);
+}
+
+async fn what_is_not_there_is_told(gcloud: &Gcloud) {
+    gcloud
+        .jobs(&["describe", "nope"])
+        .await
+        .expect(1, "Cannot find job [nope].");
+    let (runs, said) = gcloud
+        .calls(Operation::Run, gcloud.jobs(&["execute", "nope"]))
+        .await;
+    said.expect(1, "NOT_FOUND: Resource 'nope' of kind 'JOB' in region 'us-east4' in project 'demo' does not exist.");
+    assert_eq!(runs, 1);
+}
+
+async fn jobs_are_deleted(gcloud: &Gcloud) {
+    // gcloud itself reads the job until it is gone.
+    gcloud
+        .jobs(&["delete", "hello"])
+        .await
+        .expect(0, "Deleted job [hello].");
+}
