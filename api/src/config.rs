@@ -44,6 +44,8 @@ pub struct Config {
     pub parameters: Map<String, Value>,
     /// Starting an execution.
     pub start: Start,
+    /// Where keys are claimed.
+    pub idempotency: Idempotency,
     /// What the surroundings say of themselves.
     #[serde(skip)]
     pub platform: Platform,
@@ -109,6 +111,24 @@ pub struct Start {
     pub on_running: OnRunning,
 }
 
+/// `[idempotency]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Idempotency {
+    /// Where keys are claimed.
+    pub store: Store,
+}
+
+/// Where keys are claimed before anything is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Store {
+    /// In this process; right for one instance.
+    Memory,
+    /// In Firestore; right for many.
+    Firestore,
+}
+
 /// What is no setting but said by the surroundings, under names that Google chose.
 #[derive(Clone, Debug)]
 pub struct Platform {
@@ -116,6 +136,8 @@ pub struct Platform {
     pub cloud_run: bool,
     /// `host:port` of the metadata server, from `GCE_METADATA_HOST`.
     pub metadata_host: String,
+    /// `host:port` of a Firestore emulator, from `FIRESTORE_EMULATOR_HOST`.
+    pub firestore_host: Option<String>,
 }
 
 impl Default for Platform {
@@ -123,6 +145,7 @@ impl Default for Platform {
         Self {
             cloud_run: false,
             metadata_host: METADATA_HOST.to_owned(),
+            firestore_host: None,
         }
     }
 }
@@ -222,12 +245,25 @@ impl Config {
             self.upstream("cloud_run.base_url", &self.cloud_run.base_url)?;
         }
         self.upstream("cloud_logging.base_url", &self.cloud_logging.base_url)?;
-        match self.platform.cloud_run && self.platform.metadata_host != METADATA_HOST {
-            true => Err(Invalid::new(
+        let emulators = [
+            (
                 "GCE_METADATA_HOST",
+                self.platform.metadata_host != METADATA_HOST,
+            ),
+            (
+                "FIRESTORE_EMULATOR_HOST",
+                self.platform.firestore_host.is_some(),
+            ),
+        ];
+        match emulators
+            .iter()
+            .find(|(_, set)| *set && self.platform.cloud_run)
+        {
+            Some((variable, _)) => Err(Invalid::new(
+                *variable,
                 "is for emulators: remove it on Cloud Run",
             )),
-            false => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -292,9 +328,11 @@ fn own_variables() -> Result<Variables, Invalid> {
 
 fn platform() -> Result<Platform, Invalid> {
     let metadata_host = optional("GCE_METADATA_HOST")?.unwrap_or_else(|| METADATA_HOST.to_owned());
+    let firestore_host = optional("FIRESTORE_EMULATOR_HOST")?;
     Ok(Platform {
         cloud_run: env::var_os("K_SERVICE").is_some(),
         metadata_host,
+        firestore_host,
     })
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Method, Response, StatusCode};
+use serde_json::Value;
 
 use crate::access_token::AccessToken;
 use crate::http_client::{ReadError, describe, read_capped};
@@ -21,7 +22,8 @@ const MAX_MESSAGE_BYTES: usize = 512;
 #[derive(Clone)]
 pub struct Google {
     http: Client,
-    token: Arc<AccessToken>,
+    /// None for an emulator that wants none.
+    token: Option<Arc<AccessToken>>,
 }
 
 /// One call.
@@ -54,6 +56,8 @@ pub enum Error {
         status: StatusCode,
         /// `Retry-After`, in seconds.
         retry_after_seconds: Option<u64>,
+        /// Google's name of the error, such as `ALREADY_EXISTS` (google.rpc.Code); empty if a front end answered.
+        code: String,
         /// Google's words, cut short; for the log.
         message: String,
     },
@@ -69,26 +73,32 @@ pub enum Error {
 }
 
 impl Google {
-    /// Calls with tokens of `token`.
-    pub fn new(http: Client, token: Arc<AccessToken>) -> Self {
+    /// Calls with tokens of `token`, or without any, for an emulator.
+    pub fn new(http: Client, token: Option<Arc<AccessToken>>) -> Self {
         Self { http, token }
     }
 
     /// The body of a 2xx answer. A 401 is answered by one more try with a fresh token: it proves that nothing was done.
     pub async fn call(&self, call: &Call<'_>) -> Result<Bytes, Error> {
-        let bearer = self.token.bearer().await?;
-        let first = self.send(call, bearer.clone()).await?;
+        let Some(token) = &self.token else {
+            return accepted(self.send(call, None).await?, call.max_bytes).await;
+        };
+        let bearer = token.bearer().await?;
+        let first = self.send(call, Some(bearer.clone())).await?;
         if first.status() != StatusCode::UNAUTHORIZED {
             return accepted(first, call.max_bytes).await;
         }
-        self.token.forget(&bearer);
-        let second = self.send(call, self.token.bearer().await?).await?;
+        token.forget(&bearer);
+        let second = self.send(call, Some(token.bearer().await?)).await?;
         accepted(second, call.max_bytes).await
     }
 
-    async fn send(&self, call: &Call<'_>, bearer: HeaderValue) -> Result<Response, Error> {
+    async fn send(&self, call: &Call<'_>, bearer: Option<HeaderValue>) -> Result<Response, Error> {
         let mut request = self.http.request(call.method.clone(), call.url);
-        request = request.timeout(call.timeout).header(AUTHORIZATION, bearer);
+        request = request.timeout(call.timeout);
+        if let Some(bearer) = bearer {
+            request = request.header(AUTHORIZATION, bearer);
+        }
         if let Some(body) = &call.body {
             let json = HeaderValue::from_static("application/json");
             request = request.header(CONTENT_TYPE, json).body(body.clone());
@@ -139,19 +149,22 @@ async fn refusal(response: Response) -> Error {
     let body = read_capped(response, MAX_REFUSAL_BYTES)
         .await
         .unwrap_or_default();
+    let json: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let code = json["error"]["status"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     Error::Refused {
         status,
         retry_after_seconds,
-        message: message(&body),
+        code,
+        message: message(&json, &body),
     }
 }
 
 /// Google's words in an error answer: the JSON's message, or the beginning of whatever a front end sent instead.
-fn message(body: &[u8]) -> String {
-    let json: Option<serde_json::Value> = serde_json::from_slice(body).ok();
-    let told = json
-        .as_ref()
-        .and_then(|json| json["error"]["message"].as_str());
+fn message(json: &Value, body: &[u8]) -> String {
+    let told = json["error"]["message"].as_str();
     let text = told.map_or_else(|| String::from_utf8_lossy(body), Into::into);
     let end = (0..=MAX_MESSAGE_BYTES.min(text.len()))
         .rev()

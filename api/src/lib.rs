@@ -44,7 +44,10 @@ use crate::overrides::Templates;
 use crate::parameters::Parameters;
 use crate::problem::{Kind, Problem};
 use crate::scope::Scope;
-use crate::starts::{OnRunning, Starts};
+use crate::starts::{OnRunning, Starts, Store};
+
+/// Firestore's API.
+const FIRESTORE: &str = "https://firestore.googleapis.com";
 
 /// What handlers share.
 pub struct App {
@@ -74,7 +77,8 @@ impl App {
             &config.cloud_run.region,
         );
         let (location, token) = (Arc::new(location), Arc::new(AccessToken::new(metadata)));
-        let google = Google::new(http, Arc::clone(&token));
+        let google = Google::new(http.clone(), Some(Arc::clone(&token)));
+        let store = store(config, http, &google, &location);
         let cloud_run = Arc::new(CloudRun::new(
             google.clone(),
             Arc::clone(&location),
@@ -84,7 +88,8 @@ impl App {
         Ok(Self {
             parameters,
             templates,
-            starts: Starts::new(Arc::clone(&cloud_run), &config.start),
+            starts: Starts::new(Arc::clone(&cloud_run), store, &config.start)
+                .map_err(|problem| Invalid::new("system", problem.cause().unwrap_or_default()))?,
             on_running: config.start.on_running,
             cloud_run,
             cloud_logging: CloudLogging::new(google, Arc::clone(&location), logging, job),
@@ -118,6 +123,27 @@ impl App {
     fn is_draining(&self) -> bool {
         *self.draining.borrow()
     }
+}
+
+/// Where keys are claimed, if not in this process alone.
+fn store(
+    config: &Config,
+    http: reqwest::Client,
+    google: &Google,
+    location: &Arc<Location>,
+) -> Option<Store> {
+    let (google, base_url) = match (&config.idempotency.store, &config.platform.firestore_host) {
+        (config::Store::Memory, _) => return None,
+        (config::Store::Firestore, None) => (google.clone(), FIRESTORE.to_owned()),
+        (config::Store::Firestore, Some(host)) => {
+            (Google::new(http, None), format!("http://{host}"))
+        }
+    };
+    Some(Store {
+        google,
+        location: Arc::clone(location),
+        base_url,
+    })
 }
 
 /// Serves until `shutdown` is ready, then lets what is in flight end, and returns.

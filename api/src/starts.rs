@@ -1,6 +1,7 @@
 //! Never twice, never lost: the marker, the single flight per key, the record of what was started, and what to do when the
 //! scope is running something already.
 
+mod claims;
 mod marker;
 mod record;
 mod sending;
@@ -15,6 +16,7 @@ use serde::Deserialize;
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::time::{sleep, timeout, timeout_at};
 
+use self::claims::{Claim, Claims, Taken};
 pub use self::marker::{IdempotencyKey, Marker};
 use self::record::{Depth, Known, Record};
 use self::sending::{Failure, Sending, unknown};
@@ -22,6 +24,8 @@ use self::turns::Turns;
 use crate::cloud_run::CloudRun;
 use crate::config;
 use crate::execution::Execution;
+use crate::google::Google;
+use crate::metadata::Location;
 use crate::overrides::Overrides;
 use crate::problem::{Kind, Problem};
 use crate::scope::Scope;
@@ -30,6 +34,8 @@ use crate::scope::Scope;
 const WAIT_FOR_THE_SAME: Duration = Duration::from_secs(2);
 /// What a start keeps of its time for the send, once it waited for others.
 const TIME_TO_SEND: Duration = Duration::from_secs(1);
+/// How often to ask whether another instance is done.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// How often to look whether a cancelled execution has ended.
 const LOOK_FOR_THE_END: Duration = Duration::from_millis(250);
 
@@ -79,6 +85,16 @@ pub enum How {
     Joined,
 }
 
+/// Where many instances keep their claims: a Firestore database.
+pub struct Store {
+    /// Calls it.
+    pub google: Google,
+    /// The project it is in.
+    pub location: Arc<Location>,
+    /// Firestore's API, without a slash at the end.
+    pub base_url: String,
+}
+
 /// Starts executions.
 #[derive(Clone)]
 pub struct Starts(Arc<Inner>);
@@ -88,6 +104,8 @@ struct Inner {
     record: Arc<Record>,
     sending: Sending,
     turns: Turns,
+    /// None where this process is the only one that starts.
+    claims: Option<Claims>,
     /// Starts under way, by what their markers have in common.
     flights: Mutex<HashMap<String, Flight>>,
     /// Starts that may have been accepted unseen, and when they were last sent.
@@ -105,21 +123,43 @@ struct Flight {
 }
 
 impl Starts {
-    /// Nothing is under way, nothing is known.
-    pub fn new(cloud_run: Arc<CloudRun>, settings: &config::Start) -> Self {
+    /// Nothing is under way, nothing is known. `store` keeps the claims of many instances.
+    pub fn new(
+        cloud_run: Arc<CloudRun>,
+        store: Option<Store>,
+        settings: &config::Start,
+    ) -> Result<Self, Problem> {
+        let deadline = Duration::from_secs(settings.deadline_seconds);
         let quiet = Duration::from_secs(settings.quiet_seconds);
         let lag = SignedDuration::try_from(quiet).unwrap_or(SignedDuration::MAX);
         let record = Arc::new(Record::new(Arc::clone(&cloud_run), lag));
-        Self(Arc::new(Inner {
+        // As long as its owner may send, and as what it sent may come true.
+        let lease = deadline + quiet;
+        let claims = match store {
+            Some(Store {
+                google,
+                location,
+                base_url,
+            }) => Some(Claims::new(
+                google,
+                location,
+                &base_url,
+                &Marker::random()?,
+                lease,
+            )),
+            None => None,
+        };
+        Ok(Self(Arc::new(Inner {
             sending: Sending::new(Arc::clone(&cloud_run), Arc::clone(&record)),
             cloud_run,
             record,
             turns: Turns::default(),
+            claims,
             flights: Mutex::default(),
             doubts: Mutex::default(),
-            deadline: Duration::from_secs(settings.deadline_seconds),
+            deadline,
             quiet,
-        }))
+        })))
     }
 
     /// Starts an execution, or answers with the one that the same request started before.
@@ -184,38 +224,33 @@ impl Drop for Flying {
     }
 }
 
+/// A scope's turn, here and, if there are other instances, among them.
+struct Turn {
+    _here: OwnedMutexGuard<()>,
+    everywhere: Option<Claim>,
+    /// What the turn before this one started. The list may not show it yet.
+    last: Option<String>,
+}
+
 impl Inner {
     async fn run(&self, start: &Start, deadline: Instant) -> Result<Started, Problem> {
-        if start.marker.is_keyed()
-            && let Some(execution) = self.replay(start, deadline).await?
-        {
-            return Ok(Started {
-                execution,
-                how: How::Replayed,
-            });
+        if !start.marker.is_keyed() {
+            return self.begin(start, deadline).await;
         }
-        let _turn = match start.on_running {
-            OnRunning::Allow => None,
-            _ => Some(self.turn(&start.scope, deadline).await?),
-        };
-        if let Some(joined) = self.make_way(start, deadline).await? {
-            return Ok(Started {
-                execution: joined,
-                how: How::Joined,
-            });
+        if let Some(known) = self.record.find(&start.marker) {
+            return self.replay(start, &known).await;
         }
-        let execution = self.send(start, deadline).await?;
-        Ok(Started {
-            execution,
-            how: How::Started,
-        })
+        if let Some(claims) = &self.claims {
+            return self.begin_claimed(claims, start, deadline).await;
+        }
+        match self.look_up(start, deadline).await? {
+            Some(replayed) => Ok(replayed),
+            None => self.begin(start, deadline).await,
+        }
     }
 
     /// The execution that an earlier request with the same key started. Fails where that cannot be told yet.
-    async fn replay(&self, start: &Start, deadline: Instant) -> Result<Option<Execution>, Problem> {
-        if let Some(known) = self.record.find(&start.marker) {
-            return self.replayed(start, &known).await.map(Some);
-        }
+    async fn look_up(&self, start: &Start, deadline: Instant) -> Result<Option<Started>, Problem> {
         let doubt = self.doubts().get(start.marker.start()).copied();
         self.read(Depth::Key, deadline)
             .await
@@ -227,7 +262,7 @@ impl Inner {
                 None => problem,
             })?;
         if let Some(known) = self.record.find(&start.marker) {
-            return self.replayed(start, &known).await.map(Some);
+            return self.replay(start, &known).await.map(Some);
         }
         match doubt.filter(|sent_at| sent_at.elapsed() < self.quiet) {
             Some(sent_at) => Err(self.unknown(
@@ -238,30 +273,146 @@ impl Inner {
         }
     }
 
-    async fn replayed(&self, start: &Start, known: &Known) -> Result<Execution, Problem> {
+    async fn replay(&self, start: &Start, known: &Known) -> Result<Started, Problem> {
         start.marker.must_equal(&known.marker)?;
-        self.doubts().remove(start.marker.start());
-        let gone = "The execution that this Idempotency-Key started has been deleted. Use a new key for a new start.";
-        let execution = self.cloud_run.get(&known.name).await?;
-        execution.ok_or_else(|| Problem::new(Kind::ExecutionNotFound, gone))
+        self.replay_named(start, &known.name).await
     }
 
-    async fn turn(&self, scope: &Scope, deadline: Instant) -> Result<OwnedMutexGuard<()>, Problem> {
-        let turn = timeout_at((deadline - TIME_TO_SEND).into(), self.turns.take(scope));
-        turn.await
-            .map_err(|_| Problem::new(Kind::ScopeBusy, "Another start of this scope is under way."))
+    async fn replay_named(&self, start: &Start, name: &str) -> Result<Started, Problem> {
+        self.doubts().remove(start.marker.start());
+        let gone = "The execution that this Idempotency-Key started has been deleted. Use a new key for a new start.";
+        let execution = self.cloud_run.get(name).await?;
+        let execution = execution.ok_or_else(|| Problem::new(Kind::ExecutionNotFound, gone))?;
+        Ok(Started {
+            execution,
+            how: How::Replayed,
+        })
+    }
+
+    /// Starts if no other instance does or did.
+    async fn begin_claimed(
+        &self,
+        claims: &Claims,
+        start: &Start,
+        deadline: Instant,
+    ) -> Result<Started, Problem> {
+        let (claim, new) = match self.claim(claims, start, deadline).await? {
+            Claimed::Replayed(started) => return Ok(*started),
+            Claimed::Mine { claim, new } => (claim, new),
+        };
+        let earlier = if new {
+            None
+        } else {
+            self.look_up(start, deadline).await?
+        };
+        let outcome = match earlier {
+            Some(replayed) => Ok(replayed),
+            None => self.begin(start, deadline).await,
+        };
+        let noted = match &outcome {
+            Ok(started) => claims.settle(&claim, Some(&started.execution.name)).await,
+            // It holds until what was sent can no longer come true.
+            Err(problem) if problem.kind == Kind::StartOutcomeUnknown => Ok(()),
+            Err(_) => claims.release(&claim).await,
+        };
+        note(noted);
+        outcome
+    }
+
+    async fn claim(
+        &self,
+        claims: &Claims,
+        start: &Start,
+        deadline: Instant,
+    ) -> Result<Claimed, Problem> {
+        let until = deadline.min(Instant::now() + WAIT_FOR_THE_SAME);
+        loop {
+            match claims.take(&start.marker).await? {
+                Taken::New(claim) => return Ok(Claimed::Mine { claim, new: true }),
+                Taken::Again(claim) => return Ok(Claimed::Mine { claim, new: false }),
+                Taken::Started(name) => {
+                    return self.replay_named(start, &name).await.map(Claimed::replayed);
+                }
+                Taken::Held => self.read(Depth::Key, deadline).await?, // its owner may have died since it sent
+            }
+            if let Some(known) = self.record.find(&start.marker) {
+                return self.replay(start, &known).await.map(Claimed::replayed);
+            }
+            if Instant::now() + ASK_AGAIN > until {
+                return Err(in_progress());
+            }
+            sleep(ASK_AGAIN).await;
+        }
+    }
+
+    /// Starts, whatever the key's past; what else the scope is running counts.
+    async fn begin(&self, start: &Start, deadline: Instant) -> Result<Started, Problem> {
+        if start.on_running == OnRunning::Allow {
+            return self.send(start, deadline).await;
+        }
+        let turn = self.turn(&start.scope, deadline).await?;
+        let outcome = match self.make_way(start, turn.last.as_deref(), deadline).await {
+            Ok(Some(execution)) => Ok(Started {
+                execution,
+                how: How::Joined,
+            }),
+            Ok(None) => self.send(start, deadline).await,
+            Err(problem) => Err(problem),
+        };
+        self.end_turn(&turn, &outcome).await;
+        outcome
+    }
+
+    async fn turn(&self, scope: &Scope, deadline: Instant) -> Result<Turn, Problem> {
+        let waiting = timeout_at((deadline - TIME_TO_SEND).into(), async {
+            let here = self.turns.take(scope).await;
+            let Some(claims) = &self.claims else {
+                return Ok(Turn {
+                    _here: here,
+                    everywhere: None,
+                    last: None,
+                });
+            };
+            loop {
+                if let Some((claim, last)) = claims.take_turn(scope).await? {
+                    return Ok(Turn {
+                        _here: here,
+                        everywhere: Some(claim),
+                        last,
+                    });
+                }
+                sleep(ASK_AGAIN).await;
+            }
+        });
+        let taken = waiting.await;
+        taken.unwrap_or_else(|_| {
+            Err(Problem::new(
+                Kind::ScopeBusy,
+                "Another start of this scope is under way.",
+            ))
+        })
+    }
+
+    async fn end_turn(&self, turn: &Turn, outcome: &Result<Started, Problem>) {
+        let (Some(claims), Some(claim)) = (&self.claims, &turn.everywhere) else {
+            return;
+        };
+        note(match outcome {
+            Ok(started) => claims.settle(claim, Some(&started.execution.name)).await,
+            // What was sent may still come true; until then the scope counts as busy.
+            Err(problem) if problem.kind == Kind::StartOutcomeUnknown => Ok(()),
+            Err(_) => claims.settle(claim, turn.last.as_deref()).await,
+        });
     }
 
     /// Does what `on_running` says about the scope's unfinished executions. Returns the one to answer with, if any.
     async fn make_way(
         &self,
         start: &Start,
+        last: Option<&str>,
         deadline: Instant,
     ) -> Result<Option<Execution>, Problem> {
-        if start.on_running == OnRunning::Allow {
-            return Ok(None);
-        }
-        let unfinished = self.unfinished(&start.scope, deadline).await?;
+        let unfinished = self.unfinished(&start.scope, last, deadline).await?;
         let Some(newest) = unfinished.first() else {
             return Ok(None);
         };
@@ -276,15 +427,21 @@ impl Inner {
         }
     }
 
-    /// The scope's unfinished executions, newest first, as Cloud Run has them now.
+    /// The scope's unfinished executions, newest first, as Cloud Run has them now. `last` is looked at whether listed or not.
     async fn unfinished(
         &self,
         scope: &Scope,
+        last: Option<&str>,
         deadline: Instant,
     ) -> Result<Vec<Execution>, Problem> {
         self.read(Depth::All, deadline).await?;
+        let mut names = self.record.unfinished(scope);
+        names.extend(
+            last.filter(|last| !names.iter().any(|name| name == last))
+                .map(str::to_owned),
+        );
         let mut unfinished = Vec::new();
-        for name in self.record.unfinished(scope) {
+        for name in names {
             unfinished.extend(self.if_unfinished(&name).await?);
         }
         unfinished.sort_by(|a, b| b.created_at.cmp(&a.created_at));
@@ -322,7 +479,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn send(&self, start: &Start, deadline: Instant) -> Result<Execution, Problem> {
+    async fn send(&self, start: &Start, deadline: Instant) -> Result<Started, Problem> {
         let outcome = self
             .sending
             .send(&start.marker, &start.overrides, deadline)
@@ -330,7 +487,10 @@ impl Inner {
         match outcome {
             Ok(execution) => {
                 self.doubts().remove(start.marker.start());
-                Ok(execution)
+                Ok(Started {
+                    execution,
+                    how: How::Started,
+                })
             }
             Err(Failure::NotStarted(problem)) => Err(problem),
             Err(Failure::Unknown(sent_at, cause)) => {
@@ -365,6 +525,28 @@ impl Inner {
 
     fn doubts(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What became of claiming a key.
+enum Claimed {
+    Mine { claim: Claim, new: bool },
+    Replayed(Box<Started>),
+}
+
+impl Claimed {
+    fn replayed(started: Started) -> Self {
+        Self::Replayed(Box::new(started))
+    }
+}
+
+/// A note that could not be taken: whoever comes next finds the execution in Cloud Run's list instead.
+fn note(noted: Result<(), Problem>) {
+    if let Err(problem) = noted {
+        tracing::warn!(
+            cause = problem.cause(),
+            "the idempotency store did not take a note"
+        );
     }
 }
 

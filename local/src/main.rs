@@ -55,7 +55,10 @@ async fn start_emulator() -> anyhow::Result<Emulator> {
     let port = port("EMULATOR_PORT", EMULATOR_PORT)?;
     let settings = Settings {
         port,
-        jobs: vec![Job::new(JOB, [binary])],
+        jobs: vec![Job {
+            max_retries: 0,
+            ..Job::new(JOB, [binary])
+        }], // as the deploy script sets it
         allow_anonymous: true, // gcloud has no credentials for an emulator
         faults: true,
         echo: true,

@@ -79,6 +79,11 @@ impl Sending {
         let (mut doubt, mut sends) = (None, 0);
         loop {
             sends += 1;
+            if Instant::now() >= deadline {
+                let problem =
+                    Problem::from(Kind::UpstreamTimeout).because("there was no time left to send");
+                return Err(Failure::NotStarted(problem));
+            }
             // Half of what is left: the other half is for looking, should there be no answer.
             let (sent_at, since) = (Instant::now(), Timestamp::now());
             let timeout = RUN_TIMEOUT.min(deadline.saturating_duration_since(sent_at) / 2);

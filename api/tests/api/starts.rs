@@ -194,7 +194,7 @@ async fn keys_that_are_none_are_refused() {
         );
         match status {
             202 => {
-                drop(accepted.insert(response.json::<Value>().await.unwrap()["name"].to_string()))
+                accepted.insert(response.json::<Value>().await.unwrap()["name"].to_string());
             }
             _ => drop(problem(response, "idempotency-key-invalid").await),
         }
