@@ -1,11 +1,12 @@
 //! Our own view of an execution, and how Google's conditions become a state.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::scope::Scope;
 
 /// Where an execution is on its way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Accepted; no task runs yet.
@@ -49,7 +50,7 @@ pub fn state(completed: Option<Condition<'_>>, started: Option<Condition<'_>>) -
 }
 
 /// How many tasks are where.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tasks {
     /// All of them.
@@ -67,7 +68,7 @@ pub struct Tasks {
 }
 
 /// An execution as callers see it. Nothing else of Google's answer is passed on: its environment can hold secrets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Execution {
     /// Its name, unique within the project and region.
@@ -91,12 +92,15 @@ pub struct Execution {
     pub tasks: Tasks,
     /// When it was accepted; RFC 3339, UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     pub created_at: Option<String>,
     /// When its first task began; RFC 3339, UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     pub started_at: Option<String>,
     /// When it ended; RFC 3339, UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     pub completed_at: Option<String>,
     /// Where its lines are in Google's console.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,7 +117,7 @@ impl Execution {
 }
 
 /// Paths of this service about one execution.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Links {
     /// The execution itself.
     #[serde(rename = "self")]

@@ -17,6 +17,7 @@ mod extract;
 pub mod google;
 pub mod http_client;
 pub mod metadata;
+mod openapi;
 pub mod overrides;
 pub mod page;
 pub mod parameters;
@@ -28,8 +29,9 @@ pub mod starts;
 pub mod telemetry;
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -60,6 +62,7 @@ pub struct App {
     token: Arc<AccessToken>,
     location: Arc<Location>,
     draining: watch::Sender<bool>,
+    document: OnceLock<Bytes>,
 }
 
 impl App {
@@ -96,7 +99,14 @@ impl App {
             token,
             location,
             draining: watch::Sender::new(false),
+            document: OnceLock::new(),
         })
+    }
+
+    /// The OpenAPI document of the service as it is configured: JSON, made when first asked for.
+    pub fn document(&self) -> Bytes {
+        let make = || format!("{:#}\n", routes::document(self)).into();
+        self.document.get_or_init(make).clone()
     }
 
     /// The scope's execution of this name; one of another scope is as unknown as one that never was.

@@ -1,5 +1,6 @@
 //! The program: configuration, socket, and over to the library.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -10,7 +11,9 @@ use tokio::signal::unix::{SignalKind, signal};
 const HELP: &str = "\
 Starts a Cloud Run Job for a scope and follows it to its end.
 
-Usage: api [--help | --version]
+Usage: api            serves
+       api openapi    prints the OpenAPI document of the service as it is configured
+       api --help, api --version
 
 Settings come from the environment (API__CLOUD_RUN__JOB=my-job) and from the TOML file that API_CONFIG names.
 Required: API__CLOUD_RUN__JOB, API__AUTH__MODE. The README lists them all.";
@@ -20,6 +23,7 @@ Required: API__CLOUD_RUN__JOB, API__AUTH__MODE. The README lists them all.";
 async fn main() -> ExitCode {
     let outcome = match std::env::args().nth(1).as_deref() {
         None => run().await,
+        Some("openapi") => openapi(),
         Some("--help" | "-h") => return say(HELP),
         Some("--version" | "-V") => return say(concat!("api ", env!("CARGO_PKG_VERSION"))),
         Some(_) => Err(anyhow::anyhow!("unknown argument; try api --help")),
@@ -49,6 +53,11 @@ async fn run() -> anyhow::Result<()> {
     };
     api::serve(listener, app, shutdown).await;
     Ok(())
+}
+
+fn openapi() -> anyhow::Result<()> {
+    let document = App::new(&Config::load()?)?.document();
+    std::io::stdout().write_all(&document).context("printing")
 }
 
 fn say(text: &str) -> ExitCode {

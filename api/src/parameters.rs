@@ -83,6 +83,24 @@ impl Parameters {
         &self.schema
     }
 
+    /// A body that passes, made of the parameters' own examples, defaults and choices, if that gives one.
+    pub fn example(&self) -> Option<Value> {
+        let given = |schema: &Value| {
+            let choices = ["/examples/0", "/default", "/enum/0", "/const"];
+            choices
+                .iter()
+                .find_map(|path| schema.pointer(path))
+                .cloned()
+        };
+        let properties = self.schema["properties"].as_object();
+        let example = properties
+            .into_iter()
+            .flatten()
+            .filter_map(|(name, schema)| Some((name.clone(), given(schema)?)))
+            .collect();
+        self.validator.is_valid(&example).then_some(example)
+    }
+
     /// Whether a parameter of this name is declared.
     pub fn declares(&self, name: &str) -> bool {
         self.schema["properties"].get(name).is_some()

@@ -7,11 +7,12 @@ use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 
-/// Declares [`Kind`]: name, status, slug, whether the same request may succeed later, title.
+/// Declares [`Kind`]: name, status, slug, whether the same request may succeed later, title; why it happens, what to do.
 macro_rules! kinds {
-    ($($name:ident $status:literal $slug:literal $retryable:literal $title:literal)*) => {
+    ($($name:ident $status:literal $slug:literal $retryable:literal $title:literal $why:literal $cure:literal)*) => {
         /// What went wrong, as a caller tells it apart: one per `type` of a problem.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Kind { $(#[doc = $title] $name),* }
@@ -20,7 +21,7 @@ macro_rules! kinds {
             /// Every kind, in the order of the statuses.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
-            /// The status of the answer, and the last segment of the problem's `type`.
+            /// The status of the answer.
             pub fn status(self) -> StatusCode {
                 let code: u16 = match self { $(Self::$name => $status),* };
                 StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
@@ -40,78 +41,152 @@ macro_rules! kinds {
             pub fn title(self) -> &'static str {
                 match self { $(Self::$name => $title),* }
             }
+
+            /// How it comes about.
+            pub fn why(self) -> &'static str {
+                match self { $(Self::$name => $why),* }
+            }
+
+            /// What the caller can do: the `detail` where the place of the failure knows nothing better.
+            pub fn cure(self) -> &'static str {
+                match self { $(Self::$name => $cure),* }
+            }
         }
     };
 }
 
 kinds! {
     InvalidScope 400 "invalid-scope" false "The scope is not valid"
+        "The path's scope is empty, too long, or has a character that no scope has."
+        "Use 1 to 63 letters, digits, dots, underscores or hyphens, with a letter or a digit at both ends."
     MalformedRequest 400 "malformed-request" false "The request is not valid"
+        "The query has a field that is unknown here or a value that is not allowed, a page is not of this list, or the body broke off."
+        "Compare the request with GET /openapi.json."
     MalformedJson 400 "malformed-json" false "The body is not JSON"
+        "The body is not one JSON object in UTF-8 that has each name once."
+        "Send such an object, or no body at all."
     IdempotencyKeyInvalid 400 "idempotency-key-invalid" false "The Idempotency-Key is not valid"
+        "The header Idempotency-Key is there twice, is empty or too long, or has a character that no key has."
+        "Send one key of 1 to 128 letters, digits, dots, underscores, colons, tildes or hyphens, such as a UUID; or none."
     Unauthenticated 401 "unauthenticated" false "Authentication is needed"
+        "No token came with the request, or it has expired, or it is not one that this service accepts."
+        "Get a new token from the identity provider and send it as Authorization: Bearer TOKEN."
     ScopeForbidden 403 "scope-forbidden" false "The scope is not yours"
+        "The token is good, but grants nothing in this scope. Whether the scope has executions is not told."
+        "Use a scope that is yours, or ask the operator to grant you this one."
     OperationForbidden 403 "operation-forbidden" false "The operation is not allowed"
+        "The token grants other operations in this scope, but not this one."
+        "Ask the operator to grant you the operation: start, read or cancel."
     CsrfRejected 403 "csrf-rejected" false "The page's origin is not allowed"
+        "A browser sent the request for a page of another site, which this service does not list."
+        "Ask the operator to add the page's origin to cors.origins."
     NotFound 404 "not-found" false "Nothing is here"
+        "The path is none of this service's."
+        "See GET /openapi.json for the paths that are here."
     ExecutionNotFound 404 "execution-not-found" false "The scope has no such execution"
+        "The execution never was, was deleted (Cloud Run keeps the newest 1,000), or is another scope's."
+        "Check its name and scope, or list the scope's executions."
     MethodNotAllowed 405 "method-not-allowed" false "The method is not allowed here"
+        "The path exists, but not for this method."
+        "Use a method of the Allow header."
     RequestTimeout 408 "request-timeout" true "The request took too long to arrive"
+        "The body did not arrive whole in time."
+        "Send the whole request sooner."
     IdempotencyInProgress 409 "idempotency-in-progress" true "The same start is under way"
+        "Another request with the same Idempotency-Key has not been answered yet."
+        "Repeat the request with the same key after the time in Retry-After: the answer will be that of the first."
     ScopeBusy 409 "scope-busy" true "The scope has an unfinished execution"
+        "The start was to be refused while the scope has an unfinished execution (on_running=reject), or the one to be replaced did not end in time."
+        "Follow the execution at the path in the field execution and start again once it has finished, or choose another on_running."
     PayloadTooLarge 413 "payload-too-large" false "The body is too large"
+        "The body is larger than the service takes."
+        "Send a smaller body: parameters are few and short."
     UnsupportedMediaType 415 "unsupported-media-type" false "The body's type is not supported"
+        "The body is not sent as plain JSON."
+        "Send the header Content-Type: application/json and no Content-Encoding."
     ValidationFailed 422 "validation-failed" false "The parameters are not valid"
+        "The body has a field that is no declared parameter, lacks a required one, or has a value that the parameter's schema does not allow."
+        "Mend the parameter that detail names; GET /openapi.json has the schema."
     IdempotencyKeyReused 422 "idempotency-key-reused" false "The Idempotency-Key was used for another request"
+        "The same key came before with another body or query."
+        "Use a new key for each new start, and an old one only to repeat the very same request."
     RateLimited 429 "rate-limited" true "Too many requests"
+        "The caller, or the scope, has sent more requests a minute than it may."
+        "Repeat the request after the time in Retry-After."
     Internal 500 "internal" false "An error of ours"
+        "The service has a fault."
+        "Report the requestId to the operator, whose log has the cause."
     UpstreamRejected 502 "upstream-rejected" false "Cloud Run refused the request"
+        "Cloud Run says that the request makes no sense for this job."
+        "Nothing was started. Only the operator can mend this; the log has the cause under the requestId."
     UpstreamMisconfigured 502 "upstream-misconfigured" false "The service is not set up for this job"
+        "Cloud Run knows no such job, or the service's account lacks a permission on it."
+        "Nothing was started. Only the operator can mend this: `api check` says how; the log has the cause under the requestId."
     UpstreamAuth 502 "upstream-auth" false "Cloud Run refused the service's identity"
+        "Cloud Run did not accept the service's access token, nor a fresh one."
+        "Nothing was started. Only the operator can mend this; the log has the cause under the requestId."
     UpstreamProtocol 502 "upstream-protocol" false "Cloud Run's answer was not understood"
+        "The answer was cut off, too large, or not the API's."
+        "The operator's log has the cause under the requestId."
     Overloaded 503 "overloaded" true "Too busy"
+        "As many requests are in flight as this instance takes."
+        "Nothing was started. Repeat the request after the time in Retry-After."
     Draining 503 "draining" true "Shutting down"
+        "This instance is about to stop."
+        "Repeat the request; another instance will take it."
     UpstreamUnavailable 503 "upstream-unavailable" true "Cloud Run cannot be reached"
+        "No connection to Google's API could be made, or it answered that it cannot serve now."
+        "Nothing was started. Repeat the request after the time in Retry-After."
     UpstreamThrottled 503 "upstream-throttled" true "Cloud Run asks to slow down"
+        "A quota of the project is used up: requests a minute, or executions at one time."
+        "Nothing was started. Repeat the request after the time in Retry-After."
     UpstreamAuthUnavailable 503 "upstream-auth-unavailable" true "The service has no access token"
+        "The metadata server, which hands out the service's tokens, did not answer as it should."
+        "Nothing was started. Repeat the request after the time in Retry-After."
     IdempotencyStoreUnavailable 503 "idempotency-store-unavailable" true "The idempotency store cannot be reached"
+        "Without the store nobody can tell whether the start was made before, and so none is made."
+        "Nothing was started. Repeat the request after the time in Retry-After."
     AuthUnavailable 503 "auth-unavailable" true "The identity provider's keys cannot be reached"
+        "The keys that tokens are checked with cannot be had, and so no token is accepted."
+        "Nothing was started. Repeat the request after the time in Retry-After."
     StartOutcomeUnknown 504 "start-outcome-unknown" true "Whether the execution started is not known"
+        "The request to start was sent, no answer came, and the execution was not found in time."
+        "Repeat the request with the same Idempotency-Key: what has started is found, not started again."
     UpstreamTimeout 504 "upstream-timeout" true "Cloud Run did not answer in time"
+        "Google's API took longer than the service waits."
+        "Repeat the request after the time in Retry-After."
 }
 
 impl Kind {
-    /// What the caller can do, where the place of the failure knows nothing better.
-    fn advice(self) -> &'static str {
-        match self {
-            Self::ExecutionNotFound => "The scope has no execution of this name.",
-            Self::NotFound => "There is nothing at this path; GET / shows what is here.",
-            Self::MethodNotAllowed => {
-                "The path exists, but not for this method; see the Allow header."
-            }
-            Self::RequestTimeout => "Send the whole request sooner.",
-            Self::Internal => "Report the requestId to the operator, whose log has the cause.",
-            Self::UpstreamRejected | Self::UpstreamMisconfigured | Self::UpstreamAuth => {
-                "Nothing was started. Only the operator can mend this; the log has the cause under the requestId."
-            }
-            Self::UpstreamProtocol => "The operator's log has the cause under the requestId.",
-            Self::Overloaded | Self::UpstreamUnavailable | Self::UpstreamThrottled => {
-                "Nothing was started. Repeat the request after the time in Retry-After."
-            }
-            Self::UpstreamAuthUnavailable
-            | Self::IdempotencyStoreUnavailable
-            | Self::AuthUnavailable => {
-                "Nothing was started. Repeat the request after the time in Retry-After."
-            }
-            Self::Draining => "Repeat the request; another instance will take it.",
-            Self::UpstreamTimeout => "Repeat the request after the time in Retry-After.",
-            _ => self.title(),
-        }
+    /// The kind of this slug.
+    pub fn of_slug(slug: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.slug() == slug)
+    }
+
+    /// Whether problems of the kind say when to come back.
+    pub fn has_retry_after(self) -> bool {
+        matches!(self.status().as_u16(), 409 | 429 | 503 | 504)
+    }
+
+    /// What `GET /problems/SLUG` answers: a page of plain text about the kind.
+    pub fn explanation(self) -> String {
+        let again = match self.retryable() {
+            true => "may succeed later",
+            false => "will fail again",
+        };
+        format!(
+            "{title}\n\nStatus {status}, type /problems/{slug}. The same request {again}.\n\nWhy: {why}\n\nWhat to do: {cure}\n",
+            title = self.title(),
+            status = self.status().as_u16(),
+            slug = self.slug(),
+            why = self.why(),
+            cure = self.cure(),
+        )
     }
 
     /// Seconds after which to try again, where the place of the failure knows nothing better.
     fn retry_after_seconds(self) -> Option<u64> {
-        matches!(self.status().as_u16(), 409 | 429 | 503 | 504).then_some(1)
+        self.has_retry_after().then_some(1)
     }
 }
 
@@ -164,16 +239,7 @@ impl Problem {
 
     /// The answer in full: `application/problem+json` (RFC 9457).
     pub fn render(&self, request_id: &str) -> Response {
-        let body = Body {
-            r#type: format!("/problems/{}", self.kind.slug()),
-            title: self.kind.title(),
-            status: self.kind.status().as_u16(),
-            detail: &self.detail,
-            retryable: self.kind.retryable(),
-            request_id,
-            execution: self.execution.as_deref(),
-        };
-        let mut response = (self.kind.status(), Json(body)).into_response();
+        let mut response = (self.kind.status(), Json(self.body(request_id))).into_response();
         let headers = response.headers_mut();
         headers.insert(
             CONTENT_TYPE,
@@ -184,11 +250,24 @@ impl Problem {
         }
         response
     }
+
+    /// The answer's content.
+    pub(crate) fn body<'a>(&'a self, request_id: &'a str) -> Body<'a> {
+        Body {
+            r#type: format!("/problems/{}", self.kind.slug()),
+            title: self.kind.title(),
+            status: self.kind.status().as_u16(),
+            detail: &self.detail,
+            retryable: self.kind.retryable(),
+            request_id,
+            execution: self.execution.as_deref(),
+        }
+    }
 }
 
 impl From<Kind> for Problem {
     fn from(kind: Kind) -> Self {
-        Self::new(kind, kind.advice())
+        Self::new(kind, kind.cure())
     }
 }
 
@@ -201,15 +280,24 @@ impl IntoResponse for Problem {
     }
 }
 
-#[derive(Serialize)]
+/// Why a request was refused (RFC 9457).
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Body<'a> {
+#[schemars(rename = "Problem")]
+pub(crate) struct Body<'a> {
+    /// What kind of problem it is: a path that answers with an explanation.
     r#type: String,
+    /// The kind in a few words.
     title: &'static str,
+    /// The answer's status.
     status: u16,
+    /// What is wrong here, and what to do about it.
     detail: &'a str,
+    /// Whether the same request may succeed later.
     retryable: bool,
+    /// The name of this request in the service's log.
     request_id: &'a str,
+    /// The path of the execution that stands in the way.
     #[serde(skip_serializing_if = "Option::is_none")]
     execution: Option<&'a str>,
 }
@@ -228,6 +316,11 @@ mod tests {
             Kind::ALL
                 .iter()
                 .all(|kind| kind.status().is_client_error() || kind.status().is_server_error())
+        );
+        assert!(
+            Kind::ALL
+                .iter()
+                .all(|kind| Kind::of_slug(kind.slug()) == Some(*kind))
         );
     }
 }

@@ -1,9 +1,11 @@
 //! Every URL and every layer, on one screen.
 
 mod cancel;
+mod document;
 mod executions;
 mod health;
 mod logs;
+mod operations;
 mod process;
 mod report;
 
@@ -14,11 +16,12 @@ use axum::Router;
 use axum::extract::Request;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use serde_json::Value;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::App;
+use crate::openapi::{self, Route};
 use crate::problem::{Kind, Problem};
 
 /// The whole service but its socket.
@@ -29,21 +32,34 @@ pub fn router(app: Arc<App>) -> Router {
             report::report,
         ))
         .layer(CatchPanicLayer::custom(panicked));
-    Router::new()
-        .route("/scopes/{scope}/process", post(process::start))
-        .route("/scopes/{scope}/executions", get(executions::list))
-        .route("/scopes/{scope}/executions/{name}", get(executions::show))
-        .route("/scopes/{scope}/executions/{name}/logs", get(logs::read))
-        .route(
-            "/scopes/{scope}/executions/{name}/cancel",
-            post(cancel::cancel),
-        )
-        .route("/health", get(health::alive))
-        .route("/ready", get(health::ready))
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, route| route.add_to(router))
         .fallback(not_found)
         .method_not_allowed_fallback(async || Problem::from(Kind::MethodNotAllowed))
         .layer(layers)
         .with_state(app)
+}
+
+/// The OpenAPI document of the same routes.
+pub fn document(app: &App) -> Value {
+    openapi::document(&routes(), &app.parameters, None)
+}
+
+#[rustfmt::skip] // a table is read by its columns
+fn routes() -> Vec<Route> {
+    use operations as told;
+    vec![
+        Route::post("/scopes/{scope}/process", process::start, &told::START),
+        Route::get("/scopes/{scope}/executions", executions::list, &told::LIST),
+        Route::get("/scopes/{scope}/executions/{name}", executions::show, &told::SHOW),
+        Route::get("/scopes/{scope}/executions/{name}/logs", logs::read, &told::LOGS),
+        Route::post("/scopes/{scope}/executions/{name}/cancel", cancel::cancel, &told::CANCEL),
+        Route::get("/openapi.json", document::openapi, &told::DOCUMENT),
+        Route::get("/problems/{slug}", document::problem, &told::PROBLEM),
+        Route::get("/health", health::alive, &told::ALIVE),
+        Route::get("/ready", health::ready, &told::READY),
+    ]
 }
 
 /// What looks like a path of a scope and is none has a scope that is empty or has slashes.

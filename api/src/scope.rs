@@ -6,6 +6,9 @@ use std::str::FromStr;
 /// The longest scope, in bytes: one DNS label.
 const MAX_BYTES: usize = 63;
 
+/// The same as a regular expression, for those who check before they ask.
+pub const PATTERN: &str = "^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$";
+
 /// Whom an execution is for: 1 to 63 of `A-Za-z0-9._-`, beginning and ending with a letter or a digit.
 ///
 /// Wide enough for UUIDs and the ids of identity providers; narrow enough to be an argument, an
@@ -63,6 +66,11 @@ impl fmt::Display for Scope {
 mod tests {
     use super::*;
 
+    fn matches_pattern(text: &str) -> bool {
+        let schema = serde_json::json!({ "pattern": PATTERN });
+        jsonschema::is_valid(&schema, &text.into())
+    }
+
     #[test]
     fn what_a_scope_is() {
         let long = "a".repeat(MAX_BYTES);
@@ -76,6 +84,7 @@ mod tests {
         ];
         for text in ids {
             assert_eq!(text.parse::<Scope>().unwrap().as_str(), text);
+            assert!(matches_pattern(text), "{text:?}");
         }
     }
 
@@ -88,6 +97,7 @@ mod tests {
         ];
         for text in texts {
             assert!(text.parse::<Scope>().is_err(), "{text:?}");
+            assert!(!matches_pattern(text), "{text:?}");
         }
     }
 }

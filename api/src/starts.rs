@@ -12,12 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::time::{sleep, timeout, timeout_at};
 
 use self::claims::{Claim, Claims, Taken};
-pub use self::marker::{IdempotencyKey, Marker};
+pub use self::marker::{IdempotencyKey, KEY_PATTERN, Marker};
 use self::record::{Depth, Known, Record};
 use self::sending::{Failure, Sending, unknown};
 use self::turns::Turns;
@@ -40,7 +41,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 const LOOK_FOR_THE_END: Duration = Duration::from_millis(250);
 
 /// What to do when the scope has an unfinished execution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnRunning {
     /// Start another.

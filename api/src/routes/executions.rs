@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::App;
@@ -22,17 +23,23 @@ const PAGE: u32 = 100;
 /// Pages of the job's executions looked through for one answer; a scope that ran long ago gets a `nextPage` sooner.
 const MAX_PAGES: usize = 10;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Query {
+    /// How many executions to answer at most.
+    #[schemars(range(min = 1, max = MAX_LIMIT), extend("default" = DEFAULT_LIMIT))]
     limit: Option<usize>,
+    /// Where to go on: the nextPage of an earlier answer.
     page: Option<String>,
 }
 
-#[derive(Serialize)]
+/// Executions of a scope, newest first.
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Executions {
+    /// The newest of them first.
     executions: Vec<Execution>,
+    /// What to ask for as page to go on; absent at the end of the list.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_page: Option<String>,
 }

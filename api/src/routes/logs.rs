@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, LINK};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::App;
@@ -16,16 +17,20 @@ use crate::extract::{ExecutionName, Fields};
 use crate::page::Page;
 use crate::problem::Problem;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Query {
+    /// Where to go on: the nextPage of an earlier answer.
     page: Option<String>,
 }
 
-#[derive(Serialize)]
+/// Lines of an execution's tasks, oldest first.
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Lines {
+pub struct Lines {
+    /// The oldest of them first.
     lines: Vec<Line>,
+    /// What to ask for as page to go on; absent at the end of what there is so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_page: Option<String>,
 }

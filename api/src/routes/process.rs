@@ -7,6 +7,7 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::report::About;
@@ -18,9 +19,10 @@ use crate::starts::{How, IdempotencyKey, Marker, OnRunning, Start, Started};
 
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Query {
+    /// What to do when the scope has an unfinished execution; absent: what the operator chose.
     on_running: Option<OnRunning>,
 }
 

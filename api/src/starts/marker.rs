@@ -13,6 +13,8 @@ use crate::scope::Scope;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The longest key, in characters.
 const MAX_KEY_LENGTH: usize = 128;
+/// What [`IdempotencyKey::from_headers`] takes, as a regular expression.
+pub const KEY_PATTERN: &str = r#"^(?:[A-Za-z0-9._:~-]{1,128}|"[A-Za-z0-9._:~-]{1,128}")$"#;
 /// Bytes of a marker that tell one start from every other: as many as a UUID has.
 const START_BYTES: usize = 16;
 /// Bytes of a marker that tell whether a repeated key came with the same request.
@@ -142,7 +144,11 @@ mod tests {
 
     fn key(text: &str) -> Result<Option<IdempotencyKey>, Problem> {
         let value = HeaderValue::from_bytes(text.as_bytes()).unwrap();
-        IdempotencyKey::from_headers(&HeaderMap::from_iter([(IDEMPOTENCY_KEY, value)]))
+        let key = IdempotencyKey::from_headers(&HeaderMap::from_iter([(IDEMPOTENCY_KEY, value)]));
+        let schema = serde_json::json!({ "pattern": KEY_PATTERN });
+        let told = jsonschema::is_valid(&schema, &text.into());
+        assert_eq!(told, matches!(key, Ok(Some(_))), "{text}");
+        key
     }
 
     fn marker(identity: &str, scope: &str, name: &str, request: &str) -> Marker {

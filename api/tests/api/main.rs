@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod cancel;
+mod clients;
+mod document;
 mod executions;
 mod helpers;
 mod logs;
