@@ -1,6 +1,8 @@
-//! Cloud Run's v1 REST API: run a job; get, list and cancel its executions. Google's JSON stays in this file.
+//! Cloud Run's v1 REST API: run a job; get, list and cancel its executions. Google's JSON stays in here.
 //!
 //! Source of every path and field: Google's reference for `namespaces.jobs` and `namespaces.executions`, v1.
+
+mod job;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,9 +12,10 @@ use bytes::Bytes;
 use reqwest::{Method, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 
+pub use self::job::Job;
 use crate::execution::{self, Condition, Execution, Links, Tasks};
 use crate::google::{Call, Error, Google};
-use crate::metadata::Location;
+use crate::metadata::{Location, Place};
 use crate::overrides::{INVOCATION_ID, Overrides, SCOPE};
 
 /// How long reading one execution, a page of a list, or a cancellation may take.
@@ -150,14 +153,15 @@ impl CloudRun {
 
     async fn url(&self, path: &str) -> Result<String, Error> {
         let place = self.location.get().await?;
-        let namespace = format!("apis/run.googleapis.com/v1/namespaces/{}", place.project);
-        Ok(match &self.base_url {
-            Some(base_url) => format!("{base_url}/{namespace}/{path}"),
-            None => format!(
-                "https://{}-run.googleapis.com/{namespace}/{path}",
-                place.region
-            ),
-        })
+        let (root, project) = (self.root(place), &place.project);
+        Ok(format!(
+            "{root}/apis/run.googleapis.com/v1/namespaces/{project}/{path}"
+        ))
+    }
+
+    fn root(&self, place: &Place) -> String {
+        let regional = || format!("https://{}-run.googleapis.com", place.region);
+        self.base_url.clone().unwrap_or_else(regional)
     }
 
     /// A read may be repeated: once, at once, if the connection broke.

@@ -9,6 +9,7 @@
 
 pub mod access_token;
 pub mod auth;
+pub mod check;
 pub mod cloud_logging;
 pub mod cloud_run;
 pub mod config;

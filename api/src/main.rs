@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use api::check::{self, Report};
 use api::{App, config::Config, telemetry};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,6 +13,7 @@ const HELP: &str = "\
 Starts a Cloud Run Job for a scope and follows it to its end.
 
 Usage: api            serves
+       api check      looks whether everything is there that it needs; with --json for programs
        api openapi    prints the OpenAPI document of the service as it is configured
        api --help, api --version
 
@@ -21,12 +23,16 @@ Required: API__CLOUD_RUN__JOB, API__AUTH__MODE. The README lists them all.";
 /// One thread: a request is little work of ours and much waiting, and Cloud Run's smallest instance has one processor.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let outcome = match std::env::args().nth(1).as_deref() {
-        None => run().await,
-        Some("openapi") => openapi(),
-        Some("--help" | "-h") => return say(HELP),
-        Some("--version" | "-V") => return say(concat!("api ", env!("CARGO_PKG_VERSION"))),
-        Some(_) => Err(anyhow::anyhow!("unknown argument; try api --help")),
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let outcome = match arguments[..] {
+        [] => run().await,
+        ["check"] => return check(|report| report.to_string()).await,
+        ["check", "--json"] => return check(|report| format!("{:#}\n", report.json())).await,
+        ["openapi"] => openapi(),
+        ["--help" | "-h"] => return say(HELP),
+        ["--version" | "-V"] => return say(concat!("api ", env!("CARGO_PKG_VERSION"))),
+        _ => Err(anyhow::anyhow!("unknown argument; try api --help")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -53,6 +59,12 @@ async fn run() -> anyhow::Result<()> {
     };
     api::serve(listener, app, shutdown).await;
     Ok(())
+}
+
+async fn check(show: fn(&Report) -> String) -> ExitCode {
+    let report = check::check(Config::load()).await;
+    print!("{}", show(&report));
+    ExitCode::from(u8::from(!report.is_well()))
 }
 
 fn openapi() -> anyhow::Result<()> {

@@ -70,6 +70,12 @@ impl Metadata {
             })
     }
 
+    /// The service account's address.
+    pub async fn account(&self) -> Result<String, Error> {
+        let bytes = self.get("instance/service-accounts/default/email").await?;
+        Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+    }
+
     async fn text(&self, path: &'static str) -> Result<String, Error> {
         let bytes = self.get(path).await?;
         // `projects/123/regions/us-east4` is how a region is told.
@@ -128,6 +134,11 @@ impl Location {
     /// The place; a failure is not remembered.
     pub async fn get(&self) -> Result<&Place, Error> {
         self.known.get_or_try_init(|| self.ask()).await
+    }
+
+    /// The metadata server that is asked.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
     }
 
     /// The place, if it was asked for before.

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cancel;
+mod check;
 mod clients;
 mod document;
 mod executions;

@@ -96,6 +96,18 @@ fn a_port_in_use_is_told_with_the_port() {
 }
 
 #[test]
+fn the_document_is_printed_of_the_settings_alone() {
+    let parameters = ("API__PARAMETERS", "{ limit = { type = 'integer' } }");
+    let templates = ("API__OVERRIDES__ARGS", "['{limit}']");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_api"));
+    let variables = ENOUGH.into_iter().chain([parameters, templates]);
+    let output = command.env_clear().envs(variables).arg("openapi").output();
+    let document: serde_json::Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+    let declared = &document["components"]["schemas"]["Parameters"]["properties"];
+    assert_eq!(declared["limit"]["type"], "integer");
+}
+
+#[test]
 fn help_and_version_are_told() {
     for (argument, text) in [
         ("--help", "API__CLOUD_RUN__JOB"),
