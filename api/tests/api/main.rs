@@ -7,4 +7,5 @@ mod helpers;
 mod logs;
 mod process;
 mod program;
+mod repository;
 mod token;
