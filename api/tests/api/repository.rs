@@ -188,6 +188,19 @@ fn the_documents_link_to_what_is_there() {
     }
 }
 
+#[test]
+fn the_map_has_every_file_of_the_service() {
+    let text = std::fs::read_to_string(workspace().join("ARCHITECTURE.md")).unwrap();
+    let mapped: Vec<_> = links(&text).collect();
+    for entry in std::fs::read_dir(workspace().join("api/src")).unwrap() {
+        let path = format!("api/src/{}", entry.unwrap().file_name().display());
+        assert!(
+            mapped.contains(&&path[..]),
+            "ARCHITECTURE.md does not say what {path} is about"
+        );
+    }
+}
+
 /// The targets of Markdown's links that are no URL.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     let targets = text

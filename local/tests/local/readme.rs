@@ -7,6 +7,7 @@
 //! | `sh` | run, in one shell for all blocks; `cargo run` gets a terminal of its own, which replaces the one before |
 //! | `json`, `http`, `text` | the output of the `sh` block before it, `…` for anything, white space aside |
 //! | `text terminal` | lines that the terminal of `cargo run` shows next |
+//! | `toml` | a settings file: the service starts with it |
 //! | `sh deploy` | not run: it needs a project of Google Cloud |
 //! | `sh test` | not run: it is what runs this very test |
 //!
@@ -48,12 +49,20 @@ fn every_command_of_the_readme_works_as_written() {
             "sh" if block.text.trim_end().ends_with("cargo run") => reader.cargo_run(block),
             "sh" => reader.paste(block, shown),
             "text terminal" => reader.look_at_terminal(block),
+            "toml" => starts_with(block),
             _ => {}
         }
     }
     reader.press_ctrl_c();
     let commands = blocks.iter().filter(|block| block.info == "sh").count();
     assert!(commands >= 8, "only {commands} blocks were found");
+}
+
+/// A settings file that cannot work keeps the service from being ready.
+fn starts_with(settings: &Block) {
+    let file = concat!(env!("CARGO_TARGET_TMPDIR"), "/readme.toml");
+    std::fs::write(file, &settings.text).unwrap();
+    Terminal::local(&[("API_CONFIG", file)]);
 }
 
 /// Somebody with two terminals: one for `cargo run`, one to paste the rest into.
