@@ -194,9 +194,8 @@ impl Config {
                 .set_override(&key, template)
                 .map_err(|e| overriding(&key, e))?;
         }
-        let port = optional("PORT")?;
         builder = builder
-            .set_override_option("port", port)
+            .set_override_option("port", platform_port()?)
             .map_err(|e| overriding("port", e))?;
         let mut config = read(builder)?;
         config.platform = platform()?;
@@ -324,6 +323,14 @@ fn own_variables() -> Result<Variables, Invalid> {
         }
     }
     Ok(Variables { templates, others })
+}
+
+/// The port that Cloud Run says to listen on.
+fn platform_port() -> Result<Option<u16>, Invalid> {
+    let invalid = |_| Invalid::new("PORT", "must be a port, such as 8080");
+    optional("PORT")?
+        .map(|text| text.parse().map_err(invalid))
+        .transpose()
 }
 
 fn platform() -> Result<Platform, Invalid> {

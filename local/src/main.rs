@@ -11,7 +11,6 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 const JOB: &str = "test-job";
-const API_PORT: u16 = 8080;
 const EMULATOR_PORT: u16 = 8787;
 
 #[tokio::main(flavor = "current_thread")]
@@ -39,7 +38,8 @@ async fn run() -> anyhow::Result<()> {
                 config.port
             )
         })?;
-    println!("{}", welcome(config.port, &emulator));
+    let port = listener.local_addr()?.port();
+    println!("{}\n{}", emulator.instructions(), welcome(port));
     let shutdown = async move {
         tokio::select! { _ = terminate.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
         println!("stopping");
@@ -52,13 +52,13 @@ async fn run() -> anyhow::Result<()> {
 async fn start_emulator() -> anyhow::Result<Emulator> {
     println!("building the job");
     let binary = emulator::job_binary().context("building the package `job`")?;
-    let port = port("EMULATOR_PORT", EMULATOR_PORT)?;
+    let port = emulator_port()?;
     let settings = Settings {
         port,
         jobs: vec![Job {
-            max_retries: 0,
+            max_retries: 0, // as the job is deployed: its own work decides what may be done twice
             ..Job::new(JOB, [binary])
-        }], // as the deploy script sets it
+        }],
         allow_anonymous: true, // gcloud has no credentials for an emulator
         faults: true,
         echo: true,
@@ -76,7 +76,6 @@ async fn start_emulator() -> anyhow::Result<Emulator> {
 fn config(emulator: &Emulator) -> anyhow::Result<Config> {
     let mut config = Config::load()?;
     config.host = "127.0.0.1".to_owned();
-    config.port = port("PORT", API_PORT)?;
     if config.auth.mode.is_empty() {
         config.auth.mode = "public".to_owned();
     }
@@ -87,24 +86,26 @@ fn config(emulator: &Emulator) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-fn port(variable: &str, default: u16) -> anyhow::Result<u16> {
-    match env::var(variable) {
+fn emulator_port() -> anyhow::Result<u16> {
+    match env::var("EMULATOR_PORT") {
         Ok(text) => text
             .parse()
-            .with_context(|| format!("{variable} must be a port, such as {default}")),
-        Err(_) => Ok(default),
+            .context("EMULATOR_PORT must be a port, such as 8788"),
+        Err(_) => Ok(EMULATOR_PORT),
     }
 }
 
-fn welcome(port: u16, emulator: &Emulator) -> String {
+fn welcome(port: u16) -> String {
     format!(
-        "{}
-Ready. Start the job for the scope acme, and see its output here:
+        "Ready. Start the job for the scope acme, and see its output here:
 
   curl -i -X POST localhost:{port}/scopes/acme/process
 
+The same with a button, in a browser:
+
+  http://localhost:{port}/
+
 Ctrl-C stops everything.
-",
-        emulator.instructions(),
+"
     )
 }

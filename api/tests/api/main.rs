@@ -10,5 +10,6 @@ mod helpers;
 mod logs;
 mod process;
 mod program;
+mod repository;
 mod starts;
 mod token;

@@ -1,0 +1,259 @@
+//! What the repository says of itself: the README's tables, the links of its documents, who depends on whom.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use api::problem::Kind;
+use serde_json::{Map, Value};
+
+const README: &str = include_str!("../../../README.md");
+const DEFAULTS: &str = include_str!("../../default.toml");
+
+fn workspace() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap()
+}
+
+/// What stands in the README between the comment that begins with the name and the one that ends it.
+fn table(name: &str) -> &'static str {
+    let (_, after) = README.split_once(&format!("<!-- {name}:")).unwrap();
+    let (_, after) = after.split_once("-->\n").unwrap();
+    let end = format!("<!-- end of {name} -->");
+    after.split_once(&end).unwrap().0.trim_end()
+}
+
+#[test]
+fn the_settings_table_is_that_of_default_toml() {
+    let mut expected =
+        "| setting | environment | default | what for |\n| --- | --- | --- | --- |".to_owned();
+    for setting in settings() {
+        let environment = format!("API__{}", setting.key.replace('.', "__").to_uppercase());
+        let Setting { key, default, text } = setting;
+        expected.push_str(&format!(
+            "\n| `{key}` | `{environment}` | {default} | {text} |"
+        ));
+    }
+    let actual = table("settings");
+    assert!(
+        actual == expected,
+        "the README's table should read\n\n{expected}\n"
+    );
+}
+
+/// Stands for a section that is a setting as a whole: what is commented there is an example.
+const WHOLE: &str = "whole";
+
+/// One row.
+struct Setting {
+    key: String,
+    default: String,
+    text: String,
+}
+
+/// The settings of default.toml in its order: `key = value # text`, each on one line. `# key = value # text` is one without
+/// a default. A section that is empty is a setting as a whole, explained by the line above it.
+fn settings() -> Vec<Setting> {
+    let defaults: Map<String, Value> = toml::from_str(DEFAULTS).unwrap();
+    let (mut settings, mut section, mut above) = (Vec::new(), String::new(), "");
+    for line in DEFAULTS.lines() {
+        if let Some(name) = section_name(line) {
+            section = format!("{name}.");
+            if defaults.get(name) == Some(&Value::Object(Map::new())) {
+                settings.push(Setting::new(name, "", above.trim_start_matches("# ")));
+                section = WHOLE.to_owned();
+            }
+        } else if let Some((assignment, text)) = line.rsplit_once(" # ")
+            && section != WHOLE
+        {
+            let optional = assignment.strip_prefix("# ");
+            let parsed: Map<String, Value> =
+                toml::from_str(optional.unwrap_or(assignment)).unwrap();
+            let (key, value) = parsed.iter().next().unwrap();
+            let default = optional.map_or_else(|| written(value), |_| String::new());
+            settings.push(Setting::new(&format!("{section}{key}"), &default, text));
+        }
+        above = line;
+    }
+    settings
+}
+
+fn section_name(line: &str) -> Option<&str> {
+    line.strip_prefix('[')?.strip_suffix(']')
+}
+
+impl Setting {
+    fn new(key: &str, default: &str, text: &str) -> Self {
+        let text = text.trim().trim_end_matches('.').replace('|', "\\|");
+        Self {
+            key: key.to_owned(),
+            default: default.to_owned(),
+            text,
+        }
+    }
+}
+
+/// A default as the table shows it: nothing for an empty text.
+fn written(value: &Value) -> String {
+    match value {
+        Value::String(text) if text.is_empty() => String::new(),
+        Value::String(text) => format!("`{text}`"),
+        Value::Object(table) => {
+            let entries: Vec<_> = table
+                .iter()
+                .map(|(key, value)| format!("{key} = {value}"))
+                .collect();
+            format!("`{{ {} }}`", entries.join(", "))
+        }
+        value => format!("`{value}`"),
+    }
+}
+
+/// Every key that the service reads is a row: none was missed by reading default.toml line by line.
+#[test]
+fn no_setting_is_missing_in_the_table() {
+    let mut keys = Vec::new();
+    flatten("", &toml::from_str(DEFAULTS).unwrap(), &mut keys);
+    let rows: Vec<_> = settings().into_iter().map(|setting| setting.key).collect();
+    for key in keys {
+        assert!(
+            rows.contains(&key),
+            "{key} has no explanation on its line in default.toml"
+        );
+    }
+}
+
+fn flatten(path: &str, value: &Value, keys: &mut Vec<String>) {
+    match value {
+        Value::Object(table) if !table.is_empty() && path != "overrides.env" => {
+            for (key, value) in table {
+                let path = if path.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{path}.{key}")
+                };
+                flatten(&path, value, keys);
+            }
+        }
+        _ => keys.push(path.to_owned()),
+    }
+}
+
+#[test]
+fn the_errors_table_has_every_problem_as_it_is_answered() {
+    let rows: Vec<Vec<_>> = table("errors").lines().skip(2).map(cells).collect();
+    let expected: Vec<_> = Kind::ALL
+        .iter()
+        .map(|kind| {
+            let again = if kind.retryable() { "yes" } else { "no" };
+            [
+                format!("`{}`", kind.slug()),
+                kind.status().as_u16().to_string(),
+                again.to_owned(),
+            ]
+        })
+        .collect();
+    let actual: Vec<_> = rows.iter().map(|row| row[..3].to_vec()).collect();
+    assert_eq!(actual, expected);
+    assert!(
+        rows.iter()
+            .all(|row| row.len() == 5 && row.iter().all(|cell| !cell.is_empty()))
+    );
+}
+
+fn cells(row: &str) -> Vec<&str> {
+    row.trim_matches('|').split('|').map(str::trim).collect()
+}
+
+#[test]
+fn the_documents_link_to_what_is_there() {
+    for document in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+    ] {
+        let text = std::fs::read_to_string(workspace().join(document)).unwrap();
+        for target in links(&text) {
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let path: PathBuf = workspace().join(if file.is_empty() { document } else { file });
+            assert!(path.exists(), "{document} links to {target}");
+            if !anchor.is_empty() {
+                let text = std::fs::read_to_string(path).unwrap();
+                assert!(
+                    anchors(&text).any(|known| known == anchor),
+                    "{document} links to {target}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_map_has_every_file_of_the_service() {
+    let text = std::fs::read_to_string(workspace().join("ARCHITECTURE.md")).unwrap();
+    let mapped: Vec<_> = links(&text).collect();
+    for entry in std::fs::read_dir(workspace().join("api/src")).unwrap() {
+        let path = format!("api/src/{}", entry.unwrap().file_name().display());
+        assert!(
+            mapped.contains(&&path[..]),
+            "ARCHITECTURE.md does not say what {path} is about"
+        );
+    }
+}
+
+/// The targets of Markdown's links that are no URL.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let targets = text
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')'));
+    targets
+        .map(|(target, _)| target)
+        .filter(|target| !target.contains("://"))
+}
+
+/// The headings as anchors, the way GitHub makes them of plain words.
+fn anchors(text: &str) -> impl Iterator<Item = String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings.map(|line| {
+        let words = line.trim_start_matches('#').trim().to_lowercase();
+        words.replace(' ', "-").replace([',', '.', '?'], "")
+    })
+}
+
+/// The emulator must not reach production: not through any package that the service is built from.
+#[test]
+fn the_service_is_built_without_the_emulator() {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let tree = Command::new(cargo)
+        .args([
+            "tree",
+            "--locked",
+            "--package",
+            "api",
+            "--edges",
+            "normal,build",
+            "--prefix",
+            "none",
+        ])
+        .current_dir(workspace())
+        .output()
+        .unwrap();
+    let packages = String::from_utf8(tree.stdout).unwrap();
+    assert!(
+        tree.status.success(),
+        "{}",
+        String::from_utf8_lossy(&tree.stderr)
+    );
+    assert!(
+        packages.starts_with("api v") && packages.contains("\naxum v"),
+        "{packages}"
+    );
+    let ours = |line: &&str| line.contains(&format!("({}", workspace().display()));
+    let ours: Vec<_> = packages.lines().filter(ours).collect();
+    assert_eq!(
+        ours.len(),
+        1,
+        "api depends on no other package of this workspace: {ours:?}"
+    );
+}

@@ -1,0 +1,117 @@
+//! A terminal with a program in it: what it prints, and Ctrl-C.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// How long a test waits for what must happen; far longer than it takes.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long until it is ready: Cargo may have to build the job first.
+const STARTING: Duration = Duration::from_secs(300);
+
+/// A program in a process group of its own, as a shell makes one. Dropping it kills the group.
+pub struct Terminal {
+    program: Child,
+    lines: Receiver<String>,
+    /// Everything printed so far.
+    pub shown: Vec<String>,
+}
+
+impl Terminal {
+    /// Runs the command on ports that are free.
+    pub fn run(command: &mut Command) -> Self {
+        command
+            .env("PORT", "0")
+            .env("EMULATOR_PORT", "0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .process_group(0);
+        let mut program = command.spawn().unwrap();
+        let output = BufReader::new(program.stdout.take().unwrap());
+        let (printed, lines) = channel();
+        thread::spawn(move || {
+            output
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| printed.send(line))
+        });
+        Self {
+            program,
+            lines,
+            shown: Vec::new(),
+        }
+    }
+
+    /// Runs the program of this package, and waits until it is ready.
+    pub fn local(variables: &[(&str, &str)]) -> (Self, u16) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_local"));
+        let mut terminal = Self::run(command.envs(variables.iter().copied()));
+        let port = terminal.ready();
+        (terminal, port)
+    }
+
+    /// The API's port, from the curl line that is printed once everything is ready.
+    pub fn ready(&mut self) -> u16 {
+        let is_curl = |line: &str| line.trim_start().starts_with("curl ");
+        let line = self.until(STARTING, is_curl);
+        let (_, after) = line.split_once("localhost:").unwrap();
+        let port = after.split('/').next().unwrap().parse().unwrap();
+        self.until(PATIENCE, |line| line.contains("Ctrl-C"));
+        port
+    }
+
+    /// The first line from now on that is wanted.
+    pub fn until(&mut self, patience: Duration, wanted: impl Fn(&str) -> bool) -> String {
+        let begun = Instant::now();
+        loop {
+            match self
+                .lines
+                .recv_timeout(patience.saturating_sub(begun.elapsed()))
+            {
+                Ok(line) => {
+                    self.shown.push(line.clone());
+                    if wanted(&line) {
+                        return line;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => panic!("not in time: {:#?}", self.shown),
+                Err(RecvTimeoutError::Disconnected) => panic!("it has ended: {:#?}", self.shown),
+            }
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.program.id()
+    }
+
+    /// Sends the signal to the whole group, as a terminal does on Ctrl-C, and waits for the program's end.
+    pub fn end_by(mut self, signal: Signal) -> ExitStatus {
+        kill_process_group(self.group(), signal).unwrap();
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.program.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{signal:?} does not end it");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn group(&self) -> Pid {
+        Pid::from_child(&self.program)
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Ok(None) = self.program.try_wait() {
+            let _ = kill_process_group(self.group(), Signal::KILL);
+            let _ = self.program.wait();
+        }
+    }
+}
