@@ -40,7 +40,7 @@ END
 : "${ROLE=testInvokeJobApi}" "${AUTH=iam}" "${STORE=memory}" "${MAX_INSTANCES=1}" "${CONCURRENCY=80}" "${MEMORY=256Mi}"
 : "${CONFIG_SECRET=}"
 
-# What the service reads; starting and cancelling come with roles/run.jobsExecutorWithOverrides on the job.
+# What the service reads (run.jobs.get: to check its set-up); starting and cancelling come with roles/run.jobsExecutorWithOverrides on the job.
 permissions=logging.logEntries.list,run.executions.get,run.executions.list,run.jobs.get
 settings=() # NAME=VALUE: the service's environment
 services=(artifactregistry.googleapis.com cloudresourcemanager.googleapis.com iam.googleapis.com logging.googleapis.com run.googleapis.com)
@@ -80,7 +80,8 @@ collect_settings() {
     check_name "$setting"
     settings+=("$setting=${!setting}")
   done < <(compgen -e API__)
-  settings+=("API__CLOUD_RUN__JOB=$JOB" "API__IDEMPOTENCY__STORE=$STORE")
+  settings+=("API__CLOUD_RUN__JOB=$JOB")
+  [ "$STORE" = memory ] || settings+=("API__IDEMPOTENCY__STORE=$STORE")
 }
 
 check_name() {
