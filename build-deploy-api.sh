@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the API's image, pushes it, gives it the few permissions it needs and deploys the Cloud Run service. `--help` has the variables.
+# Builds the API's image, pushes it, gives it the few permissions it needs and deploys the Cloud Run service.
+# `--help` has the variables.
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 1
 . ./deploy-common.sh
 
@@ -40,10 +41,12 @@ END
 : "${ROLE=testInvokeJobApi}" "${AUTH=iam}" "${STORE=memory}" "${MAX_INSTANCES=1}" "${CONCURRENCY=80}" "${MEMORY=256Mi}"
 : "${CONFIG_SECRET=}"
 
-# What the service reads (run.jobs.get: to check its set-up); starting and cancelling come with roles/run.jobsExecutorWithOverrides on the job.
+# What the service reads (run.jobs.get: to check its set-up). Starting and cancelling come with
+# roles/run.jobsExecutorWithOverrides on the job, which brings no reads.
 permissions=logging.logEntries.list,run.executions.get,run.executions.list,run.jobs.get
 settings=() # NAME=VALUE: the service's environment
-services=(artifactregistry.googleapis.com cloudresourcemanager.googleapis.com iam.googleapis.com logging.googleapis.com run.googleapis.com)
+services=(artifactregistry.googleapis.com cloudresourcemanager.googleapis.com iam.googleapis.com logging.googleapis.com
+  run.googleapis.com)
 deploy=(gcloud run deploy)
 url=
 access=() # who may reach the service, as flags of `deploy`
@@ -111,7 +114,8 @@ choose_access() {
     public)
       access=(--allow-unauthenticated)
       settings+=(API__AUTH__MODE=public)
-      printf '\n*** AUTH=public: anybody on the internet can start the job, cancel it, read its log and run up its cost. ***\n\n' >&2
+      printf '\n*** %s ***\n\n' >&2 \
+        'AUTH=public: anybody on the internet can start the job, cancel it, read its log and run up its cost.'
       ;;
   esac
 }
@@ -215,7 +219,7 @@ ensure_role
 build_and_push Dockerfile.api "$API_IMAGE"
 grant_permissions
 [ "$STORE" != firestore ] || ensure_ttl
-# One CPU and room for it at start-up: the first request after a rest waits for the start.
+# --cpu-boost: the first request after a rest waits for the start.
 ask url "https://URL_OF_THE_SERVICE" "${deploy[@]}" "$SERVICE" "--image=$image" "--region=$RUNTIME_REGION" "--project=$PROJECT_ID" \
   "--service-account=$API_ACCOUNT@$PROJECT_ID.iam.gserviceaccount.com" \
   --cpu=1 --cpu-boost --min-instances=0 "--max-instances=$MAX_INSTANCES" "--memory=$MEMORY" "--concurrency=$CONCURRENCY" \

@@ -117,9 +117,9 @@ check_prerequisites() {
 
 check_services() {
   local enabled service missing=
-  ask enabled "$*" gcloud services list --enabled "--project=$PROJECT_ID" --format='value(config.name)'
+  ask enabled "$(printf '%s\n' "$@")" gcloud services list --enabled "--project=$PROJECT_ID" --format='value(config.name)'
   for service; do
-    case " ${enabled//[$'\n']/ } " in *" $service "*) ;; *) missing="$missing $service" ;; esac
+    case $'\n'$enabled$'\n' in *$'\n'$service$'\n'*) ;; *) missing="$missing $service" ;; esac
   done
   [ -z "$missing" ] || fail "APIs that are not enabled:$missing" "gcloud services enable$missing --project=$PROJECT_ID"
 }
