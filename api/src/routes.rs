@@ -4,6 +4,7 @@ mod cancel;
 mod executions;
 mod health;
 mod logs;
+mod page;
 mod process;
 mod report;
 
@@ -38,6 +39,10 @@ pub fn router(app: Arc<App>) -> Router {
             "/scopes/{scope}/executions/{name}/cancel",
             post(cancel::cancel),
         )
+        .route("/", get(page::page))
+        .route("/page.css", get(page::page_css))
+        .route("/page.js", get(page::page_js))
+        .route("/button.js", get(page::button_js))
         .route("/health", get(health::alive))
         .route("/ready", get(health::ready))
         .fallback(not_found)
