@@ -332,6 +332,40 @@ async fn the_keyboard_is_enough_and_never_loses_its_place() {
     assert_eq!(world.started(), 1);
 }
 
+#[tokio::test]
+async fn a_page_of_another_origin_can_have_the_button() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let stranger = Scene::play(HOST, vec![], vec![]).await;
+    let mut origin = stranger.url.clone();
+    origin.pop();
+    let world = World::with(|config| config.cors.origins = vec![origin]).await;
+    let html = HOST.replace("src=button.js", &format!("src={}", world.url("/button.js")));
+    let listed = stranger.show(&html);
+    browser.open(&listed).await;
+    browser.until("state === 'idle'").await;
+    browser.click("part('start')").await;
+    browser
+        .until("state === 'succeeded' && text('lines').includes('SCOPE = acme')")
+        .await;
+    assert_eq!(world.started(), 1);
+    // The same page from an origin that nobody listed: the browser keeps the two apart.
+    let unlisted = Scene::play(HOST, vec![], vec![]).await;
+    browser
+        .open(&unlisted.show(&HOST.replace(
+            "<process-button",
+            &format!("<process-button api={}", world.url("/")),
+        )))
+        .await;
+    browser.until("state === 'idle'").await;
+    browser.click("part('start')").await;
+    browser
+        .until("text('problem').includes('cannot be reached')")
+        .await;
+    assert_eq!(world.started(), 1);
+}
+
 /// Waits until the scene has seen so many requests.
 async fn until_seen(scene: &Scene, count: usize) {
     let began = std::time::Instant::now();

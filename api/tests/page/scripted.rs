@@ -43,7 +43,7 @@ pub struct Scene {
 }
 
 struct Shared {
-    html: String,
+    html: Mutex<String>,
     starts: Mutex<VecDeque<Answer>>,
     others: Mutex<VecDeque<Answer>>,
     seen: Mutex<Vec<Seen>>,
@@ -55,7 +55,7 @@ impl Scene {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let state = Arc::new(Shared {
-            html: html.to_owned(),
+            html: Mutex::new(html.to_owned()),
             starts: Mutex::new(starts.into()),
             others: Mutex::new(others.into()),
             seen: Mutex::default(),
@@ -68,7 +68,9 @@ impl Scene {
         let router = Router::new()
             .route(
                 "/",
-                get(async |State(state): State<Arc<Shared>>| Html(state.html.clone())),
+                get(async |State(state): State<Arc<Shared>>| {
+                    Html(state.html.lock().unwrap().clone())
+                }),
             )
             .route("/favicon.ico", get(async || ""))
             .route("/button.js", file("text/javascript", button))
@@ -81,6 +83,12 @@ impl Scene {
             .with_state(Arc::clone(&state));
         tokio::spawn(async { axum::serve(listener, router).await });
         Self { url, state }
+    }
+
+    /// Shows another page; says where.
+    pub fn show(&self, html: &str) -> String {
+        *self.state.html.lock().unwrap() = html.to_owned();
+        self.url.clone()
     }
 
     /// What came in so far, the files aside.
