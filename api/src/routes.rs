@@ -6,6 +6,7 @@ mod executions;
 mod health;
 mod logs;
 mod operations;
+mod page;
 mod process;
 mod report;
 
@@ -16,6 +17,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use serde_json::Value;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -35,6 +37,10 @@ pub fn router(app: Arc<App>) -> Router {
     routes()
         .into_iter()
         .fold(Router::new(), |router, route| route.add_to(router))
+        .route("/", get(page::page))
+        .route("/page.css", get(page::page_css))
+        .route("/page.js", get(page::page_js))
+        .route("/button.js", get(page::button_js))
         .fallback(not_found)
         .method_not_allowed_fallback(async || Problem::from(Kind::MethodNotAllowed))
         .layer(layers)

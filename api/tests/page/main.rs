@@ -1,0 +1,7 @@
+//! The page and the button in a real Chromium, in front of the real service, the emulator and the sample job.
+
+mod browser;
+mod element;
+mod page;
+mod scripted;
+mod world;

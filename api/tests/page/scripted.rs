@@ -1,0 +1,163 @@
+//! A server that plays one scene: a page with the element, and an API that misbehaves as the scene wants.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use futures_util::stream;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+/// Between the pieces of a stream: long enough that the browser reads them one by one.
+const PIECE: Duration = Duration::from_millis(60);
+
+/// The answer to one request.
+pub enum Answer {
+    /// Status, content type, body.
+    Plain(u16, &'static str, String),
+    /// A 200 whose body comes piece by piece and then ends.
+    Stream(Vec<String>),
+}
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub path: String,
+    pub key: Option<String>,
+    pub last_event_id: Option<String>,
+    pub authorization: Option<String>,
+    pub body: String,
+}
+
+pub struct Scene {
+    pub url: String,
+    state: Arc<Shared>,
+}
+
+struct Shared {
+    html: Mutex<String>,
+    starts: Mutex<VecDeque<Answer>>,
+    others: Mutex<VecDeque<Answer>>,
+    seen: Mutex<Vec<Seen>>,
+}
+
+impl Scene {
+    /// `html` is the page; `starts` answer the POSTs, `others` the requests that follow, each in turn.
+    pub async fn play(html: &str, starts: Vec<Answer>, others: Vec<Answer>) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let state = Arc::new(Shared {
+            html: Mutex::new(html.to_owned()),
+            starts: Mutex::new(starts.into()),
+            others: Mutex::new(others.into()),
+            seen: Mutex::default(),
+        });
+        let file = |kind, text: &'static str| get(async move || ([("content-type", kind)], text));
+        let (button, page) = (
+            include_str!("../../src/routes/button.js"),
+            include_str!("../../src/routes/page.js"),
+        );
+        let router = Router::new()
+            .route(
+                "/",
+                get(async |State(state): State<Arc<Shared>>| {
+                    Html(state.html.lock().unwrap().clone())
+                }),
+            )
+            .route("/favicon.ico", get(async || ""))
+            .route("/button.js", file("text/javascript", button))
+            .route("/page.js", file("text/javascript", page))
+            .route(
+                "/page.css",
+                file("text/css", include_str!("../../src/routes/page.css")),
+            )
+            .fallback(answer)
+            .with_state(Arc::clone(&state));
+        tokio::spawn(async { axum::serve(listener, router).await });
+        Self { url, state }
+    }
+
+    /// Shows another page; says where.
+    pub fn show(&self, html: &str) -> String {
+        *self.state.html.lock().unwrap() = html.to_owned();
+        self.url.clone()
+    }
+
+    /// What came in so far, the files aside.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.state.seen.lock().unwrap().clone()
+    }
+}
+
+async fn answer(State(state): State<Arc<Shared>>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let header = |name: &str| {
+        head.headers
+            .get(name)
+            .map(|value| value.to_str().unwrap().to_owned())
+    };
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    state.seen.lock().unwrap().push(Seen {
+        path: head.uri.to_string(),
+        key: header("idempotency-key"),
+        last_event_id: header("last-event-id"),
+        authorization: header("authorization"),
+        body: String::from_utf8(body.to_vec()).unwrap(),
+    });
+    let answers = if head.method == Method::POST {
+        &state.starts
+    } else {
+        &state.others
+    };
+    let next = answers.lock().unwrap().pop_front();
+    next.unwrap_or_else(|| problem(503, "draining", true))
+        .into_response()
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Plain(status, kind, body) => {
+                let status = StatusCode::from_u16(status).unwrap();
+                (status, [("content-type", kind)], body).into_response()
+            }
+            Self::Stream(pieces) => {
+                let pieces = stream::unfold(VecDeque::from(pieces), async |mut pieces| {
+                    tokio::time::sleep(PIECE).await;
+                    pieces
+                        .pop_front()
+                        .map(|piece| (Ok::<_, Infallible>(piece), pieces))
+                });
+                (
+                    [("content-type", "text/event-stream")],
+                    Body::from_stream(pieces),
+                )
+                    .into_response()
+            }
+        }
+    }
+}
+
+pub fn problem(status: u16, slug: &str, retryable: bool) -> Answer {
+    let body = json!({"type": format!("/problems/{slug}"), "status": status, "detail": format!("This is {slug}."), "retryable": retryable});
+    Answer::Plain(status, "application/problem+json", body.to_string())
+}
+
+pub fn accepted() -> Answer {
+    Answer::Plain(202, "application/json", execution("pending").to_string())
+}
+
+pub fn execution(state: &str) -> Value {
+    json!({
+        "name": "test-job-x7k2p", "scope": "acme", "job": "test-job", "state": state, "createdAt": "2026-01-01T00:00:00Z",
+        "tasks": {"total": 2, "running": 1, "succeeded": 1, "failed": 0, "cancelled": 0, "retried": 0},
+    })
+}
