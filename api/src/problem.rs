@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Display;
 
 use axum::Json;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -84,6 +84,15 @@ impl Kind {
     /// What the caller can do, where the place of the failure knows nothing better.
     fn advice(self) -> &'static str {
         match self {
+            Self::Unauthenticated => {
+                "Send a token of the identity provider that this service trusts: unexpired, and made for this service."
+            }
+            Self::ScopeForbidden => {
+                "Your token grants nothing on this scope; ask the operator for it."
+            }
+            Self::OperationForbidden => {
+                "Your token grants something else on this scope; ask the operator for this operation."
+            }
             Self::ExecutionNotFound => "The scope has no execution of this name.",
             Self::NotFound => "There is nothing at this path; GET / shows what is here.",
             Self::MethodNotAllowed => {
@@ -181,6 +190,10 @@ impl Problem {
         );
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if self.kind == Kind::Unauthenticated {
+            // Without RFC 6750's `error`: whether there was no token or a wrong one is the log's to say.
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }

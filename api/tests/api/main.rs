@@ -1,9 +1,11 @@
 //! The whole service over the wire: against the emulator, and with the real job.
 
+mod auth;
 mod bad_input;
 mod cancel;
 mod executions;
 mod helpers;
+mod issuer;
 mod logs;
 mod process;
 mod program;
