@@ -2,6 +2,7 @@
 
 mod grants;
 mod keys;
+mod provider;
 mod ring_provider;
 mod tokens;
 mod verified;

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
-use axum::http::{HeaderMap, HeaderName};
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, Header, Validation, decode, decode_header};
+use jsonwebtoken::{Header, Validation, decode, decode_header};
 use reqwest::Client;
 use serde_json::Value;
 
 use super::Caller;
 use super::grants::Grants;
 use super::keys::{self, Keys, MAX_ID_BYTES};
+use super::provider::Provider;
 use super::ring_provider;
 use super::verified::{Digest, Verified};
 use crate::config::{self, Invalid};
@@ -27,113 +28,28 @@ const MAX_LIFETIME_SECONDS: f64 = 24.0 * 60.0 * 60.0;
 
 /// Tells from a request's token who calls.
 pub struct Tokens {
-    header: HeaderName,
-    algorithm: Algorithm,
+    provider: Provider,
     validation: Validation,
-    /// What a caller's identity begins with: one name for an issuer that goes by two.
-    issuer: String,
-    vouches_for_email: bool,
     keys: Arc<Keys>,
     grants: Grants,
     verified: Verified,
-}
-
-/// What is known of an identity provider.
-struct Preset {
-    issuers: Vec<String>,
-    jwks_url: &'static str,
-    algorithm: &'static str,
-    header: HeaderName,
-    /// Whether an `email` without `email_verified` is a proven one.
-    vouches_for_email: bool,
-}
-
-/// The identity providers known by name. Sources: Google's "Verify the Google ID token on your server side", Firebase's
-/// "Verify ID tokens", IAP's "Securing your app with signed headers".
-fn preset(settings: &config::Jwt) -> Result<Preset, Invalid> {
-    match settings.preset.as_str() {
-        "google" => Ok(Preset {
-            issuers: vec![
-                "https://accounts.google.com".into(),
-                "accounts.google.com".into(),
-            ],
-            jwks_url: "https://www.googleapis.com/oauth2/v3/certs",
-            algorithm: "RS256",
-            header: AUTHORIZATION,
-            vouches_for_email: false,
-        }),
-        "firebase" => Ok(Preset {
-            issuers: vec![format!(
-                "https://securetoken.google.com/{}",
-                settings.audience
-            )],
-            jwks_url: "https://www.googleapis.com/service_accounts/v1/jwk/securetoken@system.gserviceaccount.com",
-            algorithm: "RS256",
-            header: AUTHORIZATION,
-            vouches_for_email: false,
-        }),
-        "iap" => Ok(Preset {
-            issuers: vec!["https://cloud.google.com/iap".into()],
-            jwks_url: "https://www.gstatic.com/iap/verify/public_key-jwk",
-            algorithm: "ES256",
-            header: HeaderName::from_static("x-goog-iap-jwt-assertion"),
-            vouches_for_email: true, // IAP's tokens have no email_verified: it let the account of that address in
-        }),
-        "" => Ok(Preset {
-            issuers: Vec::new(),
-            jwks_url: "",
-            algorithm: "RS256",
-            header: AUTHORIZATION,
-            vouches_for_email: false,
-        }),
-        other => Err(Invalid::new(
-            "auth.jwt.preset",
-            format!(
-                "`{other}` is unknown; choose google, firebase or iap, or leave it empty and set issuer and jwks_url"
-            ),
-        )),
-    }
 }
 
 impl Tokens {
     /// Checks the settings; no key is fetched yet.
     pub fn new(settings: &config::Auth, http: Client) -> Result<Self, Invalid> {
         ring_provider::install();
-        let jwt = &settings.jwt;
-        let preset = preset(jwt)?;
-        let algorithm = algorithm(or(&jwt.algorithm, preset.algorithm))?;
-        let issuers = match jwt.issuer.as_str() {
-            "" => preset.issuers,
-            issuer => vec![issuer.to_owned()],
-        };
-        let Some(issuer) = issuers.first().cloned() else {
-            return Err(required("auth.jwt.issuer", "the iss of the tokens"));
-        };
-        if jwt.audience.is_empty() {
-            let cure = "must be set to the aud of tokens made for this service (firebase: the project's id)";
-            return Err(Invalid::new("auth.jwt.audience", cure));
-        }
-        let jwks_url = or(&jwt.jwks_url, preset.jwks_url);
-        if jwks_url.is_empty() {
-            return Err(required(
-                "auth.jwt.jwks_url",
-                "the URL of the issuer's keys",
-            ));
-        }
-        let header = match jwt.header.as_str() {
-            "" => preset.header,
-            name => HeaderName::try_from(name)
-                .map_err(|_| Invalid::new("auth.jwt.header", "must be the name of a header"))?,
-        };
+        let provider = Provider::new(&settings.jwt)?;
         Ok(Self {
-            header,
-            algorithm,
-            validation: validation(algorithm, &issuers, &jwt.audience),
-            issuer,
-            vouches_for_email: preset.vouches_for_email,
-            keys: Arc::new(Keys::new(http, jwks_url.to_owned(), algorithm)),
+            validation: validation(&provider),
+            keys: Arc::new(Keys::new(
+                http,
+                provider.jwks_url.clone(),
+                provider.algorithm,
+            )),
             grants: Grants::new(settings)?,
             verified: Verified::default(),
+            provider,
         })
     }
 
@@ -155,7 +71,7 @@ impl Tokens {
 
     /// The token as the request brings it.
     fn token<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, Problem> {
-        let mut values = headers.get_all(&self.header).iter();
+        let mut values = headers.get_all(&self.provider.header).iter();
         let Some(value) = values.next() else {
             return Err(refused("there is no token"));
         };
@@ -166,7 +82,7 @@ impl Tokens {
         let text = value
             .to_str()
             .map_err(|_| refused("the token is not ASCII"))?;
-        let token = match self.header == AUTHORIZATION {
+        let token = match self.provider.header == AUTHORIZATION {
             true => bearer(text).ok_or_else(|| refused("the Authorization is not Bearer"))?,
             false => text,
         };
@@ -179,7 +95,7 @@ impl Tokens {
     /// The claims of a token that holds.
     async fn verify(&self, token: &str) -> Result<Value, Problem> {
         let header = decode_header(token).map_err(unusable)?;
-        if header.alg != self.algorithm {
+        if header.alg != self.provider.algorithm {
             return Err(refused("the token has another algorithm"));
         }
         let key = self.keys.get(key_id(&header)?).await;
@@ -202,7 +118,7 @@ impl Tokens {
         let (Some(_), Some(subject)) = (text("iss"), text("sub")) else {
             return Err(refused("iss or sub is not a text"));
         };
-        let identity = format!("{} {subject}", self.issuer);
+        let identity = format!("{} {subject}", self.provider.name());
         if !self.email_is_proven(&claims)
             && let Some(claims) = claims.as_object_mut()
         {
@@ -217,7 +133,7 @@ impl Tokens {
     /// Whether `email` is more than what somebody typed into a form.
     fn email_is_proven(&self, claims: &Value) -> bool {
         match &claims["email_verified"] {
-            Value::Null => self.vouches_for_email,
+            Value::Null => self.provider.vouches_for_email,
             verified => *verified == Value::Bool(true),
         }
     }
@@ -291,32 +207,12 @@ fn now() -> f64 {
 }
 
 /// The library's checks, every one on: by default it would take a token without audience, issuer or subject.
-fn validation(algorithm: Algorithm, issuers: &[String], audience: &str) -> Validation {
-    let mut validation = Validation::new(algorithm);
+fn validation(provider: &Provider) -> Validation {
+    let mut validation = Validation::new(provider.algorithm);
     validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-    validation.set_issuer(issuers);
-    validation.set_audience(&[audience]);
+    validation.set_issuer(&provider.issuers);
+    validation.set_audience(&[&provider.audience]);
     validation.leeway = LEEWAY_SECONDS;
     validation.validate_nbf = true;
     validation
-}
-
-fn algorithm(name: &str) -> Result<Algorithm, Invalid> {
-    match name {
-        "RS256" => Ok(Algorithm::RS256),
-        "ES256" => Ok(Algorithm::ES256),
-        _ => Err(Invalid::new("auth.jwt.algorithm", "must be RS256 or ES256")),
-    }
-}
-
-/// The setting, or if that is empty what the preset says.
-fn or<'a>(setting: &'a str, preset: &'a str) -> &'a str {
-    if setting.is_empty() { preset } else { setting }
-}
-
-fn required(setting: &str, what: &str) -> Invalid {
-    Invalid::new(
-        setting,
-        format!("must be set to {what}, or auth.jwt.preset to google, firebase or iap"),
-    )
 }
