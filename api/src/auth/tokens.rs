@@ -63,6 +63,7 @@ impl Tokens {
         let claims = self.verify(token).await?;
         let left = number(&claims, "exp")? - now();
         let caller = self.describe(claims)?;
+        // One that lives by the leeway alone is not remembered.
         if let Ok(left) = Duration::try_from_secs_f64(left) {
             self.verified.insert(digest, caller.clone(), left);
         }

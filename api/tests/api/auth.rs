@@ -502,6 +502,30 @@ async fn behind_iap_its_header_counts_and_no_other() {
 }
 
 #[tokio::test]
+async fn a_key_belongs_to_whoever_chose_it() {
+    let (app, _issuer) = spawn(json!([
+        grant("sub", "u1", &["acme"], &["start"]),
+        grant("sub", "u2", &["acme"], &["start"]),
+    ]))
+    .await;
+    let name = async |token: String| {
+        let request = start(&app, "acme").header("idempotency-key", "one");
+        let started = request.bearer_auth(token).send().await.unwrap();
+        let execution: Value = started.json().await.unwrap();
+        execution["name"].as_str().unwrap().to_owned()
+    };
+    let (first, theirs) = (name(token("u1")).await, name(token("u2")).await);
+    assert_ne!(first, theirs);
+    // Another token, and the issuer's other name, are still the same caller.
+    assert_eq!(name(changed("jti", json!("renewed"))).await, first);
+    assert_eq!(
+        name(changed("iss", json!("accounts.google.com"))).await,
+        first
+    );
+    assert_eq!(app.counters().runs, 2);
+}
+
+#[tokio::test]
 async fn a_token_can_list_its_scopes() {
     let issuer = Issuer::start().await;
     let app = TestApp::with(instant_job(), |config| {
@@ -567,6 +591,24 @@ async fn made_up_keys_cause_no_fetches_and_disturb_nobody() {
     assert_eq!(refused, STRANGERS);
     // The first one and one more, unless the machine took longer than the pause between two.
     assert!((2..=3).contains(&issuer.fetches()), "{}", issuer.fetches());
+}
+
+#[tokio::test]
+async fn whoever_has_a_known_key_does_not_wait_for_who_has_not() {
+    let (app, issuer) = spawn(all_to_u1()).await;
+    let good = || status(start(&app, "acme").bearer_auth(token("u1")));
+    assert_eq!(good().await, 202);
+    issuer.answer(Answer::Silence);
+    let unknown = Key::rogue().token(&json!({"alg": "RS256", "kid": "k3"}), &claims("u1"));
+    let fetching = async {
+        while issuer.fetches() < 2 {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::select! {
+        status = status(start(&app, "acme").bearer_auth(unknown)) => panic!("{status} without the key"),
+        status = async { fetching.await; good().await } => assert_eq!(status, 202),
+    }
 }
 
 #[tokio::test]
