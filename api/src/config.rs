@@ -2,6 +2,7 @@
 //! The only file that reads the environment.
 
 use std::env;
+use std::fs;
 use std::net::IpAddr;
 
 use config::{Environment, File, FileFormat};
@@ -10,6 +11,7 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
+use crate::auth::Operation;
 use crate::metadata::is_name;
 use crate::starts::OnRunning;
 
@@ -55,8 +57,47 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
-    /// `public`; empty refuses to start.
+    /// `public`, `iam` or `jwt`; empty refuses to start.
     pub mode: String,
+    /// The tokens of mode `jwt`.
+    pub jwt: Jwt,
+    /// The claim in which a token lists its scopes; empty: none does.
+    pub scope_claim: String,
+    /// What claims grant; in the environment the path of a TOML file.
+    #[serde(deserialize_with = "grants")]
+    pub grants: Vec<Grant>,
+}
+
+/// `[auth.jwt]`: empty is what the preset says.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jwt {
+    /// `google`, `firebase` or `iap`; empty: everything by hand.
+    pub preset: String,
+    /// Who must have made the token: its `iss`.
+    pub issuer: String,
+    /// For whom it must have been made: one of its `aud`.
+    pub audience: String,
+    /// Where the issuer's keys are.
+    pub jwks_url: String,
+    /// `RS256` or `ES256`.
+    pub algorithm: String,
+    /// The header that has the token; `Authorization` has it after `Bearer`.
+    pub header: String,
+}
+
+/// `[[auth.grants]]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grant {
+    /// A claim's name, or a JSON pointer to it.
+    pub claim: String,
+    /// What it must be, or have in its list.
+    pub value: Value,
+    /// Scopes, or `*` alone for all.
+    pub scopes: Vec<String>,
+    /// What may be done to them.
+    pub operations: Vec<Operation>,
 }
 
 /// `[cloud_run]`
@@ -244,6 +285,9 @@ impl Config {
             self.upstream("cloud_run.base_url", &self.cloud_run.base_url)?;
         }
         self.upstream("cloud_logging.base_url", &self.cloud_logging.base_url)?;
+        if !self.auth.jwt.jwks_url.is_empty() {
+            self.upstream("auth.jwt.jwks_url", &self.auth.jwt.jwks_url)?;
+        }
         let emulators = [
             (
                 "GCE_METADATA_HOST",
@@ -266,7 +310,8 @@ impl Config {
         }
     }
 
-    /// A token is sent there: over TLS, or to this very machine, which on Cloud Run nobody means.
+    /// What is sent there is secret, or what comes from there is trusted: over TLS, or to this very machine, which on
+    /// Cloud Run nobody means.
     fn upstream(&self, setting: &str, text: &str) -> Result<(), Invalid> {
         let url: Url = text
             .parse()
@@ -294,7 +339,7 @@ impl Config {
             (true, "http") | (_, "https") => Ok(()),
             _ => Err(Invalid::new(
                 setting,
-                "must be https: an access token is sent there (http only to loopback)",
+                "must be https (http only to loopback)",
             )),
         }
     }
@@ -389,6 +434,28 @@ fn variable(setting: &str) -> String {
 /// A TOML array, or in the environment a text that is one.
 fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     toml_value(deserializer)
+}
+
+/// TOML tables, or in the environment the path of a file that has them as `[[grants]]`.
+fn grants<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Grant>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Grants {
+        grants: Vec<Grant>,
+    }
+    let path = match Value::deserialize(deserializer)? {
+        Value::String(path) => path,
+        tables => return serde_json::from_value(tables).map_err(D::Error::custom),
+    };
+    if path.is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = fs::read_to_string(&path)
+        .map_err(|error| D::Error::custom(format!("{path} cannot be read: {error}")))?;
+    let file: Grants = toml::from_str(&text).map_err(|error| {
+        D::Error::custom(format!("{path} has wrong [[grants]]: {}", error.message()))
+    })?;
+    Ok(file.grants)
 }
 
 /// A TOML table, or in the environment a text that is an inline one.

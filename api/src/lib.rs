@@ -37,6 +37,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::access_token::AccessToken;
+use crate::auth::Auth;
 use crate::cloud_logging::CloudLogging;
 use crate::cloud_run::CloudRun;
 use crate::config::{Config, Invalid};
@@ -54,6 +55,7 @@ const FIRESTORE: &str = "https://firestore.googleapis.com";
 
 /// What handlers share.
 pub struct App {
+    auth: Auth,
     parameters: Parameters,
     templates: Templates,
     starts: Starts,
@@ -69,11 +71,11 @@ pub struct App {
 impl App {
     /// Checks the settings against each other and connects the parts; nothing is sent anywhere yet.
     pub fn new(config: &Config) -> Result<Self, Invalid> {
-        auth::Mode::new(&config.auth.mode)?;
+        let http = http_client::new().map_err(|error| Invalid::new("TLS", error.to_string()))?;
+        let auth = Auth::new(config, http.clone())?;
         config.check()?;
         let parameters = Parameters::new(&config.parameters)?;
         let templates = Templates::new(&config.overrides, &parameters)?;
-        let http = http_client::new().map_err(|error| Invalid::new("TLS", error.to_string()))?;
         let metadata = Metadata::new(http.clone(), &config.platform.metadata_host);
         let location = Location::new(
             metadata.clone(),
@@ -90,6 +92,7 @@ impl App {
         ));
         let (job, logging) = (&config.cloud_run.job, &config.cloud_logging.base_url);
         Ok(Self {
+            auth,
             parameters,
             templates,
             starts: Starts::new(Arc::clone(&cloud_run), store, &config.start)

@@ -14,7 +14,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{FromRequestParts, Request, State};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -23,6 +23,7 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::App;
+use crate::auth::Caller;
 use crate::openapi::{self, Route};
 use crate::problem::{Kind, Problem};
 
@@ -69,14 +70,17 @@ fn routes() -> Vec<Route> {
 }
 
 /// What looks like a path of a scope and is none has a scope that is empty or has slashes.
-async fn not_found(request: Request) -> Problem {
+async fn not_found(State(app): State<Arc<App>>, request: Request) -> Problem {
     let rest = request
         .uri()
         .path()
         .strip_prefix("/scopes/")
         .unwrap_or_default();
     match rest.ends_with("/process") || rest.contains("/executions") {
-        true => crate::scope::Invalid.into(),
+        true => match Caller::from_request_parts(&mut request.into_parts().0, &app).await {
+            Ok(_) => crate::scope::Invalid.into(),
+            Err(problem) => problem,
+        },
         false => Kind::NotFound.into(),
     }
 }

@@ -16,11 +16,65 @@ const ENOUGH: [(&str, &str); 2] = [
     ("API__CLOUD_RUN__JOB", "test-job"),
 ];
 
+/// Enough for mode `jwt`, but that nothing is granted.
+const JWT: [(&str, &str); 3] = [
+    ("API__AUTH__MODE", "jwt"),
+    ("API__AUTH__JWT__PRESET", "google"),
+    ("API__AUTH__JWT__AUDIENCE", "https://svc.example"),
+];
+
 #[test]
 fn settings_that_cannot_work_keep_it_from_starting_and_say_so_in_one_line() {
     let cases: &[(&[(&str, &str)], &str)] = &[
         (&[("API__AUTH__MODE", "")], "API__AUTH__MODE"),
         (&[("API__AUTH__MODE", "none")], "API__AUTH__MODE"),
+        (&[("API__AUTH__MODE", "jwt")], "API__AUTH__JWT__ISSUER"),
+        (&JWT, "API__AUTH__GRANTS"),
+        (
+            &[JWT[0], JWT[1], ("API__AUTH__SCOPE_CLAIM", "tenant")],
+            "API__AUTH__JWT__AUDIENCE",
+        ),
+        (
+            &[
+                JWT[0],
+                ("API__AUTH__JWT__ISSUER", "https://issuer.example"),
+                JWT[2],
+            ],
+            "API__AUTH__JWT__JWKS_URL",
+        ),
+        (&[("API__AUTH__JWT__LEEWAY", "7")], "leeway"),
+        (
+            &[JWT[0], ("API__AUTH__JWT__PRESET", "goggle")],
+            "API__AUTH__JWT__PRESET",
+        ),
+        (
+            &[
+                JWT[0],
+                JWT[1],
+                JWT[2],
+                ("API__AUTH__JWT__ALGORITHM", "HS256"),
+            ],
+            "API__AUTH__JWT__ALGORITHM",
+        ),
+        (
+            &[JWT[0], JWT[1], JWT[2], ("API__AUTH__JWT__HEADER", "a b")],
+            "API__AUTH__JWT__HEADER",
+        ),
+        (
+            &[("API__AUTH__JWT__JWKS_URL", "http://example.com/keys")],
+            "API__AUTH__JWT__JWKS_URL",
+        ),
+        (
+            &[
+                ("K_SERVICE", "x"),
+                ("API__AUTH__JWT__JWKS_URL", "http://127.0.0.1:1/keys"),
+            ],
+            "API__AUTH__JWT__JWKS_URL",
+        ),
+        (
+            &[("API__AUTH__GRANTS", "/nonexistent.toml")],
+            "/nonexistent.toml",
+        ),
         (&[("API__CLOUD_RUN__JOB", "")], "API__CLOUD_RUN__JOB"),
         (&[("API__CLOUD_RUN__JOB", "Job/..")], "API__CLOUD_RUN__JOB"),
         (&[("API__CLOUD_RUN__JOBB", "x")], "jobb"),
@@ -80,6 +134,43 @@ fn settings_that_cannot_work_keep_it_from_starting_and_say_so_in_one_line() {
             "{variables:?}: {message}"
         );
         assert!(!message.contains("CANARY"), "{message}");
+    }
+}
+
+#[test]
+fn wrong_grants_keep_it_from_starting_and_say_where_they_are() {
+    let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let grant = |fields: &str| format!("claim = \"sub\"\nvalue = \"u1\"\n{fields}");
+    let good = grant("scopes = [\"*\"]\noperations = [\"start\"]");
+    for (name, fields, named) in [
+        (
+            "operation",
+            grant("scopes = [\"*\"]\noperations = [\"write\"]"),
+            "write",
+        ),
+        ("missing", grant("scopes = [\"*\"]"), "operations"),
+        ("unknown", format!("{good}\nscope = \"acme\""), "scope"),
+        (
+            "scope",
+            grant("scopes = [\"a/b\"]\noperations = [\"start\"]"),
+            "`scopes` of grant 1",
+        ),
+    ] {
+        let tables = [
+            ("grants", "API__AUTH__GRANTS"),
+            ("auth.grants", "API_CONFIG"),
+        ];
+        for (table, variable) in tables {
+            let path = directory.join(format!("{name}-{table}.toml"));
+            std::fs::write(&path, format!("[[{table}]]\n{fields}\n")).unwrap();
+            let output = api(&[&ENOUGH[1..], &JWT, &[(variable, path.to_str().unwrap())]].concat());
+            let message = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{name}");
+            assert!(
+                message.contains(named) && message.lines().count() == 1,
+                "{name}: {message}"
+            );
+        }
     }
 }
 

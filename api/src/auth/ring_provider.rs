@@ -1,0 +1,68 @@
+//! The signatures of tokens, checked by ring: it is here already for TLS, and jsonwebtoken's own choices would bring
+//! a second library, or one whose RSA leaks by timing (RUSTSEC-2023-0071).
+
+use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
+use jsonwebtoken::errors::{ErrorKind, Result};
+use jsonwebtoken::signature::{Error, Verifier};
+use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, EncodingKey};
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey,
+};
+
+static PROVIDER: CryptoProvider = CryptoProvider {
+    signer_factory: |_, _: &EncodingKey| Err(ErrorKind::UnsupportedAlgorithm.into()),
+    verifier_factory: verifier,
+    key_utils: KeyUtils::new_unimplemented(), // for making JWKs, which we only read
+};
+
+/// Makes jsonwebtoken use ring from now on.
+pub fn install() {
+    // An error would only say that a provider is installed already, as in a second test of one process.
+    let _ = PROVIDER.install_default();
+}
+
+fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>> {
+    match (algorithm, key.kind()) {
+        (Algorithm::RS256, DecodingKeyKind::RsaModulusExponent { .. }) => {
+            Ok(Box::new(Rs256(key.clone())))
+        }
+        (Algorithm::ES256, DecodingKeyKind::SecretOrDer(_)) => Ok(Box::new(Es256(key.clone()))),
+        _ => Err(ErrorKind::InvalidAlgorithm.into()),
+    }
+}
+
+struct Rs256(DecodingKey);
+
+impl JwtVerifier for Rs256 {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::RS256
+    }
+}
+
+impl Verifier<Vec<u8>> for Rs256 {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), Error> {
+        let DecodingKeyKind::RsaModulusExponent { n, e } = self.0.kind() else {
+            return Err(Error::new());
+        };
+        RsaPublicKeyComponents { n, e }
+            .verify(&RSA_PKCS1_2048_8192_SHA256, message, signature)
+            .map_err(|_| Error::new())
+    }
+}
+
+struct Es256(DecodingKey);
+
+impl JwtVerifier for Es256 {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::ES256
+    }
+}
+
+impl Verifier<Vec<u8>> for Es256 {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), Error> {
+        let point = self.0.try_get_as_bytes().map_err(|_| Error::new())?;
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
+            .verify(message, signature)
+            .map_err(|_| Error::new())
+    }
+}

@@ -1,0 +1,667 @@
+//! Who may call: tokens, grants, and what strangers are told.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use api::config::Config;
+use axum::http::HeaderName;
+use bytes::Bytes;
+use emulator::Operation;
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use reqwest::{RequestBuilder, Response};
+use serde_json::{Value, json};
+
+use crate::helpers::{TestApp, instant_job, link, problem};
+use crate::issuer::{Answer, Issuer, Key, base64url, now, unsigned};
+
+const ISSUER: &str = "https://accounts.google.com";
+const AUDIENCE: &str = "https://svc.example";
+
+/// A service that believes the issuer's tokens as it would Google's, and an issuer.
+async fn spawn(grants: Value) -> (TestApp, Issuer) {
+    let issuer = Issuer::start().await;
+    let app = TestApp::with(instant_job(), |config| jwt(config, &issuer, grants)).await;
+    (app, issuer)
+}
+
+fn jwt(config: &mut Config, issuer: &Issuer, grants: Value) {
+    config.auth.mode = "jwt".to_owned();
+    config.auth.jwt.preset = "google".to_owned();
+    config.auth.jwt.audience = AUDIENCE.to_owned();
+    config.auth.jwt.jwks_url = issuer.jwks_url.clone();
+    config.auth.grants = serde_json::from_value(grants).unwrap();
+}
+
+fn grant(claim: &str, value: &str, scopes: &[&str], operations: &[&str]) -> Value {
+    json!({"claim": claim, "value": value, "scopes": scopes, "operations": operations})
+}
+
+/// `u1` may do everything.
+fn all_to_u1() -> Value {
+    json!([grant("sub", "u1", &["*"], &["start", "read", "cancel"])])
+}
+
+fn claims(subject: &str) -> Value {
+    json!({"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "iat": now(), "exp": now() + 300})
+}
+
+fn header() -> Value {
+    json!({"alg": "RS256", "kid": "k1", "typ": "JWT"})
+}
+
+/// A token that holds, for this subject.
+fn token(subject: &str) -> String {
+    Key::k1().token(&header(), &claims(subject))
+}
+
+/// The claims `u1` would have, with one of them changed; null takes it away.
+fn changed(name: &str, value: Value) -> String {
+    let mut claims = claims("u1");
+    set(&mut claims, name, value);
+    Key::k1().token(&header(), &claims)
+}
+
+fn set(object: &mut Value, name: &str, value: Value) {
+    let fields = object.as_object_mut().unwrap();
+    match value {
+        Value::Null => drop(fields.remove(name)),
+        value => drop(fields.insert(name.to_owned(), value)),
+    }
+}
+
+fn start(app: &TestApp, scope: &str) -> RequestBuilder {
+    app.post(&format!("/scopes/{scope}/process"))
+}
+
+async fn status(request: RequestBuilder) -> u16 {
+    request.send().await.unwrap().status().as_u16()
+}
+
+/// The problem's body without what differs from request to request.
+async fn anonymous(response: Response, slug: &str) -> String {
+    let mut body = problem(response, slug).await;
+    body["requestId"] = Value::Null;
+    body.to_string()
+}
+
+async fn unauthenticated(request: RequestBuilder) -> String {
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), 401);
+    assert_eq!(response.headers()["www-authenticate"], "Bearer");
+    anonymous(response, "unauthenticated").await
+}
+
+/// Every request there is about an execution, and which operation it is.
+fn requests(app: &TestApp, scope: &str, execution: &str) -> Vec<(&'static str, RequestBuilder)> {
+    let path = |rest: &str| format!("/scopes/{scope}/{rest}");
+    let of_one = |rest: &str| path(&format!("executions/{execution}{rest}"));
+    vec![
+        ("start", app.post(&path("process"))),
+        ("read", app.get(&path("executions"))),
+        ("read", app.get(&of_one(""))),
+        ("read", app.get(&of_one("/logs"))),
+        ("cancel", app.post(&of_one("/cancel"))),
+    ]
+}
+
+#[tokio::test]
+async fn a_stranger_is_told_the_same_everywhere_and_nothing_is_done() {
+    let (app, _issuer) = spawn(all_to_u1()).await;
+    let mut bodies = HashSet::new();
+    for scope in ["acme", "-", "%ff", "a%2Fb", ""] {
+        for (_, request) in requests(&app, scope, "test-job-x7k2p") {
+            bodies.insert(unauthenticated(request).await);
+        }
+    }
+    let whatever = app.post("/scopes/acme/process?nope=1").body("{");
+    bodies.insert(unauthenticated(whatever).await);
+    assert_eq!(bodies.len(), 1, "{bodies:?}");
+    assert_eq!(app.calls(Operation::Any), 0);
+    assert_eq!(status(app.get("/health")).await, 200);
+    assert_eq!(status(app.get("/ready")).await, 200);
+    problem(app.get("/nothing").send().await.unwrap(), "not-found").await;
+}
+
+#[tokio::test]
+async fn a_stranger_is_told_so_before_the_body_is_read() {
+    let (app, _issuer) = spawn(all_to_u1()).await;
+    let never = stream::pending::<Result<Frame<Bytes>, std::io::Error>>();
+    let body = reqwest::Body::wrap(StreamBody::new(never));
+    let request = start(&app, "acme").header("content-type", "application/json");
+    unauthenticated(request.body(body)).await;
+}
+
+#[tokio::test]
+async fn five_callers_three_scopes_every_operation() {
+    let (app, _issuer) = spawn(json!([
+        grant(
+            "email",
+            "admin@example.com",
+            &["*"],
+            &["start", "read", "cancel"]
+        ),
+        grant("sub", "a-start", &["a"], &["start"]),
+        grant("sub", "a-read", &["a"], &["read"]),
+        grant("sub", "b-start", &["b", "c"], &["start"]),
+        grant("sub", "b-start", &["b"], &["cancel"]),
+    ]))
+    .await;
+    let mut admin = claims("admin");
+    admin["email"] = json!("admin@example.com");
+    admin["email_verified"] = json!(true);
+    let admin = Key::k1().token(&header(), &admin);
+    type Row = (&'static str, &'static [&'static str]);
+    let table: [(String, [Row; 3]); 5] = [
+        (
+            admin.clone(),
+            [
+                ("a", &["start", "read", "cancel"]),
+                ("b", &["start", "read", "cancel"]),
+                ("c", &["start", "read", "cancel"]),
+            ],
+        ),
+        (
+            token("a-start"),
+            [("a", &["start"]), ("b", &[]), ("c", &[])],
+        ),
+        (token("a-read"), [("a", &["read"]), ("b", &[]), ("c", &[])]),
+        (
+            token("b-start"),
+            [("a", &[]), ("b", &["start", "cancel"]), ("c", &["start"])],
+        ),
+        (token("none"), [("a", &[]), ("b", &[]), ("c", &[])]),
+    ];
+    for (caller, (token, rows)) in table.iter().enumerate() {
+        for (scope, allowed) in rows {
+            let started = start(&app, scope).bearer_auth(&admin).send().await.unwrap();
+            let execution: Value = started.json().await.unwrap();
+            let name = execution["name"].as_str().unwrap();
+            for (operation, request) in requests(&app, scope, name) {
+                let response = request.bearer_auth(token).send().await.unwrap();
+                let cell = format!("caller {caller} {operation} {scope}: {}", response.status());
+                match (allowed.contains(&operation), allowed.is_empty()) {
+                    (true, _) => assert!(response.status().is_success(), "{cell}"),
+                    (false, true) => drop(anonymous(response, "scope-forbidden").await),
+                    (false, false) => drop(anonymous(response, "operation-forbidden").await),
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_scope_that_exists_is_forbidden_in_the_same_words_as_one_that_does_not() {
+    let (app, _issuer) = spawn(json!([
+        grant("sub", "a", &["a"], &["start", "read"]),
+        grant("sub", "b", &["b"], &["start"]),
+    ]))
+    .await;
+    assert_eq!(status(start(&app, "b").bearer_auth(token("b"))).await, 202);
+    let before = app.calls(Operation::Any);
+    let mut bodies = HashSet::new();
+    for scope in ["b", "never-seen"] {
+        for (_, request) in requests(&app, scope, "test-job-x7k2p") {
+            let response = request.bearer_auth(token("a")).send().await.unwrap();
+            assert_eq!(response.status(), 403);
+            bodies.insert(anonymous(response, "scope-forbidden").await);
+        }
+    }
+    assert_eq!((bodies.len(), app.calls(Operation::Any)), (1, before));
+}
+
+#[tokio::test]
+async fn anothers_execution_is_as_unknown_as_one_that_never_was() {
+    let (app, _issuer) = spawn(json!([
+        grant("sub", "a", &["a"], &["start", "read", "cancel"]),
+        grant("sub", "b", &["b"], &["start", "read"]),
+    ]))
+    .await;
+    let started = start(&app, "b")
+        .bearer_auth(token("b"))
+        .send()
+        .await
+        .unwrap();
+    let execution: Value = started.json().await.unwrap();
+    let theirs = execution["name"].as_str().unwrap();
+    assert_eq!(
+        status(app.get(link(&execution, "self")).bearer_auth(token("b"))).await,
+        200
+    );
+    let mut bodies = HashSet::new();
+    for name in [theirs, "test-job-zzzzz"] {
+        for (_, request) in requests(&app, "a", name).into_iter().skip(2) {
+            let response = request.bearer_auth(token("a")).send().await.unwrap();
+            assert_eq!(response.status(), 404);
+            bodies.insert(anonymous(response, "execution-not-found").await);
+        }
+    }
+    assert_eq!((bodies.len(), app.calls(Operation::Cancel)), (1, 0));
+}
+
+fn inputs(group: &str) -> Vec<Value> {
+    let all: Value = serde_json::from_str(include_str!("../data/nasty-inputs.json")).unwrap();
+    let items = all["items"].as_array().unwrap().iter();
+    items
+        .filter(|item| item["group"] == group)
+        .cloned()
+        .collect()
+}
+
+/// `now`, `now+300` and `now-31` as numbers, `"\"7\""` as the text `7`.
+fn meant(value: &Value) -> Value {
+    let Some(text) = value.as_str() else {
+        return value.clone();
+    };
+    match text.strip_prefix("now") {
+        Some("") => json!(now()),
+        Some(offset) => json!(now().checked_add_signed(offset.parse().unwrap()).unwrap()),
+        None => serde_json::from_str::<String>(text).map_or_else(|_| json!(text), Value::from),
+    }
+}
+
+/// The token that an input describes.
+fn nasty(item: &Value) -> String {
+    let (mut header, mut claims) = (
+        json!({}),
+        json!({"email": "u1@example.com", "email_verified": true, "hd": "example.com"}),
+    );
+    let mut key = Key::k1();
+    let fields = |name: &str| item[name].as_object().unwrap().clone();
+    for (name, value) in fields("base").into_iter().chain(fields("mutate")) {
+        match name.as_str() {
+            "alg" | "kid" | "jku" => set(&mut header, &name, value),
+            "jwk" => {
+                key = Key::rogue();
+                header["jwk"] = key.jwk("k1");
+            }
+            "key" | "sig" | "tamper" => {}
+            _ => set(&mut claims, &name, meant(&value)),
+        }
+    }
+    if header["kid"] == "k2" {
+        key = Key::k2();
+    }
+    let (mutate, message) = (&item["mutate"], unsigned(&header, &claims));
+    let signature = |signature: &[u8]| format!("{message}.{}", base64url(signature));
+    if mutate["tamper"] == "sub" {
+        let token = key.token(&header, &claims);
+        claims["sub"] = json!("admin");
+        return format!(
+            "{}.{}",
+            unsigned(&header, &claims),
+            token.rsplit('.').next().unwrap()
+        );
+    }
+    match (mutate["sig"].as_str(), mutate["key"].as_str()) {
+        (Some(""), _) => format!("{message}."),
+        (Some("first 10 bytes"), _) => key.token(&header, &claims)[..message.len() + 15].to_owned(),
+        (Some(text), _) => format!("{message}.{text}"),
+        (_, Some("public_pem_bytes")) => {
+            signature(&hmac(include_bytes!("../data/keys/k1.pub.pem"), &message))
+        }
+        (_, Some("jwk_n")) => signature(&hmac(
+            key.jwk("")["n"].as_str().unwrap().as_bytes(),
+            &message,
+        )),
+        _ => key.token(&header, &claims),
+    }
+}
+
+fn hmac(key: &[u8], message: &str) -> Vec<u8> {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key);
+    ring::hmac::sign(&key, message.as_bytes()).as_ref().to_vec()
+}
+
+#[tokio::test]
+async fn tokens_of_every_wrong_kind() {
+    let (app, _issuer) = spawn(json!([grant(
+        "email",
+        "u1@example.com",
+        &["*"],
+        &["start"]
+    )]))
+    .await;
+    let (by_domain, _issuer) = spawn(json!([grant("hd", "example.com", &["*"], &["start"])])).await;
+    let mut bodies = HashSet::new();
+    for item in inputs("jwt") {
+        let label = item["label"].as_str().unwrap();
+        let request = start(&app, "acme").bearer_auth(nasty(&item));
+        match (label, item["expect"].as_str()) {
+            (_, Some("accept")) => assert_eq!(status(request).await, 202, "{label}"),
+            // These are the issuer's own words: the token holds, and grants nothing.
+            ("email_verified false", _) => assert_eq!(status(request).await, 403),
+            ("hd other domain", _) => {
+                let request = start(&by_domain, "acme");
+                assert_eq!(status(request.bearer_auth(nasty(&item))).await, 403);
+            }
+            _ => {
+                assert_eq!(status(request.try_clone().unwrap()).await, 401, "{label}");
+                bodies.insert(unauthenticated(request).await);
+            }
+        }
+    }
+    assert_eq!(bodies.len(), 1, "{bodies:?}");
+    assert_eq!(app.counters().runs, 3);
+}
+
+#[tokio::test]
+async fn what_the_library_would_let_pass() {
+    let (app, _issuer) = spawn(all_to_u1()).await;
+    let with_header = |name: &str, value: Value| {
+        let mut header = header();
+        set(&mut header, name, value);
+        Key::k1().token(&header, &claims("u1"))
+    };
+    let good = [
+        token("u1"),
+        changed("iss", json!("accounts.google.com")),
+        changed("nbf", json!(now() + 20)),
+        changed("iat", json!(now() + 20)),
+        changed("exp", json!(now() - 20)),
+        changed("exp", json!(now() as f64 + 300.5)),
+        with_header("x5t", json!("AQAB")),
+    ];
+    for token in good {
+        assert_eq!(
+            status(start(&app, "acme").bearer_auth(&token)).await,
+            202,
+            "{token}"
+        );
+    }
+    let bad = [
+        changed("iat", json!(null)),
+        changed("iat", json!("7")),
+        changed("iat", json!(now() + 40)),
+        changed("iat", json!(now() - 25 * 3600)),
+        changed("nbf", json!(now() + 40)),
+        changed("nbf", json!(-1)),
+        changed("sub", json!("")),
+        changed("sub", json!(["u1"])),
+        changed("sub", json!(7)),
+        changed("iss", json!([ISSUER])),
+        changed("iss", json!(format!("{ISSUER}/"))),
+        changed("aud", json!({AUDIENCE: true})),
+        changed("padding", json!("x".repeat(8 * 1024))),
+        with_header("crit", json!(["exp"])),
+        with_header("crit", json!([])),
+        with_header("x5u", json!("https://svc.example/key")),
+        with_header("kid", json!(7)),
+        with_header("kid", json!("k".repeat(65))),
+        with_header("alg", json!("RS512")),
+        with_header("alg", json!("ES256")),
+        Key::rogue().token(&header(), &claims("u1")),
+        format!("{}.x", token("u1")),
+        token("u1").replace('.', " "),
+        format!("{}=", token("u1")),
+        "..".to_owned(),
+        String::new(),
+    ];
+    for token in bad {
+        assert_eq!(
+            status(start(&app, "acme").bearer_auth(&token)).await,
+            401,
+            "{token}"
+        );
+    }
+    assert_eq!(app.counters().runs, 7);
+}
+
+#[tokio::test]
+async fn one_authorization_header_of_the_scheme_bearer() {
+    let (app, _issuer) = spawn(all_to_u1()).await;
+    let with = |value: String| start(&app, "acme").header("authorization", value);
+    let good = token("u1");
+    assert_eq!(status(with(format!("bearer {good}"))).await, 202);
+    for wrong in [
+        good.clone(),
+        format!("Basic {good}"),
+        format!("Bearer{good}"),
+        "Bearer".to_owned(),
+    ] {
+        assert_eq!(status(with(wrong)).await, 401);
+    }
+    let twice = with(format!("Bearer {good}")).header("authorization", format!("Bearer {good}"));
+    problem(twice.send().await.unwrap(), "malformed-request").await;
+    let path = format!("/scopes/acme/executions?token={good}&access_token={good}");
+    unauthenticated(app.get(&path)).await;
+}
+
+#[tokio::test]
+async fn headers_that_only_a_platform_may_set_are_no_credential() {
+    let (app, _issuer) = spawn(all_to_u1()).await;
+    for item in inputs("spoof") {
+        let (name, value) = item["header"].as_str().unwrap().split_once(": ").unwrap();
+        let name = HeaderName::try_from(name).unwrap();
+        unauthenticated(start(&app, "acme").header(name, value)).await;
+    }
+    assert_eq!(app.calls(Operation::Any), 0);
+}
+
+#[tokio::test]
+async fn an_email_counts_if_it_was_verified() {
+    let (app, _issuer) = spawn(json!([grant(
+        "email",
+        "u1@example.com",
+        &["*"],
+        &["start"]
+    )]))
+    .await;
+    for (verified, expected) in [
+        (json!(true), 202),
+        (json!(false), 403),
+        (json!("true"), 403),
+        (json!(null), 403),
+    ] {
+        let mut claims = claims("u1");
+        claims["email"] = json!("u1@example.com");
+        set(&mut claims, "email_verified", verified.clone());
+        let token = Key::k1().token(&header(), &claims);
+        assert_eq!(
+            status(start(&app, "acme").bearer_auth(token)).await,
+            expected,
+            "{verified}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn behind_iap_its_header_counts_and_no_other() {
+    let (issuer, key) = (Issuer::start().await, Key::new_ec());
+    issuer.publish(vec![key.jwk("iap-1"), Key::k1().jwk("k1")]);
+    let grants = json!([grant("email", "ann@example.com", &["acme"], &["start"])]);
+    let app = TestApp::with(instant_job(), |config| {
+        jwt(config, &issuer, grants);
+        config.auth.jwt.preset = "iap".to_owned();
+    })
+    .await;
+    let mut claims = claims("accounts.google.com:1");
+    claims["iss"] = json!("https://cloud.google.com/iap");
+    claims["email"] = json!("ann@example.com");
+    let assertion = key.token(&json!({"alg": "ES256", "kid": "iap-1"}), &claims);
+    let with = |name: &str, value: &str| start(&app, "acme").header(name, value);
+    assert_eq!(
+        status(with("x-goog-iap-jwt-assertion", &assertion)).await,
+        202
+    );
+    unauthenticated(start(&app, "acme").bearer_auth(&assertion)).await;
+    unauthenticated(with(
+        "x-goog-authenticated-user-email",
+        "accounts.google.com:ann@example.com",
+    ))
+    .await;
+    unauthenticated(with(
+        "x-goog-iap-jwt-assertion",
+        &format!("Bearer {assertion}"),
+    ))
+    .await;
+    let rs256 = Key::k1().token(&header(), &claims);
+    unauthenticated(with("x-goog-iap-jwt-assertion", &rs256)).await;
+}
+
+#[tokio::test]
+async fn a_key_belongs_to_whoever_chose_it() {
+    let (app, _issuer) = spawn(json!([
+        grant("sub", "u1", &["acme"], &["start"]),
+        grant("sub", "u2", &["acme"], &["start"]),
+    ]))
+    .await;
+    let name = async |token: String| {
+        let request = start(&app, "acme").header("idempotency-key", "one");
+        let started = request.bearer_auth(token).send().await.unwrap();
+        let execution: Value = started.json().await.unwrap();
+        execution["name"].as_str().unwrap().to_owned()
+    };
+    let (first, theirs) = (name(token("u1")).await, name(token("u2")).await);
+    assert_ne!(first, theirs);
+    // Another token, and the issuer's other name, are still the same caller.
+    assert_eq!(name(changed("jti", json!("renewed"))).await, first);
+    assert_eq!(
+        name(changed("iss", json!("accounts.google.com"))).await,
+        first
+    );
+    assert_eq!(app.counters().runs, 2);
+}
+
+#[tokio::test]
+async fn a_token_can_list_its_scopes() {
+    let issuer = Issuer::start().await;
+    let app = TestApp::with(instant_job(), |config| {
+        jwt(config, &issuer, json!([]));
+        config.auth.scope_claim = "/app/tenants".to_owned();
+    })
+    .await;
+    let token = changed("app", json!({"tenants": ["acme", "*"]}));
+    assert_eq!(status(start(&app, "acme").bearer_auth(&token)).await, 202);
+    for scope in ["globex", "ACME"] {
+        let response = start(&app, scope).bearer_auth(&token).send().await.unwrap();
+        anonymous(response, "scope-forbidden").await;
+    }
+    problem(
+        start(&app, "-").bearer_auth(&token).send().await.unwrap(),
+        "invalid-scope",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_new_key_is_believed_at_once_and_asked_for_once() {
+    let (app, issuer) = spawn(all_to_u1()).await;
+    assert_eq!(
+        status(start(&app, "acme").bearer_auth(token("u1"))).await,
+        202
+    );
+    assert_eq!(issuer.fetches(), 1);
+    issuer.publish(vec![Key::k2().jwk("k2"), Key::rogue().jwk("k3")]);
+    let token = Key::rogue().token(&json!({"alg": "RS256", "kid": "k3"}), &claims("u1"));
+    let request = || start(&app, "acme").bearer_auth(&token);
+    let statuses = join_all((0..20).map(|_| status(request()))).await;
+    assert_eq!((statuses, issuer.fetches()), (vec![202; 20], 2));
+}
+
+const STRANGERS: usize = 2_000;
+
+#[tokio::test]
+async fn made_up_keys_cause_no_fetches_and_disturb_nobody() {
+    let (app, issuer) = spawn(all_to_u1()).await;
+    assert_eq!(
+        status(start(&app, "acme").bearer_auth(token("u1"))).await,
+        202
+    );
+    let (app, good) = (Arc::new(app), token("u1"));
+    let strangers = stream::iter(0..STRANGERS).map(|number| {
+        let header = json!({"alg": "RS256", "kid": format!("made-up-{number}")});
+        let token = format!("{}.AQAB", unsigned(&header, &claims("u1")));
+        status(app.get("/scopes/acme/executions").bearer_auth(token))
+    });
+    let refused = strangers
+        .buffer_unordered(16)
+        .filter(|status| std::future::ready(*status == 401));
+    let guests = async {
+        for _ in 0..20 {
+            assert_eq!(
+                status(app.get("/scopes/acme/executions").bearer_auth(&good)).await,
+                200
+            );
+        }
+    };
+    let (refused, ()) = tokio::join!(refused.count(), guests);
+    assert_eq!(refused, STRANGERS);
+    // The first one and one more, unless the machine took longer than the pause between two.
+    assert!((2..=3).contains(&issuer.fetches()), "{}", issuer.fetches());
+}
+
+#[tokio::test]
+async fn whoever_has_a_known_key_does_not_wait_for_who_has_not() {
+    let (app, issuer) = spawn(all_to_u1()).await;
+    let good = || status(start(&app, "acme").bearer_auth(token("u1")));
+    assert_eq!(good().await, 202);
+    issuer.answer(Answer::Silence);
+    let unknown = Key::rogue().token(&json!({"alg": "RS256", "kid": "k3"}), &claims("u1"));
+    let fetching = async {
+        while issuer.fetches() < 2 {
+            tokio::task::yield_now().await
+        }
+    };
+    tokio::select! {
+        status = status(start(&app, "acme").bearer_auth(unknown)) => panic!("{status} without the key"),
+        status = async { fetching.await; good().await } => assert_eq!(status, 202),
+    }
+}
+
+#[tokio::test]
+async fn many_first_callers_share_one_fetch() {
+    let (app, issuer) = spawn(all_to_u1()).await;
+    let tokens: Vec<_> = (0..50).map(|n| changed("jti", json!(n))).collect();
+    let statuses = join_all(
+        tokens
+            .iter()
+            .map(|token| status(start(&app, "acme").bearer_auth(token))),
+    )
+    .await;
+    assert_eq!((statuses, issuer.fetches()), (vec![202; 50], 1));
+}
+
+#[tokio::test]
+async fn without_the_issuers_keys_nobody_is_called_a_stranger() {
+    let (app, issuer) = spawn(all_to_u1()).await;
+    for answer in [
+        Answer::Status(500),
+        Answer::Status(302),
+        Answer::Text("<html>"),
+        Answer::Keys(vec![]),
+        Answer::Silence,
+    ] {
+        issuer.answer(answer);
+        let response = start(&app, "acme")
+            .bearer_auth(token("u1"))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 503);
+        problem(response, "auth-unavailable").await;
+        unauthenticated(start(&app, "acme")).await;
+    }
+    issuer.publish(vec![Key::k1().jwk("k1")]);
+    let begun = std::time::Instant::now();
+    while status(start(&app, "acme").bearer_auth(token("u1"))).await != 202 {
+        assert!(begun.elapsed() < crate::helpers::PATIENCE);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    issuer.answer(Answer::Status(500));
+    assert_eq!(
+        status(start(&app, "acme").bearer_auth(changed("jti", json!(1)))).await,
+        202
+    );
+    // It may be a new key; whether it is cannot be found out.
+    let new = Key::rogue().token(&json!({"alg": "RS256", "kid": "k3"}), &claims("u1"));
+    for _ in 0..2 {
+        problem(
+            start(&app, "acme").bearer_auth(&new).send().await.unwrap(),
+            "auth-unavailable",
+        )
+        .await;
+    }
+}
