@@ -11,6 +11,7 @@ use crate::cloud_run::Job;
 use crate::config::{Config, Invalid};
 use crate::google::Error;
 use crate::metadata::Place;
+use crate::problem::Problem;
 
 /// What a start needs on the job: `runWithOverrides` comes with no role but the one below and stronger ones.
 const STARTING: [&str; 2] = ["run.jobs.run", "run.jobs.runWithOverrides"];
@@ -19,6 +20,7 @@ const CANCELLING: &str = "run.executions.cancel";
 const EXECUTOR: &str = "roles/run.jobsExecutorWithOverrides";
 const VIEWER: &str = "roles/run.viewer";
 const LOG_VIEWER: &str = "roles/logging.viewer";
+const DATASTORE_USER: &str = "roles/datastore.user";
 
 /// How one thing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -110,7 +112,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Looks at everything that a service of these settings needs. Starts nothing and changes nothing.
+/// Looks at everything that a service of these settings needs. Starts nothing and leaves nothing behind.
 pub async fn check(settings: Result<Config, Invalid>) -> Report {
     let mut report = Report::default();
     let made = settings.and_then(|config| Ok((App::new(&config)?, config)));
@@ -134,6 +136,9 @@ async fn look(app: &App, config: &Config, report: &mut Report) {
     }
     permissions(app, &commands, report).await;
     reads(app, &commands, report).await;
+    if let Some(tried) = app.starts.try_store().await {
+        store(&tried, &commands, report);
+    }
 }
 
 /// The commands that mend things, with all that is known of the place filled in.
@@ -352,4 +357,20 @@ async fn reads(app: &App, commands: &Commands, report: &mut Report) {
             report.fail("logs", trouble(&error), cure);
         }
     }
+}
+
+fn store(tried: &Result<(), Problem>, commands: &Commands, report: &mut Report) {
+    let Err(problem) = tried else {
+        return report.ok("store", "Firestore keeps claims");
+    };
+    let cause = problem.cause().unwrap_or_default();
+    let (project, region) = (&commands.place.project, &commands.place.region);
+    let cure = if cause.contains("database") {
+        format!("gcloud firestore databases create --location={region} --project={project}")
+    } else if is_off(cause) {
+        format!("gcloud services enable firestore.googleapis.com --project={project}")
+    } else {
+        commands.in_the_project(DATASTORE_USER)
+    };
+    report.fail("store", cause, Some(cure));
 }

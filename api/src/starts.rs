@@ -163,6 +163,11 @@ impl Starts {
         })))
     }
 
+    /// Whether the store of claims takes them and gives them back; none if this process needs no store.
+    pub async fn try_store(&self) -> Option<Result<(), Problem>> {
+        Some(self.0.claims.as_ref()?.try_out().await)
+    }
+
     /// Starts an execution, or answers with the one that the same request started before.
     ///
     /// It goes on when the caller has gone: what has begun is not undone by a closed connection.

@@ -200,6 +200,18 @@ impl Claims {
         self.commit(&write).await.map(|_| ())
     }
 
+    /// Whether claims can be kept: makes one that is nobody's and gives it back.
+    pub async fn try_out(&self) -> Result<(), Problem> {
+        let name = self.name("check").await?;
+        if let Some(claim) = self.create(&name, "").await? {
+            return self.release(&claim).await;
+        }
+        match self.get(&name).await? {
+            Some(_) => Ok(()), // one that was not given back
+            None => Err(unavailable("there is no database named (default)")),
+        }
+    }
+
     /// None if there is such a document.
     async fn create(&self, name: &str, marker: &str) -> Result<Option<Claim>, Problem> {
         self.write(name, marker, None, self.lease, &json!({ "exists": false }))

@@ -225,6 +225,70 @@ async fn without_a_metadata_server_the_rest_is_said_to_be_open() {
     );
 }
 
+/// A Firestore that answers every commit and every get so.
+async fn firestore(status: u16, body: Value) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let status = axum::http::StatusCode::from_u16(status).unwrap();
+    let answer = axum::Router::new().fallback(async move || (status, axum::Json(body)));
+    tokio::spawn(async move { axum::serve(listener, answer).await });
+    host
+}
+
+#[tokio::test]
+async fn a_store_is_tried_if_it_is_chosen() {
+    let google = |code: u16, status: &str, message: &str| json!({ "error": { "code": code, "status": status, "message": message } });
+    let cases = [
+        (
+            200,
+            json!({ "commitTime": "2026-01-02T03:04:05Z", "writeResults": [{}, {}] }),
+            "ok",
+            "",
+        ),
+        (
+            404,
+            google(404, "NOT_FOUND", "no such database"),
+            "failed",
+            "gcloud firestore databases create --location=us-east4 --project=demo",
+        ),
+        (
+            403,
+            google(
+                403,
+                "PERMISSION_DENIED",
+                "Missing or insufficient permissions.",
+            ),
+            "failed",
+            "--role=roles/datastore.user",
+        ),
+        (
+            403,
+            google(
+                403,
+                "PERMISSION_DENIED",
+                "Cloud Firestore API has not been used in project 1 before",
+            ),
+            "failed",
+            "gcloud services enable firestore.googleapis.com",
+        ),
+    ];
+    let emulator = emulator(real_job()).await;
+    for (status, body, verdict, cure) in cases {
+        let host = firestore(status, body).await;
+        let report = report(&emulator, |config| {
+            config.idempotency.store = api::config::Store::Firestore;
+            config.platform.firestore_host = Some(host);
+        });
+        let report = report.await.json();
+        let found = finding(&report, "store");
+        assert_eq!(found["verdict"], verdict, "{found}");
+        assert!(
+            found["cure"].as_str().unwrap_or_default().contains(cure),
+            "{found}"
+        );
+    }
+}
+
 async fn program(emulator: &Emulator, job: &str, arguments: &[&str]) -> Output {
     let variables = [
         ("API__AUTH__MODE", "public".to_owned()),
