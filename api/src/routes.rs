@@ -16,19 +16,20 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tower::ServiceBuilder;
+use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::App;
 use crate::problem::{Kind, Problem};
+use crate::{limits, origins};
 
 /// The whole service but its socket.
 pub fn router(app: Arc<App>) -> Router {
-    let layers = ServiceBuilder::new()
-        .layer(middleware::from_fn_with_state(
-            Arc::clone(&app),
-            report::report,
-        ))
-        .layer(CatchPanicLayer::custom(panicked));
+    layered(routes(&app), &app).with_state(app)
+}
+
+fn routes(app: &Arc<App>) -> Router<Arc<App>> {
+    let in_flight = middleware::from_fn_with_state(Arc::clone(app), limits::in_flight);
     Router::new()
         .route("/scopes/{scope}/process", post(process::start))
         .route("/scopes/{scope}/executions", get(executions::list))
@@ -38,12 +39,23 @@ pub fn router(app: Arc<App>) -> Router {
             "/scopes/{scope}/executions/{name}/cancel",
             post(cancel::cancel),
         )
+        .route_layer(in_flight) // whoever asks after our health is answered however busy we are
         .route("/health", get(health::alive))
         .route("/ready", get(health::ready))
         .fallback(not_found)
         .method_not_allowed_fallback(async || Problem::from(Kind::MethodNotAllowed))
-        .layer(layers)
-        .with_state(app)
+}
+
+/// Every layer, the outermost first. Panics are caught within the headers for browsers, so that a page can read of them.
+fn layered(routes: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
+    let report = middleware::from_fn_with_state(Arc::clone(app), report::report);
+    let guard = middleware::from_fn_with_state(Arc::clone(app), origins::guard);
+    let layers = ServiceBuilder::new()
+        .layer(report)
+        .layer(option_layer(app.origins.cors()))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(guard);
+    routes.layer(layers)
 }
 
 /// What looks like a path of a scope and is none has a scope that is empty or has slashes.
@@ -64,4 +76,43 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
     Problem::from(Kind::Internal)
         .because("a handler panicked")
         .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use serde_json::Value;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer_that_says_nothing_of_it_and_harms_nobody_else() {
+        const ORIGIN: &str = "https://app.example.com";
+        let mut config = Config::defaults().unwrap();
+        config.auth.mode = "public".to_owned();
+        config.cloud_run.job = "test-job".to_owned();
+        config.cors.origins = vec![ORIGIN.to_owned()];
+        let app = Arc::new(App::new(&config).unwrap());
+        let broken = get(async || -> () { panic!("CANARY") });
+        let router = layered(routes(&app).route("/broken", broken), &app).with_state(app);
+        let ask = |path: &str| {
+            let request = Request::get(path).header("origin", ORIGIN);
+            router.clone().oneshot(request.body(Body::empty()).unwrap())
+        };
+
+        let response = ask("/broken").await.unwrap();
+        assert_eq!(response.status(), 500);
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/problem+json"
+        );
+        assert_eq!(response.headers()["access-control-allow-origin"], ORIGIN);
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let problem: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(problem["type"], "/problems/internal");
+        assert!(!problem.to_string().contains("CANARY") && !problem.to_string().contains("panic"));
+        assert_eq!(ask("/health").await.unwrap().status(), 200);
+    }
 }

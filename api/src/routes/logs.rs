@@ -10,9 +10,10 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use crate::App;
-use crate::auth::{Granted, Read};
+use crate::auth::Read;
 use crate::cloud_logging::Line;
 use crate::extract::{ExecutionName, Fields};
+use crate::limits::Admitted;
 use crate::page::Page;
 use crate::problem::Problem;
 
@@ -32,7 +33,7 @@ struct Lines {
 
 pub async fn read(
     State(app): State<Arc<App>>,
-    granted: Granted<Read>,
+    Admitted(granted): Admitted<Read>,
     ExecutionName(name): ExecutionName,
     Fields(query): Fields<Query>,
     headers: HeaderMap,
