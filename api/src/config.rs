@@ -35,6 +35,10 @@ pub struct Config {
     pub log: String,
     /// Who may call.
     pub auth: Auth,
+    /// Pages of other origins.
+    pub cors: Cors,
+    /// How much is too much.
+    pub limits: Limits,
     /// The job and where it is.
     pub cloud_run: CloudRun,
     /// Where the job's lines are read.
@@ -98,6 +102,29 @@ pub struct Grant {
     pub scopes: Vec<String>,
     /// What may be done to them.
     pub operations: Vec<Operation>,
+}
+
+/// `[cors]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cors {
+    /// Origins whose pages may call, each exactly as browsers send it.
+    #[serde(deserialize_with = "comma_list")]
+    pub origins: Vec<String>,
+}
+
+/// `[limits]`: each at least 1.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Requests of one caller per minute.
+    pub caller_per_minute: u32,
+    /// Starts for one scope per minute.
+    pub scope_per_minute: u32,
+    /// Requests at one time.
+    pub in_flight: u32,
+    /// Event streams and waiting requests at one time.
+    pub streams: u32,
 }
 
 /// `[cloud_run]`
@@ -326,12 +353,7 @@ impl Config {
                 "must be a URL without user, query and fragment",
             ));
         }
-        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-        let loopback = host == "localhost"
-            || host
-                .parse::<IpAddr>()
-                .is_ok_and(|address| address.is_loopback());
-        match (loopback, url.scheme()) {
+        match (is_loopback(&url), url.scheme()) {
             (true, _) if self.platform.cloud_run => Err(Invalid::new(
                 setting,
                 "is loopback, for emulators: remove it on Cloud Run",
@@ -343,6 +365,15 @@ impl Config {
             )),
         }
     }
+}
+
+/// Whether the URL's host is this very machine.
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost"
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// Our variables as the environment has them.
@@ -428,6 +459,20 @@ fn variable(setting: &str) -> String {
             "environment".to_owned()
         }
         key => format!("API__{}", key.replace('.', "__").to_uppercase()),
+    }
+}
+
+/// A TOML array, or in the environment texts between commas.
+fn comma_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::String(text) => {
+            let items = text.split(',').map(str::trim);
+            Ok(items
+                .filter(|item| !item.is_empty())
+                .map(str::to_owned)
+                .collect())
+        }
+        value => serde_json::from_value(value).map_err(D::Error::custom),
     }
 }
 

@@ -17,8 +17,10 @@ pub mod execution;
 mod extract;
 pub mod google;
 pub mod http_client;
+mod limits;
 pub mod metadata;
 mod openapi;
+mod origins;
 pub mod overrides;
 pub mod page;
 pub mod parameters;
@@ -43,7 +45,9 @@ use crate::cloud_run::CloudRun;
 use crate::config::{Config, Invalid};
 use crate::execution::Execution;
 use crate::google::Google;
+use crate::limits::Limits;
 use crate::metadata::{Location, Metadata};
+use crate::origins::Origins;
 use crate::overrides::Templates;
 use crate::parameters::Parameters;
 use crate::problem::{Kind, Problem};
@@ -56,6 +60,9 @@ const FIRESTORE: &str = "https://firestore.googleapis.com";
 /// What handlers share.
 pub struct App {
     auth: Auth,
+    origins: Origins,
+    limits: Limits,
+    bounds: server::Bounds,
     parameters: Parameters,
     templates: Templates,
     starts: Starts,
@@ -74,6 +81,8 @@ impl App {
         let http = http_client::new().map_err(|error| Invalid::new("TLS", error.to_string()))?;
         let auth = Auth::new(config, http.clone())?;
         config.check()?;
+        let origins = Origins::new(&config.cors.origins)?;
+        let limits = Limits::new(&config.limits, config.platform.cloud_run)?;
         let parameters = Parameters::new(&config.parameters)?;
         let templates = Templates::new(&config.overrides, &parameters)?;
         let metadata = Metadata::new(http.clone(), &config.platform.metadata_host);
@@ -93,6 +102,9 @@ impl App {
         let (job, logging) = (&config.cloud_run.job, &config.cloud_logging.base_url);
         Ok(Self {
             auth,
+            origins,
+            limits,
+            bounds: server::Bounds::new(&config.limits, config.platform.cloud_run),
             parameters,
             templates,
             starts: Starts::new(Arc::clone(&cloud_run), store, &config.start)
@@ -164,9 +176,10 @@ fn store(
 pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output = ()>) {
     let app = Arc::new(app);
     let router = routes::router(Arc::clone(&app));
+    let bounds = app.bounds;
     let drain = async move {
         shutdown.await;
         app.draining.send_replace(true);
     };
-    server::serve(listener, router, drain).await;
+    server::serve(listener, router, bounds, drain).await;
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use api::check::{self, Report};
-use api::{App, config::Config, telemetry};
+use api::{App, config::Config, server, telemetry};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -46,6 +46,7 @@ async fn main() -> ExitCode {
 async fn run() -> anyhow::Result<()> {
     let config = Config::load()?;
     telemetry::init(&config.log)?;
+    server::raise_open_files();
     let app = App::new(&config)?;
     let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
     let address = (config.host.as_str(), config.port);

@@ -20,41 +20,59 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::Value;
 use tower::ServiceBuilder;
+use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::App;
 use crate::auth::Caller;
 use crate::openapi::{self, Route};
 use crate::problem::{Kind, Problem};
+use crate::{limits, origins};
 
 /// The whole service but its socket.
 pub fn router(app: Arc<App>) -> Router {
-    let layers = ServiceBuilder::new()
-        .layer(middleware::from_fn_with_state(
-            Arc::clone(&app),
-            report::report,
-        ))
-        .layer(CatchPanicLayer::custom(panicked));
-    routes()
-        .into_iter()
-        .fold(Router::new(), |router, route| route.add_to(router))
+    layered(routed(&app), &app).with_state(app)
+}
+
+fn routed(app: &Arc<App>) -> Router<Arc<App>> {
+    let in_flight = middleware::from_fn_with_state(Arc::clone(app), limits::in_flight);
+    let limited = add(scope_routes(), Router::new()).route_layer(in_flight);
+    // Whoever asks after our health is answered however busy we are.
+    add(service_routes(), limited)
         .route("/", get(page::page))
         .route("/page.css", get(page::page_css))
         .route("/page.js", get(page::page_js))
         .route("/button.js", get(page::button_js))
         .fallback(not_found)
         .method_not_allowed_fallback(async || Problem::from(Kind::MethodNotAllowed))
-        .layer(layers)
-        .with_state(app)
+}
+
+/// Every layer, the outermost first. Panics are caught within the headers for browsers, so that a page can read of them.
+fn layered(routes: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
+    let report = middleware::from_fn_with_state(Arc::clone(app), report::report);
+    let guard = middleware::from_fn_with_state(Arc::clone(app), origins::guard);
+    let layers = ServiceBuilder::new()
+        .layer(report)
+        .layer(option_layer(app.origins.cors()))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(guard);
+    routes.layer(layers)
+}
+
+fn add(routes: Vec<Route>, router: Router<Arc<App>>) -> Router<Arc<App>> {
+    routes
+        .into_iter()
+        .fold(router, |router, route| route.add_to(router))
 }
 
 /// The OpenAPI document of the same routes.
 pub fn document(app: &App) -> Value {
-    openapi::document(&routes(), &app.parameters, None)
+    let routes: Vec<_> = scope_routes().into_iter().chain(service_routes()).collect();
+    openapi::document(&routes, &app.parameters, None)
 }
 
 #[rustfmt::skip] // a table is read by its columns
-fn routes() -> Vec<Route> {
+fn scope_routes() -> Vec<Route> {
     use operations as told;
     vec![
         Route::post("/scopes/{scope}/process", process::start, &told::START),
@@ -62,6 +80,13 @@ fn routes() -> Vec<Route> {
         Route::get("/scopes/{scope}/executions/{name}", executions::show, &told::SHOW),
         Route::get("/scopes/{scope}/executions/{name}/logs", logs::read, &told::LOGS),
         Route::post("/scopes/{scope}/executions/{name}/cancel", cancel::cancel, &told::CANCEL),
+    ]
+}
+
+#[rustfmt::skip]
+fn service_routes() -> Vec<Route> {
+    use operations as told;
+    vec![
         Route::get("/openapi.json", document::openapi, &told::DOCUMENT),
         Route::get("/problems/{slug}", document::problem, &told::PROBLEM),
         Route::get("/health", health::alive, &told::ALIVE),
@@ -90,4 +115,42 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
     Problem::from(Kind::Internal)
         .because("a handler panicked")
         .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer_that_says_nothing_of_it_and_harms_nobody_else() {
+        const ORIGIN: &str = "https://app.example.com";
+        let mut config = Config::defaults().unwrap();
+        config.auth.mode = "public".to_owned();
+        config.cloud_run.job = "test-job".to_owned();
+        config.cors.origins = vec![ORIGIN.to_owned()];
+        let app = Arc::new(App::new(&config).unwrap());
+        let broken = get(async || -> () { panic!("CANARY") });
+        let router = layered(routed(&app).route("/broken", broken), &app).with_state(app);
+        let ask = |path: &str| {
+            let request = Request::get(path).header("origin", ORIGIN);
+            router.clone().oneshot(request.body(Body::empty()).unwrap())
+        };
+
+        let response = ask("/broken").await.unwrap();
+        assert_eq!(response.status(), 500);
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/problem+json"
+        );
+        assert_eq!(response.headers()["access-control-allow-origin"], ORIGIN);
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let problem: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(problem["type"], "/problems/internal");
+        assert!(!problem.to_string().contains("CANARY") && !problem.to_string().contains("panic"));
+        assert_eq!(ask("/health").await.unwrap().status(), 200);
+    }
 }

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,15 +16,28 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use rustix::net::sockopt::set_tcp_user_timeout;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt;
 
-/// How long a request's head may take, and how long an idle connection is kept: hyper has one clock for both. Longer than
-/// Cloud Run's front end keeps connections unused, so that it never sends into one that we are just closing.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+use crate::config;
+
+/// How long a request's head may take, and how long an idle connection is kept: hyper has one clock for both.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same behind Cloud Run's front end, which sees to slow heads itself and keeps its connections unused for a minute:
+/// it must never send into one that we are just closing.
+const HEAD_TIMEOUT_BEHIND_FRONT_END: Duration = Duration::from_secs(75);
+/// How long a peer may leave what we sent unread, in milliseconds (TCP_USER_TIMEOUT of tcp(7)).
+const UNREAD_TIMEOUT_MILLISECONDS: u32 = 30_000;
 /// The largest head of a request, in bytes; a larger one is answered with 431.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// Connections besides those whose requests are admitted: idle ones, and those being refused.
+const SPARE_CONNECTIONS: usize = 1000;
+/// Files that may be open besides connections of callers: those to Google, a few per request in flight at most.
+const OTHER_FILES: usize = 512;
 /// How long requests in flight may take once we are to stop. Cloud Run kills ten seconds after SIGTERM (container contract).
 const DRAIN: Duration = Duration::from_secs(9);
 /// How long to wait when the system has no more sockets for us.
@@ -33,20 +47,69 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
+/// What connections may take of us.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// How long a head may take, and a connection may be idle.
+    pub head: Duration,
+    /// Connections at one time; more wait in the system's queue.
+    pub connections: usize,
+}
+
+impl Bounds {
+    /// Room for every request that is let in, as far as the limit on open files goes.
+    pub fn new(limits: &config::Limits, behind_front_end: bool) -> Self {
+        let wanted = (limits.in_flight as usize)
+            .saturating_add(limits.streams as usize)
+            .saturating_add(SPARE_CONNECTIONS);
+        let files = getrlimit(Resource::Nofile)
+            .current
+            .map_or(usize::MAX, |files| files as usize);
+        let possible = files.saturating_sub(OTHER_FILES).max(files / 2);
+        Self {
+            head: match behind_front_end {
+                true => HEAD_TIMEOUT_BEHIND_FRONT_END,
+                false => HEAD_TIMEOUT,
+            },
+            connections: wanted.min(possible).min(Semaphore::MAX_PERMITS),
+        }
+    }
+}
+
+/// Lets this process open as many files as it may: shells and containers often begin with 1024, which is for `select(2)`.
+pub fn raise_open_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit on open files stays as it is");
+    }
+}
+
 /// Serves until `shutdown` is ready, then lets the requests in flight end.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    bounds: Bounds,
+    shutdown: impl Future<Output = ()>,
+) {
     let graceful = GracefulShutdown::new();
+    let (open, closing) = watch::channel(());
     let mut shutdown = std::pin::pin!(shutdown);
+    let mut door = Door::new(listener, bounds.connections);
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => drop(tokio::spawn(connection(stream, peer, router.clone(), &graceful))),
-                Err(error) => refused(&error).await,
-            },
+            (stream, peer, room) = door.next() => {
+                let (router, watcher, closing) = (router.clone(), graceful.watcher(), closing.clone());
+                let connection = connection(stream, peer, router, bounds.head, watcher, closing);
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(room);
+                });
+            }
             () = &mut shutdown => break,
         }
     }
-    drop(listener);
+    drop((door, open));
     if tokio::time::timeout(DRAIN, graceful.shutdown())
         .await
         .is_err()
@@ -55,14 +118,58 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
     }
 }
 
-fn connection(
+/// Where connections come in, as long as there is room.
+struct Door {
+    listener: TcpListener,
+    room: Arc<Semaphore>,
+    was_full: bool,
+}
+
+impl Door {
+    fn new(listener: TcpListener, connections: usize) -> Self {
+        Self {
+            listener,
+            room: Arc::new(Semaphore::new(connections)),
+            was_full: false,
+        }
+    }
+
+    /// The next connection, with its share of the room.
+    async fn next(&mut self) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
+        let is_full = self.room.available_permits() == 0;
+        if is_full && !self.was_full {
+            tracing::warn!("there are as many connections as may be; the next ones wait");
+        }
+        self.was_full = is_full;
+        let room = Arc::clone(&self.room).acquire_owned().await.ok(); // never closed, so always some
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, peer)) => return (stream, peer, room),
+                Err(error) => refused(&error).await,
+            }
+        }
+    }
+}
+
+async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     router: Router,
-    graceful: &GracefulShutdown,
-) -> impl Future<Output = ()> + use<> {
+    head: Duration,
+    watcher: Watcher,
+    mut closing: watch::Receiver<()>,
+) {
     // Answers are small and written whole: waiting for more to send would only delay them.
     let _ = stream.set_nodelay(true);
+    let _ = set_tcp_user_timeout(&stream, UNREAD_TIMEOUT_MILLISECONDS);
+    // Hyper lets a connection that has sent nothing yet hold up the drain, and browsers open some in advance.
+    let speaks = tokio::select! {
+        speaks = speaks(&stream, head) => speaks,
+        _ = closing.changed() => false,
+    };
+    if !speaks {
+        return;
+    }
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let router = router.clone();
         async move {
@@ -74,15 +181,28 @@ fn connection(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(head)
         .max_buf_size(MAX_HEAD_BYTES)
         .half_close(true) // a body that ends early still gets its answer
         .serve_connection(TokioIo::new(stream), service);
-    let watched = graceful.watch(connection);
-    async move {
-        if let Err(error) = watched.await {
-            tracing::debug!(%error, "a connection ended early");
-        }
+    if let Err(error) = watcher.watch(connection).await {
+        ended_early(peer, &error);
+    }
+}
+
+/// Whether the first byte comes in time.
+async fn speaks(stream: &TcpStream, patience: Duration) -> bool {
+    let peeked = tokio::time::timeout(patience, stream.peek(&mut [0])).await;
+    matches!(peeked, Ok(Ok(1..)))
+}
+
+/// What was no HTTP got its answer from hyper, and has no other line in the log. A peer that left is nobody's concern.
+fn ended_early(peer: SocketAddr, error: &hyper::Error) {
+    let peer = peer.ip();
+    if error.is_parse() || error.is_timeout() {
+        tracing::info!(%peer, %error, "a connection sent no proper request");
+    } else {
+        tracing::debug!(%peer, %error, "a connection ended early");
     }
 }
 
@@ -96,4 +216,148 @@ async fn refused(error: &io::Error) {
     }
     tracing::error!(%error, "no connection could be accepted");
     tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use std::time::Instant;
+
+    use axum::routing::get;
+    use bytes::Bytes;
+    use hyper::body::{Body as HttpBody, Frame};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    struct Endless;
+
+    impl HttpBody for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+
+    struct Server {
+        address: SocketAddr,
+        stop: oneshot::Sender<()>,
+        ended: tokio::task::JoinHandle<()>,
+    }
+
+    async fn server(bounds: Bounds) -> Server {
+        let router = Router::new()
+            .route("/", get(async || "whole"))
+            .route("/endless", get(async || Body::new(Endless)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let ended = tokio::spawn(serve(listener, router, bounds, async {
+            drop(stopped.await)
+        }));
+        Server {
+            address,
+            stop,
+            ended,
+        }
+    }
+
+    /// Sends the request and reads the answer's first bytes.
+    async fn visit(address: SocketAddr, path: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        stream
+    }
+
+    const BOUNDS: Bounds = Bounds {
+        head: Duration::from_secs(60),
+        connections: 10,
+    };
+
+    #[tokio::test]
+    async fn connections_without_a_request_do_not_hold_up_the_end() {
+        let server = server(BOUNDS).await;
+        let _silent = TcpStream::connect(server.address).await.unwrap();
+        let _idle = visit(server.address, "/").await;
+        let begun = Instant::now();
+        server.stop.send(()).unwrap();
+        server.ended.await.unwrap();
+        assert!(
+            begun.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_holds_up_the_end_no_longer_than_the_drain() {
+        let server = server(BOUNDS).await;
+        let _endless = visit(server.address, "/endless").await;
+        let begun = Instant::now();
+        server.stop.send(()).unwrap();
+        server.ended.await.unwrap();
+        assert!(
+            begun.elapsed() < Duration::from_millis(9_500),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+
+    #[tokio::test]
+    async fn more_connections_than_may_be_wait_for_their_turn() {
+        let server = server(Bounds {
+            connections: 1,
+            ..BOUNDS
+        })
+        .await;
+        let first = visit(server.address, "/").await;
+        let second = visit(server.address, "/");
+        let mut second = std::pin::pin!(second);
+        assert!(
+            tokio::time::timeout(Duration::from_millis(200), &mut second)
+                .await
+                .is_err()
+        );
+        drop(first);
+        second.await;
+    }
+
+    #[tokio::test]
+    async fn silence_and_slow_heads_are_cut_off_and_others_served_meanwhile() {
+        let server = server(Bounds {
+            head: Duration::from_millis(300),
+            ..BOUNDS
+        })
+        .await;
+        for begun in [&b""[..], b"G", b"GET / HTTP/1.1\r\nhost: x\r\n"] {
+            let mut slow = TcpStream::connect(server.address).await.unwrap();
+            slow.write_all(begun).await.unwrap();
+            visit(server.address, "/").await;
+            let mut answer = Vec::new();
+            let closed =
+                tokio::time::timeout(Duration::from_secs(5), slow.read_to_end(&mut answer));
+            closed.await.expect("it should be closed").unwrap();
+            assert!(answer.is_empty());
+        }
+    }
+
+    #[test]
+    fn there_is_room_for_all_that_is_let_in() {
+        let limits = config::Config::defaults().unwrap().limits;
+        let bounds = Bounds::new(&limits, true);
+        assert!(bounds.head > Duration::from_secs(60));
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) as usize;
+        assert!(bounds.connections < files && bounds.connections <= 10_256 + SPARE_CONNECTIONS);
+    }
 }

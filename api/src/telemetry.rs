@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write as _};
 use std::ops::Range;
+use std::panic::{self, PanicHookInfo};
 
 use jiff::Timestamp;
 use tracing::field::{Field, Visit};
@@ -20,7 +21,7 @@ const MAX_FIELD_BYTES: usize = 1024;
 /// Fields of this prefix become one nested object, which Cloud Logging shows as the request (LogEntry.httpRequest).
 const NESTED: &str = "httpRequest";
 
-/// Begins to log to standard output. `filter` is a `tracing` filter such as `info` or `info,api=debug`.
+/// Begins to log to standard output, panics included. `filter` is a `tracing` filter such as `info` or `info,api=debug`.
 pub fn init(filter: &str) -> Result<(), Invalid> {
     let targets: Targets = filter.parse().map_err(|_| {
         Invalid::new(
@@ -35,7 +36,18 @@ pub fn init(filter: &str) -> Result<(), Invalid> {
     let _ = tracing_subscriber::registry()
         .with(lines.with_filter(targets))
         .try_init();
+    panic::set_hook(Box::new(panicked));
     Ok(())
+}
+
+/// A panic is one line like any other: the hook of the standard library writes several, and to standard error.
+fn panicked(panic: &PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string);
+    tracing::error!(
+        place = place.as_deref(),
+        cause = panic.payload_as_str(),
+        "panicked"
+    );
 }
 
 struct Lines {
@@ -49,17 +61,24 @@ thread_local! {
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        LINE.with_borrow_mut(|line| {
-            line.clear();
-            if self.readable {
-                readable(event, line)
-            } else {
-                json(event, line)
-            }
-            line.push('\n');
-            // A whole line at once, so that lines of several writers do not mix. A log nobody reads must not stop us.
-            let _ = io::stdout().lock().write_all(line.as_bytes());
+        LINE.with(|line| match line.try_borrow_mut() {
+            Ok(mut line) => self.write(event, &mut line),
+            Err(_) => self.write(event, &mut String::new()), // a panic while a line was being made
         });
+    }
+}
+
+impl Lines {
+    fn write(&self, event: &Event<'_>, line: &mut String) {
+        line.clear();
+        if self.readable {
+            readable(event, line)
+        } else {
+            json(event, line)
+        }
+        line.push('\n');
+        // A whole line at once, so that lines of several writers do not mix. A log nobody reads must not stop us.
+        let _ = io::stdout().lock().write_all(line.as_bytes());
     }
 }
 
@@ -253,5 +272,43 @@ mod tests {
             cut(&format!("a{}", "ä".repeat(MAX_FIELD_BYTES))).len(),
             MAX_FIELD_BYTES - 1
         );
+    }
+
+    /// The test runs itself once more, as a program whose output can be read.
+    #[test]
+    fn a_panic_is_one_line_of_json() {
+        const CHILD: &str = "API_TEST_PANICS";
+        if std::env::var_os(CHILD).is_some() {
+            init("info").unwrap();
+            let panics = std::thread::spawn(|| panic!("two\nlines"));
+            assert!(panics.join().is_err());
+            return;
+        }
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "telemetry::tests::a_panic_is_one_line_of_json",
+                "--nocapture",
+            ])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let (stdout, stderr) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(
+            output.status.success() && !stderr.contains("panicked"),
+            "{stderr}"
+        );
+        let mut lines = stdout
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let line = lines.next_back().unwrap();
+        assert_eq!(
+            (&line["severity"], &line["cause"]),
+            (&"ERROR".into(), &"two\nlines".into())
+        );
+        assert!(line["place"].as_str().unwrap().contains("telemetry.rs"));
     }
 }

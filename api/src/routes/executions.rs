@@ -8,9 +8,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::App;
-use crate::auth::{Granted, Read};
+use crate::auth::Read;
 use crate::execution::Execution;
 use crate::extract::{ExecutionName, Fields, NoFields};
+use crate::limits::Admitted;
 use crate::page::Page;
 use crate::problem::{Kind, Problem};
 use crate::scope::Scope;
@@ -46,7 +47,7 @@ pub struct Executions {
 
 pub async fn list(
     State(app): State<Arc<App>>,
-    granted: Granted<Read>,
+    Admitted(granted): Admitted<Read>,
     Fields(query): Fields<Query>,
 ) -> Result<Json<Executions>, Problem> {
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
@@ -119,7 +120,7 @@ fn is_after(page: &Page, execution: &Execution) -> bool {
 
 pub async fn show(
     State(app): State<Arc<App>>,
-    granted: Granted<Read>,
+    Admitted(granted): Admitted<Read>,
     ExecutionName(name): ExecutionName,
     _: Fields<NoFields>,
 ) -> Result<Json<Execution>, Problem> {

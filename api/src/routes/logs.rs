@@ -11,9 +11,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::App;
-use crate::auth::{Granted, Read};
+use crate::auth::Read;
 use crate::cloud_logging::Line;
 use crate::extract::{ExecutionName, Fields};
+use crate::limits::Admitted;
 use crate::page::Page;
 use crate::problem::Problem;
 
@@ -37,7 +38,7 @@ pub struct Lines {
 
 pub async fn read(
     State(app): State<Arc<App>>,
-    granted: Granted<Read>,
+    Admitted(granted): Admitted<Read>,
     ExecutionName(name): ExecutionName,
     Fields(query): Fields<Query>,
     headers: HeaderMap,

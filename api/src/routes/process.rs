@@ -12,8 +12,9 @@ use serde::Deserialize;
 
 use super::report::About;
 use crate::App;
-use crate::auth::{self, Granted};
+use crate::auth;
 use crate::extract::{Fields, json_body};
+use crate::limits::Admitted;
 use crate::problem::Problem;
 use crate::starts::{How, IdempotencyKey, Marker, OnRunning, Start, Started};
 
@@ -28,7 +29,7 @@ pub struct Query {
 
 pub async fn start(
     State(app): State<Arc<App>>,
-    granted: Granted<auth::Start>,
+    Admitted(granted): Admitted<auth::Start>,
     Fields(query): Fields<Query>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -49,6 +50,7 @@ pub async fn start(
         &app.parameters.complete(given),
         &marker.to_string(),
     )?;
+    app.limits.start(&granted.scope)?;
     let on_running = query.on_running.unwrap_or(app.on_running);
     let started = app
         .starts

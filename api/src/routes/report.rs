@@ -1,11 +1,14 @@
 //! The outermost layer: names the request, answers problems in full, and writes the one log line.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Request, State};
-use axum::http::header::{ALLOW, CACHE_CONTROL, USER_AGENT, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
+};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -17,6 +20,20 @@ use crate::problem::{Kind, Problem};
 use crate::server::Peer;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What every answer says unless its handler says otherwise: it is for nobody else, now and later, and no page.
+const DEFAULT_HEADERS: [(HeaderName, &str); 5] = [
+    (CACHE_CONTROL, "no-store"),
+    (
+        CONTENT_SECURITY_POLICY,
+        "default-src 'none'; frame-ancestors 'none'",
+    ),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    ),
+    (REFERRER_POLICY, "no-referrer"),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+];
 /// The longest request id taken from a client, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 64;
 
@@ -52,17 +69,18 @@ pub async fn report(State(app): State<Arc<App>>, request: Request, next: Next) -
     let mut response = next.run(request).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let mut rendered = problem.render(&line.id);
-        if let Some(allow) = response.headers_mut().remove(ALLOW) {
-            rendered.headers_mut().insert(ALLOW, allow);
-        }
+        // Allow, those for browsers, and whatever else the layers below had to say.
+        let headers = mem::take(response.headers_mut());
+        rendered.headers_mut().extend(headers);
         rendered.extensions_mut().insert(problem);
         response = rendered;
     }
     let headers = response.headers_mut();
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers
-        .entry(CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-store"));
+    for (name, value) in DEFAULT_HEADERS {
+        headers
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
+    }
     if let Ok(id) = HeaderValue::try_from(&line.id) {
         headers.insert(X_REQUEST_ID, id);
     }

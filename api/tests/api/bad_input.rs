@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use crate::helpers::{TestApp, instant_job};
 
 /// The inputs of a group, each with the statuses that are right for it.
-fn inputs(group: &str) -> Vec<Value> {
+pub fn inputs(group: &str) -> Vec<Value> {
     let data: Value = serde_json::from_str(include_str!("../data/nasty-inputs.json")).unwrap();
     let items = data["items"].as_array().unwrap();
     items

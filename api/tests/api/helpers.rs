@@ -159,6 +159,10 @@ pub fn config(emulator: &Emulator) -> Config {
     config.cloud_run.base_url = emulator.url();
     config.cloud_logging.base_url = emulator.url();
     config.platform.metadata_host = emulator.host();
+    // All tests come from one address, and some with thousands of requests; the limits have tests of their own.
+    config.limits.in_flight = 10_000;
+    config.limits.caller_per_minute = 1_000_000;
+    config.limits.scope_per_minute = 1_000_000;
     config
 }
 

@@ -2,6 +2,7 @@
 
 mod auth;
 mod bad_input;
+mod browsers;
 mod cancel;
 mod check;
 mod clients;
@@ -10,10 +11,15 @@ mod executions;
 mod helpers;
 mod independent_issuer;
 mod issuer;
+mod leaks;
+mod lifecycle;
+mod limits;
 mod logs;
 mod process;
 mod program;
 mod repository;
+mod running;
 mod secrets;
+mod sockets;
 mod starts;
 mod token;

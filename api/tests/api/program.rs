@@ -121,6 +121,17 @@ fn settings_that_cannot_work_keep_it_from_starting_and_say_so_in_one_line() {
             &[("API__START__DEADLINE_SECONDS", "0")],
             "API__START__DEADLINE_SECONDS",
         ),
+        (&[("API__CORS__ORIGINS", "*")], "API__CORS__ORIGINS"),
+        (&[("API__CORS__ORIGINS", "null")], "API__CORS__ORIGINS"),
+        (
+            &[(
+                "API__CORS__ORIGINS",
+                "https://a.example,https://b.example/page",
+            )],
+            "https://b.example",
+        ),
+        (&[("API__LIMITS__IN_FLIGHT", "0")], "API__LIMITS__IN_FLIGHT"),
+        (&[("API__LIMITS__STREAMS", "-1")], "limits.streams"),
         (&[("API__LOG", "api=loud")], "API__LOG"),
         (&[("PORT", "http")], "port"),
         (&[("API_CONFIG", "/nonexistent.toml")], "/nonexistent.toml"),

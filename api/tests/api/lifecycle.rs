@@ -1,0 +1,136 @@
+//! From exec to exit: the program as Cloud Run starts and stops it.
+
+use std::time::{Duration, Instant};
+
+use emulator::{Emulator, Fault, Operation, Rule, Settings};
+use futures_util::future::join_all;
+use reqwest::Client;
+use tokio::net::TcpStream;
+
+use crate::helpers::{eventually, instant_job};
+use crate::running::Program;
+
+async fn emulator() -> Emulator {
+    let settings = Settings {
+        jobs: vec![instant_job()],
+        ..Settings::default()
+    };
+    Emulator::start(settings).await.unwrap()
+}
+
+fn client() -> Client {
+    api::http_client::new().unwrap()
+}
+
+#[tokio::test]
+async fn it_listens_at_once_and_says_no_without_a_token() {
+    let emulator = emulator().await;
+    emulator
+        .faults()
+        .add(Rule::new(Operation::Token, Fault::Hang));
+    let program = Program::start(&emulator, &[]);
+    // 200 ms on a machine of its own; the machine of a test is shared with others.
+    assert!(
+        program.until_listening < Duration::from_secs(1),
+        "{:?}",
+        program.until_listening
+    );
+    let begun = Instant::now();
+    let response = client()
+        .post(format!("{}/scopes/-/process", program.url))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 400);
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(emulator.counters().calls(Operation::Token), 0);
+}
+
+#[tokio::test]
+async fn it_opens_more_files_than_it_began_with() {
+    let emulator = emulator().await;
+    let program = Program::start(&emulator, &[]);
+    let idle = join_all((0..400).map(|_| TcpStream::connect(program.host()))).await;
+    let health = client().get(format!("{}/health", program.url)).send();
+    let response = tokio::time::timeout(Duration::from_secs(5), health).await;
+    assert_eq!(
+        response
+            .expect("it should not wait for others")
+            .unwrap()
+            .status(),
+        200
+    );
+    assert!(idle.iter().all(Result::is_ok));
+}
+
+#[tokio::test]
+async fn told_to_stop_when_idle_it_is_gone_at_once() {
+    let emulator = emulator().await;
+    let program = Program::start(&emulator, &[]);
+    let kept = client();
+    kept.get(format!("{}/health", program.url))
+        .send()
+        .await
+        .unwrap();
+    let _silent = TcpStream::connect(program.host()).await.unwrap();
+    program.terminate();
+    let (status, _) = program.ended(Duration::from_secs(1)).await;
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn told_to_stop_it_ends_the_starts_in_flight() {
+    let emulator = emulator().await;
+    emulator
+        .faults()
+        .add(Rule::new(Operation::Run, Fault::Delay { ms: 3000 }));
+    let program = Program::start(&emulator, &[]);
+    let starts: Vec<_> = (0..10)
+        .map(|n| {
+            tokio::spawn(
+                client()
+                    .post(format!("{}/scopes/s{n}/process", program.url))
+                    .send(),
+            )
+        })
+        .collect();
+    eventually(|| emulator.counters().calls(Operation::Run) == 10).await;
+    let host = program.host().to_owned();
+    program.terminate();
+    let (status, _) = program.ended(Duration::from_millis(9_500)).await;
+    assert_eq!(status.code(), Some(0));
+    for start in starts {
+        assert_eq!(start.await.unwrap().unwrap().status(), 202);
+    }
+    assert!(TcpStream::connect(host).await.is_err());
+    assert_eq!(emulator.counters().runs, 10);
+}
+
+#[tokio::test]
+async fn told_to_stop_while_cloud_run_hangs_it_ends_in_time_and_its_successor_starts_nothing_twice()
+{
+    let emulator = emulator().await;
+    let hang = Rule::new(Operation::Run, Fault::Hang);
+    emulator.faults().add(hang.after().first(1));
+    let start = |program: &Program| {
+        let url = format!("{}/scopes/acme/process", program.url);
+        client().post(url).header("idempotency-key", "k").send()
+    };
+    let program = Program::start(&emulator, &[("API__START__DEADLINE_SECONDS", "60")]);
+    let first = tokio::spawn(start(&program));
+    eventually(|| emulator.counters().runs == 1).await;
+    program.terminate();
+    let (status, _) = program.ended(Duration::from_millis(9_900)).await;
+    assert_eq!(status.code(), Some(0));
+    if let Ok(response) = first.await.unwrap() {
+        let status = response.status().as_u16();
+        assert!(matches!(status, 202 | 503 | 504), "{status}"); // 202: it was found before the end
+    }
+    let successor = Program::start(&emulator, &[]);
+    assert_eq!(start(&successor).await.unwrap().status(), 202);
+    assert_eq!(emulator.counters().runs, 1);
+}
