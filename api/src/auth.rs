@@ -14,6 +14,7 @@ use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use reqwest::Client;
+use serde_json::{Value, json};
 
 pub use self::grants::Operation;
 use self::grants::Permissions;
@@ -26,8 +27,10 @@ use crate::scope::Scope;
 
 /// Who may call.
 pub enum Auth {
-    /// Whoever reaches the service: anyone, or those whom Cloud Run's IAM let through.
-    Anyone(Caller),
+    /// Whoever reaches the service: anyone.
+    Public(Caller),
+    /// Whoever reaches the service: those whom Cloud Run's IAM let through.
+    Iam(Caller),
     /// Whoever brings a token of the identity provider, as far as its claims are granted something.
     Bearer(Box<Tokens>),
 }
@@ -43,7 +46,7 @@ impl Auth {
                         "auth.mode is public: anyone who reaches the service may start the job"
                     );
                 }
-                Ok(Self::anyone())
+                Ok(Self::Public(Caller::anyone()))
             }
             "iam" => {
                 if !on_cloud_run {
@@ -51,23 +54,28 @@ impl Auth {
                         "auth.mode is iam, but this is not Cloud Run: nobody checks who calls"
                     );
                 }
-                Ok(Self::anyone())
+                Ok(Self::Iam(Caller::anyone()))
             }
             "jwt" => Ok(Self::Bearer(Box::new(Tokens::new(&config.auth, http)?))),
             mode => Err(unknown_mode(mode)),
         }
     }
 
-    fn anyone() -> Self {
-        Self::Anyone(Caller {
-            identity: String::new(),
-            permissions: Arc::new(Permissions::everything()),
-        })
+    /// What callers must bring, as OpenAPI says it; nothing if anyone may call.
+    pub fn security_scheme(&self) -> Option<Value> {
+        let google = "A Google ID token of a member of roles/run.invoker; its audience is the URL of this service.";
+        match self {
+            Self::Public(_) => None,
+            Self::Iam(_) => Some(
+                json!({ "type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": google }),
+            ),
+            Self::Bearer(tokens) => Some(tokens.security_scheme()),
+        }
     }
 
     async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
         match self {
-            Self::Anyone(caller) => Ok(caller.clone()),
+            Self::Public(caller) | Self::Iam(caller) => Ok(caller.clone()),
             Self::Bearer(tokens) => tokens.caller(headers).await,
         }
     }
@@ -89,6 +97,16 @@ pub struct Caller {
     /// Tells callers apart who must not share idempotency keys: issuer and subject; empty where nobody is known.
     pub identity: String,
     permissions: Arc<Permissions>,
+}
+
+impl Caller {
+    /// Nobody known, who may do everything.
+    fn anyone() -> Self {
+        Self {
+            identity: String::new(),
+            permissions: Arc::new(Permissions::everything()),
+        }
+    }
 }
 
 /// Refused with 401 without a valid token, 503 if none can be checked.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::App;
+use crate::auth::Auth;
 use crate::cloud_run::Job;
 use crate::config::{Config, Invalid};
 use crate::google::Error;
@@ -127,6 +128,7 @@ pub async fn check(settings: Result<Config, Invalid>) -> Report {
 }
 
 async fn look(app: &App, config: &Config, report: &mut Report) {
+    access(&app.auth, config.platform.cloud_run, report).await;
     let Some(commands) = identity(app, report).await else {
         return report.fail("the rest", "not looked at: it needs the above", None);
     };
@@ -138,6 +140,27 @@ async fn look(app: &App, config: &Config, report: &mut Report) {
     reads(app, &commands, report).await;
     if let Some(tried) = app.starts.try_store().await {
         store(&tried, &commands, report);
+    }
+}
+
+/// Who may call, and whether we can tell.
+async fn access(auth: &Auth, on_cloud_run: bool, report: &mut Report) {
+    match auth {
+        Auth::Public(_) if on_cloud_run => {
+            let found = "anyone who reaches the service may do everything";
+            let cure = "export API__AUTH__MODE=iam";
+            report.warn("access", found, Some(cure.to_owned()));
+        }
+        Auth::Public(_) => report.ok("access", "anyone who reaches the service"),
+        Auth::Iam(_) => report.ok("access", "whoever Cloud Run's IAM lets through"),
+        Auth::Bearer(tokens) => match tokens.try_keys().await {
+            Ok(()) => report.ok("access", format!("keys come from {}", tokens.jwks_url())),
+            Err(why) => {
+                let cure = format!("curl --fail {}", tokens.jwks_url());
+                let found = format!("no keys to check tokens with: {why}");
+                report.fail("access", found, Some(cure));
+            }
+        },
     }
 }
 

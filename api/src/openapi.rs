@@ -267,12 +267,18 @@ fn refusal(kinds: &[Kind], problem: &Schema) -> Value {
         .iter()
         .map(|kind| (kind.slug().to_owned(), reference("examples", kind.slug())))
         .collect();
-    let waits = kinds.iter().any(|kind| kind.has_retry_after());
+    let mut more = Vec::new();
+    if kinds.iter().any(|kind| kind.has_retry_after()) {
+        more.push("Retry-After");
+    }
+    if kinds.contains(&Kind::Unauthenticated) {
+        more.push("WWW-Authenticate");
+    }
     let schema =
         json!({ "allOf": [problem, { "properties": { "type": { "enum": types(kinds) } } }] });
     json!({
         "description": format!("{}.", titles.join(", or: ")),
-        "headers": headers(if waits { &["Retry-After"] } else { &[] }),
+        "headers": headers(&more),
         "content": { "application/problem+json": { "schema": schema, "examples": examples } },
     })
 }
@@ -354,6 +360,10 @@ fn components() -> Value {
             },
             "Link": {
                 "description": "Of a plain text: where to go on, with rel=\"next\"; absent at the end.",
+                "schema": text,
+            },
+            "WWW-Authenticate": {
+                "description": "How to authenticate: Bearer.",
                 "schema": text,
             },
             "Retry-After": {

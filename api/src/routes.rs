@@ -68,7 +68,7 @@ fn add(routes: Vec<Route>, router: Router<Arc<App>>) -> Router<Arc<App>> {
 /// The OpenAPI document of the same routes.
 pub fn document(app: &App) -> Value {
     let routes: Vec<_> = scope_routes().into_iter().chain(service_routes()).collect();
-    openapi::document(&routes, &app.parameters, None)
+    openapi::document(&routes, &app.parameters, app.auth.security_scheme())
 }
 
 #[rustfmt::skip] // a table is read by its columns

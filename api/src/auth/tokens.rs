@@ -8,7 +8,7 @@ use axum::http::header::AUTHORIZATION;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Header, Validation, decode, decode_header};
 use reqwest::Client;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Caller;
 use super::grants::Grants;
@@ -51,6 +51,32 @@ impl Tokens {
             verified: Verified::default(),
             provider,
         })
+    }
+
+    /// What callers must bring, as OpenAPI says it.
+    pub fn security_scheme(&self) -> Value {
+        let description = format!("A token of {} for this service.", self.provider.name());
+        match self.provider.header == AUTHORIZATION {
+            true => json!({
+                "type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": description,
+            }),
+            false => json!({
+                "type": "apiKey", "in": "header", "name": self.provider.header.as_str(), "description": description,
+            }),
+        }
+    }
+
+    /// Where the keys are.
+    pub fn jwks_url(&self) -> &str {
+        &self.provider.jwks_url
+    }
+
+    /// Whether the keys can be had; if not, why.
+    pub async fn try_keys(&self) -> Result<(), String> {
+        match self.keys.get("").await {
+            Ok(_) | Err(keys::Error::Unknown) => Ok(()),
+            Err(keys::Error::Unavailable(why)) => Err(why),
+        }
     }
 
     /// Who calls.

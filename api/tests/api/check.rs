@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::helpers::{JOB, config, real_job};
+use crate::issuer::{Answer, Issuer};
 
 async fn emulator(job: Job) -> Emulator {
     let settings = Settings {
@@ -72,7 +73,7 @@ async fn all_is_well_and_nothing_was_done() {
     assert!(report.is_well(), "{report}");
     let text = report.to_string();
     assert!(text.lines().all(|line| line.starts_with("✓ ")), "{text}");
-    assert_eq!(text.lines().count(), 12, "{text}");
+    assert_eq!(text.lines().count(), 13, "{text}");
     let calls = emulator.counters();
     assert_eq!(
         (calls.calls(Operation::Run), calls.calls(Operation::Cancel)),
@@ -222,6 +223,43 @@ async fn without_a_metadata_server_the_rest_is_said_to_be_open() {
             .as_str()
             .unwrap()
             .contains("GCE_METADATA_HOST")
+    );
+}
+
+#[tokio::test]
+async fn who_may_call_is_told_and_the_issuers_keys_are_fetched() {
+    let (emulator, issuer) = (emulator(real_job()).await, Issuer::start().await);
+    let jwt = |config: &mut Config| {
+        config.auth.mode = "jwt".to_owned();
+        config.auth.jwt.preset = "google".to_owned();
+        config.auth.jwt.audience = "https://svc.example".to_owned();
+        config.auth.jwt.jwks_url = issuer.jwks_url.clone();
+        config.auth.scope_claim = "scopes".to_owned();
+    };
+    let well = report(&emulator, jwt).await.json();
+    assert_eq!(finding(&well, "access")["verdict"], "ok", "{well:#}");
+    assert_eq!(issuer.fetches(), 1);
+    for answer in [
+        Answer::Status(404),
+        Answer::Text("<html>"),
+        Answer::Keys(Vec::new()),
+    ] {
+        issuer.answer(answer);
+        let ill = report(&emulator, jwt).await.json();
+        let found = finding(&ill, "access");
+        assert_eq!(
+            (&found["verdict"], &ill["ok"]),
+            (&json!("failed"), &json!(false))
+        );
+        assert!(
+            found["cure"].as_str().unwrap().contains(&issuer.jwks_url),
+            "{found}"
+        );
+    }
+    let iam = report(&emulator, |config| config.auth.mode = "iam".to_owned()).await;
+    assert!(
+        iam.to_string()
+            .contains("✓ access: whoever Cloud Run's IAM lets through")
     );
 }
 

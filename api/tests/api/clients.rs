@@ -59,29 +59,22 @@ async fn linters_find_nothing_and_a_generated_client_drives_the_service() {
     if !tool("tsc").exists() {
         return skip("npm's packages are not there: run npm ci in api/tests/typescript");
     }
+    let iam = TestApp::with(instant_job(), |config| config.auth.mode = "iam".to_owned()).await;
     let app = service(real_job()).await;
-    let document = json(app.get("/openapi.json")).await.to_string();
     std::fs::create_dir_all(folder.join("generated")).unwrap();
-    std::fs::write(folder.join("generated/openapi.json"), document).unwrap();
-    let document = "generated/openapi.json";
-    run(
-        &folder,
-        tool("redocly"),
-        &["lint", document, "--max-problems", "1000"],
-    )
-    .await;
-    run(
-        &folder,
-        tool("spectral"),
-        &["lint", document, "--fail-severity", "hint"],
-    )
-    .await;
-    run(
-        &folder,
-        tool("openapi-typescript"),
-        &[document, "--output", "generated/schema.d.ts"],
-    )
-    .await;
+    for (service, file) in [
+        (&iam, "generated/iam.json"),
+        (&app, "generated/public.json"),
+    ] {
+        let document = json(service.get("/openapi.json")).await.to_string();
+        std::fs::write(folder.join(file), document).unwrap();
+        let redocly = ["lint", file, "--max-problems", "1000"];
+        run(&folder, tool("redocly"), &redocly).await;
+        let spectral = ["lint", file, "--fail-severity", "hint"];
+        run(&folder, tool("spectral"), &spectral).await;
+    }
+    let types = ["generated/public.json", "--output", "generated/schema.d.ts"];
+    run(&folder, tool("openapi-typescript"), &types).await;
     run(&folder, tool("tsc"), &["--project", "."]).await;
     run(&folder, "node", &["generated/client.js", &app.url]).await;
 }

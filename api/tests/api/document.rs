@@ -189,6 +189,48 @@ async fn every_problem_is_documented_and_explains_itself() {
 }
 
 #[tokio::test]
+async fn what_callers_must_bring_follows_the_mode() {
+    let google = ["google", "https://svc.example"];
+    let iap = ["iap", "/projects/1/locations/us-east4/services/svc"];
+    let cases = [
+        ("public", ["", ""], Value::Null),
+        ("iam", ["", ""], json!("http")),
+        ("jwt", google, json!("http")),
+        ("jwt", iap, json!("apiKey")),
+    ];
+    for (mode, [preset, audience], kind) in cases {
+        let app = TestApp::with(instant_job(), |config| {
+            config.auth.mode = mode.to_owned();
+            config.auth.jwt.preset = preset.to_owned();
+            config.auth.jwt.audience = audience.to_owned();
+            config.auth.scope_claim = if mode == "jwt" {
+                "scopes".to_owned()
+            } else {
+                String::new()
+            };
+        })
+        .await;
+        let document = document(&app).await;
+        let scheme = &document["components"]["securitySchemes"]["caller"];
+        assert_eq!(scheme["type"], kind, "{mode} {preset}");
+        for (path, method, operation) in operations(&document) {
+            let needed = !kind.is_null() && path.starts_with("/scopes/");
+            let told = operation["security"] == json!([{ "caller": [] }]);
+            assert_eq!(told, needed, "{mode}: {method} {path}");
+            let unauthenticated = &operation["responses"]["401"]["headers"]["WWW-Authenticate"];
+            assert_eq!(
+                unauthenticated.is_object(),
+                path.starts_with("/scopes/"),
+                "{path}"
+            );
+        }
+        if preset == "iap" {
+            assert_eq!(scheme["name"], "x-goog-iap-jwt-assertion");
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_document_needs_nobody_elses_answer() {
     let app = TestApp::on(
         Emulator::start(Settings::default()).await.unwrap(),
