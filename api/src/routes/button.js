@@ -7,6 +7,7 @@ const RESUME_MS = 600_000; // how long a reload takes up a start that had no ans
 const SILENCE_MS = 45_000; // three heartbeats missed: the connection is dead
 const UNLISTED_MS = 30_000; // how long an execution may be unknown after its start
 const LINES = 5000; // of the log kept on the page
+const FINISHED = ['succeeded', 'failed', 'cancelled'];
 const HOME = document.querySelector('script[src*="button.js"]')?.src ?? location.href;
 
 const STYLE = new CSSStyleSheet(); // adopted: a strict Content-Security-Policy forbids <style>
@@ -55,7 +56,8 @@ class ProcessButton extends HTMLElement {
   }
 
   get execution() { return this.#execution; } // as the API last told it
-  get #busy() { return !this.#run.signal.aborted; }
+  get #busy() { return !this.#run.signal.aborted && !this.#finished; } // the last lines may come after the end
+  get #finished() { return FINISHED.includes(this.#execution?.state); }
 
   /** Starts one execution; resolves with it when accepted, with nothing when refused. */
   async start() {
@@ -111,7 +113,7 @@ class ProcessButton extends HTMLElement {
       this.#saved = { name: execution.name };
       this.#emit('process-started', execution);
       this.#show(execution);
-      this.#watch(execution.name);
+      if (!signal.aborted) this.#watch(execution.name); // a listener may have gone on to another
       return execution;
     } catch ({ words, again, status }) {
       if (signal.aborted) return;
@@ -141,13 +143,7 @@ class ProcessButton extends HTMLElement {
       if (status === 400) place = ''; // no longer known there
       return status !== 403 && (status !== 404 || Date.now() - began < UNLISTED_MS);
     };
-    try {
-      await this.#persist(read, goOn);
-      this.#end();
-      this.#emit('process-ended', this.#execution);
-    } catch ({ words }) {
-      if (!signal.aborted) this.#end(words);
-    }
+    await this.#persist(read, goOn).then(() => this.#end(), ({ words }) => signal.aborted || this.#end(words));
   }
 
   /** Does `task` until it succeeds, with growing pauses, while its failures permit. */
@@ -192,16 +188,19 @@ class ProcessButton extends HTMLElement {
   }
 
   #end(problem) {
+    const known = this.#finished;
     this.#run.abort();
-    this.#saved = problem && this.#saved?.key ? { ...this.#saved, at: 0 } : null; // for a click to take up, not a reload
-    this.#paint(problem && { state: 'refused', words: '', problem });
+    this.#saved = this.#saved?.key ? { ...this.#saved, at: 0 } : null; // for a click to take up, not a reload
+    this.#paint(known ? { problem: '' } : { state: 'refused', words: '', problem });
   }
 
   #show(execution) {
-    const changed = JSON.stringify(execution) !== JSON.stringify(this.#execution);
+    const [known, ended] = [JSON.stringify(this.#execution), this.#finished];
     this.#execution = execution;
+    if (this.#finished) this.#saved = null;
     this.#paint({ state: execution.state, words: describe(execution), problem: '' });
-    if (changed) this.#emit('process-changed', execution);
+    if (JSON.stringify(execution) !== known) this.#emit('process-changed', execution);
+    if (this.#finished && !ended) this.#emit('process-ended', execution);
   }
 
   #log({ time, severity = '', text }) {

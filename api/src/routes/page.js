@@ -122,9 +122,13 @@ function check(input) {
   return valid;
 }
 
+/** A schema, or the one that it refers to within the document. */
+const resolve = (api, schema) => schema?.$ref?.slice(2).split('/').reduce((node, key) => node?.[key], api) ?? schema;
+
 async function draw() {
   const api = await get('openapi.json').catch(() => null); // no form then, and the server says what it misses
-  const schema = api?.paths?.['/scopes/{scope}/process']?.post?.requestBody?.content?.['application/json']?.schema;
+  const process = api?.paths?.['/scopes/{scope}/process']?.post;
+  const schema = resolve(api, process?.requestBody?.content?.['application/json']?.schema);
   const properties = Object.entries(schema?.properties ?? {});
   fields.append(...properties.map(([name, property]) => field(name, property, schema.required?.includes(name) ?? false)));
   fields.hidden = !properties.length;

@@ -53,23 +53,23 @@ async fn a_double_click_starts_one() {
 #[tokio::test]
 async fn a_reload_while_running_goes_on() {
     let world = World::start().await;
-    let Some(browser) = opened(&world, 4).await else {
+    let Some(browser) = opened(&world, 8).await else {
         return;
     };
     browser.click("part('start')").await;
     browser
-        .until("text('lines').includes('working: 1 of 4 s')")
+        .until("text('lines').includes('working: 1 of 8 s')")
         .await;
     let name = browser.value("element.execution.name").await;
     browser.reload().await;
     browser
-        .until("state === 'running' && text('lines').includes('working: 1 of 4 s')")
+        .until("state === 'running' && text('lines').includes('working: 1 of 8 s')")
         .await;
     assert_eq!(browser.value("element.execution.name").await, name);
     browser.until("state === 'succeeded'").await;
     assert_eq!(
         browser
-            .value("text('lines').split('working: 1 of 4 s').length")
+            .value("text('lines').split('working: 1 of 8 s').length")
             .await,
         2,
         "each line once"
@@ -266,6 +266,38 @@ async fn every_interruption_is_survived_and_nothing_is_sent_or_shown_twice() {
         .map(|request| request.last_event_id.as_deref())
         .collect();
     assert_eq!(places, [None, None, None, Some("a1"), None]);
+}
+
+#[tokio::test]
+async fn the_end_is_the_end_though_lines_still_come() {
+    let ended = format!(
+        "id: 1\nevent: execution\ndata: {}\n\n",
+        execution("succeeded")
+    );
+    let line = json!({"time": "2026-01-01T00:00:01Z", "text": "last words"});
+    let others = vec![
+        Answer::Stream(vec![ended]),
+        Answer::Stream(vec![format!("id: 2\nevent: log\ndata: {line}\n\n")]),
+        problem(403, "scope-forbidden", false),
+    ];
+    let scene = Scene::play(HOST, vec![accepted()], others).await;
+    let Some(browser) = watching(&scene).await else {
+        return;
+    };
+    browser
+        .script("window.ended = 0; element.addEventListener('process-ended', () => { ended++; })")
+        .await;
+    browser.click("part('start')").await;
+    browser.until("state === 'succeeded'").await;
+    assert_eq!(browser.value("part('start').ariaDisabled").await, "false");
+    assert_eq!(browser.value("part('cancel').hidden").await, true);
+    browser.until("text('lines').includes('last words')").await;
+    until_seen(&scene, 4).await;
+    browser.until("text('problem') === ''").await;
+    assert_eq!(
+        browser.value("[state, ended]").await,
+        json!(["succeeded", 1])
+    );
 }
 
 #[tokio::test]
