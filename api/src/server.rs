@@ -17,7 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use rustix::net::sockopt::set_tcp_user_timeout;
+use rustix::net::{listen, sockopt::set_tcp_user_timeout};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -36,6 +36,9 @@ const UNREAD_TIMEOUT_MILLISECONDS: u32 = 30_000;
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Connections besides those whose requests are admitted: idle ones, and those being refused.
 const SPARE_CONNECTIONS: usize = 1000;
+/// Connections that the system completes for us while we are busy. With the 128 of the standard library a burst of more has
+/// to wait a second for the next try, and some believe to be connected that are not.
+const BACKLOG: i32 = 4096;
 /// Files that may be open besides connections of callers: those to Google, a few per request in flight at most.
 const OTHER_FILES: usize = 512;
 /// How long requests in flight may take once we are to stop. Cloud Run kills ten seconds after SIGTERM (container contract).
@@ -127,6 +130,9 @@ struct Door {
 
 impl Door {
     fn new(listener: TcpListener, connections: usize) -> Self {
+        if let Err(error) = listen(&listener, BACKLOG) {
+            tracing::debug!(%error, "the system's queue of connections stays as it is");
+        }
         Self {
             listener,
             room: Arc::new(Semaphore::new(connections)),

@@ -665,3 +665,55 @@ async fn without_the_issuers_keys_nobody_is_called_a_stranger() {
         .await;
     }
 }
+
+#[tokio::test]
+async fn each_caller_is_limited_alone_and_strangers_by_their_address() {
+    const EACH: u32 = 3;
+    let issuer = Issuer::start().await;
+    let everyone = json!([grant("iss", ISSUER, &["acme"], &["read"])]);
+    let app = TestApp::with(instant_job(), |config| {
+        jwt(config, &issuer, everyone);
+        config.limits.caller_per_minute = EACH;
+    })
+    .await;
+    let list = |token: &str| app.get("/scopes/acme/executions").bearer_auth(token).send();
+    for caller in [token("u1"), token("u2")] {
+        for _ in 0..EACH {
+            assert_eq!(list(&caller).await.unwrap().status(), 200);
+        }
+        problem(list(&caller).await.unwrap(), "rate-limited").await;
+    }
+    for _ in 0..EACH {
+        problem(list("no token").await.unwrap(), "unauthenticated").await;
+    }
+    problem(list("no token").await.unwrap(), "rate-limited").await;
+    assert_eq!(
+        list(&token("u3")).await.unwrap().status(),
+        200,
+        "who is known is not a stranger"
+    );
+}
+
+#[tokio::test]
+async fn a_page_needs_no_token_to_ask_whether_it_may_and_can_read_that_it_needs_one() {
+    const PAGE: &str = "https://app.example.com";
+    let issuer = Issuer::start().await;
+    let app = TestApp::with(instant_job(), |config| {
+        jwt(config, &issuer, all_to_u1());
+        config.cors.origins = vec![PAGE.to_owned()];
+    })
+    .await;
+    let preflight = app
+        .http
+        .request(
+            reqwest::Method::OPTIONS,
+            format!("{}/scopes/acme/process", app.url),
+        )
+        .header("access-control-request-method", "POST");
+    for (request, status) in [(preflight, 200), (start(&app, "acme"), 401)] {
+        let response = request.header("origin", PAGE).send().await.unwrap();
+        assert_eq!(response.status(), status);
+        assert_eq!(response.headers()["access-control-allow-origin"], PAGE);
+    }
+    assert_eq!((app.calls(Operation::Any), issuer.fetches()), (0, 0));
+}

@@ -226,6 +226,43 @@ async fn every_answer_says_that_it_is_no_page_and_for_nobody_else() {
 }
 
 #[tokio::test]
+async fn the_page_and_the_button_say_what_they_need_and_the_button_loads_anywhere() {
+    let app = app().await;
+    for path in ["/", "/page.js", "/page.css", "/button.js"] {
+        let response = app.get(path).header("origin", LISTED).send().await.unwrap();
+        let headers = response.headers();
+        assert_eq!(
+            (
+                response.status().as_u16(),
+                text(headers, "x-content-type-options")
+            ),
+            (200, "nosniff"),
+            "{path}"
+        );
+        assert!(
+            text(headers, "content-security-policy").contains("frame-ancestors 'none'"),
+            "{path}"
+        );
+        assert_eq!(text(headers, "referrer-policy"), "no-referrer", "{path}");
+        let policy = if path == "/button.js" {
+            "cross-origin"
+        } else {
+            "same-origin"
+        };
+        assert_eq!(
+            text(headers, "cross-origin-resource-policy"),
+            policy,
+            "{path}"
+        );
+        assert_eq!(
+            text(headers, "access-control-allow-origin"),
+            LISTED,
+            "a module is loaded with CORS"
+        );
+    }
+}
+
+#[tokio::test]
 async fn what_else_browsers_and_proxies_send_changes_nothing() {
     let app = app().await;
     for (name, value) in [
@@ -265,6 +302,10 @@ async fn every_route_takes_its_own_methods_and_names_them() {
         (one.clone(), "GET,HEAD"),
         (format!("{one}/logs"), "GET,HEAD"),
         (format!("{one}/cancel"), "POST"),
+        ("/openapi.json".to_owned(), "GET,HEAD"),
+        ("/problems/overloaded".to_owned(), "GET,HEAD"),
+        ("/".to_owned(), "GET,HEAD"),
+        ("/button.js".to_owned(), "GET,HEAD"),
         ("/health".to_owned(), "GET,HEAD"),
         ("/ready".to_owned(), "GET,HEAD"),
     ];
