@@ -256,56 +256,54 @@ async fn a_finished_run_is_told_whole_and_at_once() {
 
 #[tokio::test]
 async fn failures_upstream_neither_end_a_stream_nor_become_a_state() {
-    for fault in [
+    let faults = [
         status(500),
         status(503),
         Fault::Hang,
         Fault::Garbage,
         Fault::Reset,
-    ] {
+    ];
+    join_all(faults.map(async |fault| {
         let (app, execution) = working(6).await;
         let mut stream = Events::open(&app, &execution).await;
         stream.lines_until("working: 1").await;
-        app.emulator
-            .faults()
-            .add(Rule::new(Operation::Get, fault.clone()).first(3));
-        app.emulator
-            .faults()
-            .add(Rule::new(Operation::Logs, fault.clone()).first(3));
+        let failing = |operation| Rule::new(operation, fault.clone());
+        app.emulator.faults().add(failing(Operation::Get).first(3));
+        app.emulator.faults().add(failing(Operation::Logs).first(1));
         let events = stream.rest().await;
         check(&events, "succeeded");
-        let lines = texts(&events);
-        let expected: Vec<_> = (2..=6).map(|n| format!("working: {n} of 6 s")).collect();
-        assert!(expected.ends_with(&lines), "{fault:?}: {lines:?}");
-    }
+        let lines: Vec<_> = (2..=6).map(|n| format!("working: {n} of 6 s")).collect();
+        assert_eq!(texts(&events), lines, "{fault:?}");
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn a_stream_opens_although_the_first_reads_fail() {
-    for fault in [status(500), Fault::Hang] {
+    join_all([status(500), Fault::Hang].map(async |fault| {
         let (app, execution) = working(0).await;
-        app.emulator
-            .faults()
-            .add(Rule::new(Operation::Get, fault).first(3));
+        let failing = Rule::new(Operation::Get, fault).first(3);
+        app.emulator.faults().add(failing);
         let events = Events::open(&app, &execution).await.rest().await;
         check(&events, "succeeded");
         assert_eq!(texts(&events), app.lines(&execution).await);
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn lines_that_cannot_be_read_hold_up_no_end() {
-    for fault in [status(403), status(500), Fault::Hang] {
+    join_all([status(403), status(500), Fault::Hang].map(async |fault| {
         let (app, execution) = working(1).await;
-        app.emulator
-            .faults()
-            .add(Rule::new(Operation::Logs, fault.clone()));
+        let failing = Rule::new(Operation::Logs, fault.clone());
+        app.emulator.faults().add(failing);
         let events = Events::open(&app, &execution).await.rest().await;
         let late = since_its_end(&events.last().unwrap().data);
         assert!(late < END, "{fault:?}: {late:?}");
         check(&events, "succeeded");
         assert!(texts(&events).is_empty());
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
@@ -352,7 +350,7 @@ async fn nothing_is_read_while_nobody_watches() {
 #[tokio::test]
 async fn a_client_that_does_not_read_is_read_nothing_for() {
     // Much more than fits into the buffers of two sockets.
-    const LINES: u32 = 12_000;
+    const LINES: u32 = 6_000;
     let script = format!("seq -f %03000.0f 1 {LINES}");
     let app = TestApp::with(Job::new(JOB, ["sh", "-c", &script]), |config| {
         config.limits.log_reads_per_minute = 60_000;
@@ -370,10 +368,7 @@ async fn a_client_that_does_not_read_is_read_nothing_for() {
         }
         assert!(begun.elapsed() < PATIENCE, "it reads on and on");
     }
-    assert!(
-        (1..10).contains(&reads),
-        "{reads} pages of a thousand lines"
-    );
+    assert!((1..6).contains(&reads), "{reads} pages of a thousand lines");
     // Another is not held up by it, and what the slow one misses meanwhile it gets later.
     let fast = Events::open(&app, &execution).await.rest().await;
     for events in [fast, slow.rest().await] {
@@ -463,6 +458,23 @@ async fn streams_end_when_the_server_drains_and_go_on_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_silent_stream_is_kept_alive() {
+    let app = TestApp::with(Job::new(JOB, ["sleep", "60"]), |_| {}).await;
+    let execution = app.start("acme").await;
+    app.until(&execution, "running").await;
+    let mut stream = Events::open(&app, &execution).await;
+    stream.next().await.unwrap();
+    let begun = Instant::now();
+    let block = timeout(PATIENCE, stream.block()).await.unwrap();
+    assert_eq!(block.as_deref(), Some(":"));
+    assert!(
+        begun.elapsed() > Duration::from_secs(14),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test]
 async fn a_cancellation_is_seen() {
     let (app, execution) = working(60).await;
     let mut stream = Events::open(&app, &execution).await;
@@ -495,10 +507,6 @@ async fn a_spent_budget_means_fewer_lines_and_nothing_else() {
     });
     let lines = join_all(streams).await;
     assert!(lines.contains(&0), "{lines:?}: the budget was for one read");
-    assert!(
-        lines.iter().any(|lines| *lines > 0),
-        "{lines:?}: nobody had it"
-    );
     // The half of the requests is not spent by the watchers.
     assert!(!app.lines(&executions[0]).await.is_empty());
     let refused = app.get(link(&executions[0], "logs")).send().await.unwrap();
