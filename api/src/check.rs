@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 
 use crate::App;
 use crate::auth::Auth;
+use crate::cloud_logging;
 use crate::cloud_run::Job;
 use crate::config::{Config, Invalid};
 use crate::google::Error;
+use crate::log_budget::For;
 use crate::metadata::Place;
 use crate::problem::Problem;
 
@@ -373,7 +375,13 @@ async fn reads(app: &App, commands: &Commands, report: &mut Report) {
         Ok(_) => report.ok("follow", "executions can be read"),
         Err(error) => report.fail("follow", trouble(&error), run(&error)),
     }
-    match app.cloud_logging.lines(&nobody, None).await {
+    let lines = cloud_logging::Query {
+        execution: &nobody,
+        since: None,
+        from: None,
+        whom: For::Request,
+    };
+    match app.cloud_logging.lines(&lines).await {
         Ok(_) => report.ok("logs", "lines can be read"),
         Err(error) => {
             let cure = commands.for_read(&error, "logging.googleapis.com", LOG_VIEWER);

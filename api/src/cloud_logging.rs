@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use reqwest::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::google::{Call, Error, Google};
+use crate::log_budget::{For, LogBudget};
 use crate::metadata::Location;
 
 /// How long a page of lines may take; filters over many entries are slow.
@@ -24,8 +26,9 @@ const PAGE_SIZES: [u32; 3] = [1000, 100, 10];
 /// Pages in a row that may be empty and yet have a successor.
 const MAX_EMPTY_PAGES: usize = 5;
 
-/// The log lines of a job's executions.
+/// The log lines of a job's executions. Every read is paid from one budget.
 pub struct CloudLogging {
+    budget: LogBudget,
     google: Google,
     location: Arc<Location>,
     base_url: String,
@@ -46,19 +49,55 @@ pub struct Line {
     pub text: String,
 }
 
+/// Where a line is among the lines of its execution: Cloud Logging orders them so (LogEntry's `timestamp` and `insertId`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// When it was printed.
+    pub time: Timestamp,
+    /// Unique among the entries of one time.
+    pub insert_id: Arc<str>,
+}
+
+/// A line and where it is.
+pub struct Entry {
+    /// Where.
+    pub position: Position,
+    /// The line.
+    pub line: Line,
+}
+
+/// Which lines of an execution to read.
+pub struct Query<'a> {
+    /// The execution's name.
+    pub execution: &'a str,
+    /// Lines of this time and later ones; none for all.
+    pub since: Option<Timestamp>,
+    /// An earlier page's `next`, with the same `since`.
+    pub from: Option<&'a str>,
+    /// Whose share of the budget is spent.
+    pub whom: For,
+}
+
 /// Lines, oldest first.
 pub struct Page {
     /// The lines.
-    pub lines: Vec<Line>,
+    pub entries: Vec<Entry>,
     /// Goes on from here.
     pub next: Option<String>,
 }
 
 impl CloudLogging {
-    /// Reads the lines of the executions of `job`.
-    pub fn new(google: Google, location: Arc<Location>, base_url: &str, job: &str) -> Self {
+    /// Reads the lines of the executions of `job`, as often as `budget` allows.
+    pub fn new(
+        google: Google,
+        location: Arc<Location>,
+        budget: LogBudget,
+        base_url: &str,
+        job: &str,
+    ) -> Self {
         let base_url = base_url.trim_end_matches('/').to_owned();
         Self {
+            budget,
             google,
             location,
             base_url,
@@ -66,22 +105,23 @@ impl CloudLogging {
         }
     }
 
-    /// A page of an execution's lines. `from` is an earlier page's `next`.
-    pub async fn lines(&self, execution: &str, from: Option<&str>) -> Result<Page, Error> {
-        let mut page = self.page(execution, from).await?;
+    /// A page of an execution's lines; one without lines is the last.
+    pub async fn lines(&self, query: &Query<'_>) -> Result<Page, Error> {
+        let mut page = self.page(query, query.from).await?;
         for _ in 0..MAX_EMPTY_PAGES {
-            let Some(next) = page.next.take_if(|_| page.lines.is_empty()) else {
+            let Some(next) = page.next.take_if(|_| page.entries.is_empty()) else {
                 break;
             };
-            page = self.page(execution, Some(&next)).await?;
+            page = self.page(query, Some(&next)).await?;
         }
         Ok(page)
     }
 
-    async fn page(&self, execution: &str, from: Option<&str>) -> Result<Page, Error> {
+    async fn page(&self, query: &Query<'_>, from: Option<&str>) -> Result<Page, Error> {
         let mut outcome = Err(Error::Unreadable("no page is small enough".to_owned()));
         for size in PAGE_SIZES {
-            outcome = self.read(execution, from, size).await;
+            self.budget.take(query.whom).await?;
+            outcome = self.read(query, from, size).await;
             if !matches!(outcome, Err(Error::Unreadable(_))) {
                 break;
             }
@@ -89,14 +129,18 @@ impl CloudLogging {
         outcome
     }
 
-    async fn read(&self, execution: &str, from: Option<&str>, size: u32) -> Result<Page, Error> {
+    async fn read(&self, query: &Query<'_>, from: Option<&str>, size: u32) -> Result<Page, Error> {
         let place = self.location.get().await?;
+        let mut filter = format!(
+            r#"resource.type="cloud_run_job" AND resource.labels.job_name="{}" AND resource.labels.location="{}" AND labels."run.googleapis.com/execution_name"="{}""#,
+            self.job, place.region, query.execution,
+        );
+        if let Some(since) = query.since {
+            filter.push_str(&format!(r#" AND timestamp>="{since}""#));
+        }
         let request = Request {
             resource_names: [format!("projects/{}", place.project)],
-            filter: format!(
-                r#"resource.type="cloud_run_job" AND resource.labels.job_name="{}" AND resource.labels.location="{}" AND labels."run.googleapis.com/execution_name"="{execution}""#,
-                self.job, place.region,
-            ),
+            filter,
             order_by: "timestamp asc",
             page_size: size,
             page_token: from,
@@ -119,7 +163,7 @@ impl CloudLogging {
             .filter(|next| !next.is_empty())
             .map(Cow::into_owned);
         Ok(Page {
-            lines: list.entries.into_iter().map(Entry::line).collect(),
+            entries: list.entries.into_iter().map(GoogleEntry::view).collect(),
             next,
         })
     }
@@ -140,14 +184,16 @@ struct Request<'a> {
 #[serde(rename_all = "camelCase")]
 struct List<'a> {
     #[serde(borrow, default)]
-    entries: Vec<Entry<'a>>,
+    entries: Vec<GoogleEntry<'a>>,
     #[serde(borrow, default)]
     next_page_token: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Entry<'a> {
+struct GoogleEntry<'a> {
+    #[serde(borrow, default)]
+    insert_id: Cow<'a, str>,
     #[serde(borrow, default)]
     timestamp: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -166,7 +212,18 @@ struct Labels<'a> {
     task_index: Option<Cow<'a, str>>,
 }
 
-impl Entry<'_> {
+impl GoogleEntry<'_> {
+    fn view(self) -> Entry {
+        let position = Position {
+            time: self.timestamp.parse().unwrap_or_default(),
+            insert_id: self.insert_id.as_ref().into(),
+        };
+        Entry {
+            position,
+            line: self.line(),
+        }
+    }
+
     fn line(self) -> Line {
         Line {
             time: self.timestamp.into_owned(),

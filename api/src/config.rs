@@ -20,6 +20,8 @@ const DEFAULTS: &str = include_str!("../default.toml");
 const MAX_DEADLINE_SECONDS: u64 = 60;
 /// Longer than anybody waits before repeating a request, and shorter than a key lives.
 const MAX_QUIET_SECONDS: u64 = 3600;
+/// A thousand a second: more than any quota allows, and no overflow.
+const MAX_LOG_READS_PER_MINUTE: u32 = 60_000;
 /// Where Cloud Run's metadata server answers when `GCE_METADATA_HOST` does not say otherwise (Google's container contract).
 const METADATA_HOST: &str = "metadata.google.internal";
 
@@ -125,6 +127,8 @@ pub struct Limits {
     pub in_flight: u32,
     /// Event streams and waiting requests at one time.
     pub streams: u32,
+    /// Reads of Cloud Logging per minute.
+    pub log_reads_per_minute: u32,
 }
 
 /// `[cloud_run]`
@@ -306,6 +310,12 @@ impl Config {
             return Err(Invalid::new(
                 "start.deadline_seconds",
                 format!("must be 1 to {MAX_DEADLINE_SECONDS}"),
+            ));
+        }
+        if !(1..=MAX_LOG_READS_PER_MINUTE).contains(&self.limits.log_reads_per_minute) {
+            return Err(Invalid::new(
+                "limits.log_reads_per_minute",
+                format!("must be 1 to {MAX_LOG_READS_PER_MINUTE}"),
             ));
         }
         if !self.cloud_run.base_url.is_empty() {

@@ -18,6 +18,7 @@ mod extract;
 pub mod google;
 pub mod http_client;
 mod limits;
+pub mod log_budget;
 pub mod metadata;
 mod openapi;
 mod origins;
@@ -30,13 +31,13 @@ pub mod scope;
 pub mod server;
 pub mod starts;
 pub mod telemetry;
+pub mod watch;
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 use crate::access_token::AccessToken;
 use crate::auth::Auth;
@@ -46,6 +47,7 @@ use crate::config::{Config, Invalid};
 use crate::execution::Execution;
 use crate::google::Google;
 use crate::limits::Limits;
+use crate::log_budget::LogBudget;
 use crate::metadata::{Location, Metadata};
 use crate::origins::Origins;
 use crate::overrides::Templates;
@@ -53,6 +55,7 @@ use crate::parameters::Parameters;
 use crate::problem::{Kind, Problem};
 use crate::scope::Scope;
 use crate::starts::{OnRunning, Starts, Store};
+use crate::watch::Watches;
 
 /// Firestore's API.
 const FIRESTORE: &str = "https://firestore.googleapis.com";
@@ -68,10 +71,11 @@ pub struct App {
     starts: Starts,
     on_running: OnRunning,
     cloud_run: Arc<CloudRun>,
-    cloud_logging: CloudLogging,
+    cloud_logging: Arc<CloudLogging>,
+    watches: Watches,
     token: Arc<AccessToken>,
     location: Arc<Location>,
-    draining: watch::Sender<bool>,
+    draining: tokio::sync::watch::Sender<bool>,
     document: OnceLock<Bytes>,
 }
 
@@ -99,7 +103,13 @@ impl App {
             Arc::clone(&location),
             &config.cloud_run,
         ));
-        let (job, logging) = (&config.cloud_run.job, &config.cloud_logging.base_url);
+        let cloud_logging = Arc::new(CloudLogging::new(
+            google,
+            Arc::clone(&location),
+            LogBudget::new(config.limits.log_reads_per_minute),
+            &config.cloud_logging.base_url,
+            &config.cloud_run.job,
+        ));
         Ok(Self {
             auth,
             origins,
@@ -110,11 +120,12 @@ impl App {
             starts: Starts::new(Arc::clone(&cloud_run), store, &config.start)
                 .map_err(|problem| Invalid::new("system", problem.cause().unwrap_or_default()))?,
             on_running: config.start.on_running,
+            watches: Watches::new(Arc::clone(&cloud_run), Arc::clone(&cloud_logging)),
             cloud_run,
-            cloud_logging: CloudLogging::new(google, Arc::clone(&location), logging, job),
+            cloud_logging,
             token,
             location,
-            draining: watch::Sender::new(false),
+            draining: tokio::sync::watch::Sender::new(false),
             document: OnceLock::new(),
         })
     }
@@ -148,6 +159,16 @@ impl App {
 
     fn is_draining(&self) -> bool {
         *self.draining.borrow()
+    }
+
+    /// Waits until we are about to stop.
+    async fn drains(&self) {
+        // The sender is ours: there is no error to come.
+        let _ = self
+            .draining
+            .subscribe()
+            .wait_for(|draining| *draining)
+            .await;
     }
 }
 

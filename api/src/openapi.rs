@@ -344,6 +344,11 @@ fn components() -> Value {
                 "description": "Names this start: a repeated request with the same key gets the same execution. A UUID, say.",
                 "schema": { "type": "string", "pattern": starts::KEY_PATTERN },
             },
+            "Last-Event-ID": {
+                "name": "Last-Event-ID", "in": "header", "required": false,
+                "description": "The id of the last event of an earlier stream of this execution: lines go on after it.",
+                "schema": { "type": "string", "pattern": "^[0-9a-f]+$" },
+            },
         },
         "headers": {
             "Idempotent-Replayed": {

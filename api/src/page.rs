@@ -1,6 +1,7 @@
-//! Opaque `page` values: where to go on in a list, bound to the list they came from.
+//! Opaque values that tell where to go on, such as `page`: bound to the list that they came from.
 
 use ring::digest::{SHA256, digest};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::problem::{Kind, Problem};
@@ -22,31 +23,37 @@ pub struct Page {
 impl Page {
     /// The page as a value for a URL. `list` names the list, such as `executions/acme`.
     pub fn encode(&self, list: &str) -> String {
-        let json = serde_json::to_vec(self).unwrap_or_default();
-        format!("{}{}", hex(&check(list, &json)), hex(&json))
+        seal(list, self)
     }
 
     /// The page that [`Page::encode`] made for the same list.
     pub fn decode(list: &str, text: &str) -> Result<Self, Problem> {
-        Self::read(list, text).ok_or_else(|| {
+        unseal(list, text).ok_or_else(|| {
             Problem::new(
                 Kind::MalformedRequest,
                 "page must be the nextPage of an earlier answer of this very list.",
             )
         })
     }
+}
 
-    fn read(list: &str, text: &str) -> Option<Self> {
-        if text.len() > MAX_BYTES {
-            return None;
-        }
-        let bytes = unhex(text)?;
-        let (given, json) = bytes.split_at_checked(CHECK_BYTES)?;
-        if given != check(list, json) {
-            return None;
-        }
-        serde_json::from_slice(json).ok()
+/// The value as a text that [`unseal`] knows again. `list` names the list that it belongs to.
+pub fn seal(list: &str, value: &impl Serialize) -> String {
+    let json = serde_json::to_vec(value).unwrap_or_default();
+    format!("{}{}", hex(&check(list, &json)), hex(&json))
+}
+
+/// The value that [`seal`] made a text of for the same list.
+pub fn unseal<T: DeserializeOwned>(list: &str, text: &str) -> Option<T> {
+    if text.len() > MAX_BYTES {
+        return None;
     }
+    let bytes = unhex(text)?;
+    let (given, json) = bytes.split_at_checked(CHECK_BYTES)?;
+    if given != check(list, json) {
+        return None;
+    }
+    serde_json::from_slice(json).ok()
 }
 
 fn check(list: &str, json: &[u8]) -> [u8; CHECK_BYTES] {

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod document;
+mod events;
 mod executions;
 mod health;
 mod logs;
@@ -78,6 +79,7 @@ fn scope_routes() -> Vec<Route> {
         Route::post("/scopes/{scope}/process", process::start, &told::START),
         Route::get("/scopes/{scope}/executions", executions::list, &told::LIST),
         Route::get("/scopes/{scope}/executions/{name}", executions::show, &told::SHOW),
+        Route::get("/scopes/{scope}/executions/{name}/events", events::stream, &told::EVENTS),
         Route::get("/scopes/{scope}/executions/{name}/logs", logs::read, &told::LOGS),
         Route::post("/scopes/{scope}/executions/{name}/cancel", cancel::cancel, &told::CANCEL),
     ]

@@ -6,12 +6,14 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::{Extension, Router};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -19,6 +21,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustix::net::{listen, sockopt::set_tcp_user_timeout};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt;
@@ -176,11 +180,14 @@ async fn connection(
     if !speaks {
         return;
     }
+    let (read, write) = stream.into_split();
+    let client = Client(Arc::new(read));
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let router = router.clone();
+        let (router, client) = (router.clone(), client.clone());
         async move {
             let mut request: Request = request.map(Body::new);
             request.extensions_mut().insert(Peer(peer));
+            request.extensions_mut().insert(client);
             let Ok(response) = router.oneshot(request).await;
             Ok::<_, Infallible>(response)
         }
@@ -190,7 +197,7 @@ async fn connection(
         .header_read_timeout(head)
         .max_buf_size(MAX_HEAD_BYTES)
         .half_close(true) // a body that ends early still gets its answer
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Socket(write)), service);
     if let Err(error) = watcher.watch(connection).await {
         ended_early(peer, &error);
     }
@@ -224,10 +231,84 @@ async fn refused(error: &io::Error) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
+/// Whoever is connected, as an extension of each request.
+#[derive(Clone)]
+pub struct Client(Arc<OwnedReadHalf>);
+
+impl Client {
+    /// Waits until the client has closed its side. hyper takes that for half of a conversation that goes on; whoever
+    /// streams or waits for long takes it for the end, as everybody does.
+    pub async fn gone(&self) {
+        let mut byte = [0];
+        let socket: &TcpStream = (*self.0).as_ref();
+        let peek = |cx: &mut Context<'_>| socket.poll_peek(cx, &mut ReadBuf::new(&mut byte));
+        if matches!(std::future::poll_fn(peek).await, Ok(1..)) {
+            // A next request has come already, and hides what follows: the next write will tell.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// [`Client::gone`] for a request that may have come without a socket.
+pub async fn gone(client: Option<Extension<Client>>) {
+    match client {
+        Some(Extension(client)) => client.gone().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A socket whose reading side others than hyper may look at.
+struct Socket(OwnedWriteHalf);
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let socket: &TcpStream = self.0.as_ref();
+        loop {
+            ready!(socket.poll_read_ready(cx))?;
+            match socket.try_read_buf(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return Poll::Ready(outcome.map(drop)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
     use std::time::Instant;
 
     use axum::routing::get;

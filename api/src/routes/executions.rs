@@ -1,20 +1,23 @@
 //! `GET /scopes/{scope}/executions` and `GET /scopes/{scope}/executions/{name}`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 use crate::App;
 use crate::auth::Read;
 use crate::execution::Execution;
-use crate::extract::{ExecutionName, Fields, NoFields};
+use crate::extract::{ExecutionName, Fields};
 use crate::limits::Admitted;
 use crate::page::Page;
 use crate::problem::{Kind, Problem};
 use crate::scope::Scope;
+use crate::server::{Client, gone};
 
 /// Executions per answer if the caller names no number, and the most that may be asked for.
 const DEFAULT_LIMIT: usize = 20;
@@ -23,6 +26,8 @@ const MAX_LIMIT: usize = 100;
 const PAGE: u32 = 100;
 /// Pages of the job's executions looked through for one answer; a scope that ran long ago gets a `nextPage` sooner.
 const MAX_PAGES: usize = 10;
+/// The longest an answer is held back: proxies commonly give up on one a little later.
+const MAX_WAIT_SECONDS: u64 = 60;
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -118,11 +123,44 @@ fn is_after(page: &Page, execution: &Execution) -> bool {
         .is_none_or(|last| position(execution) < *last)
 }
 
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Wait {
+    /// Seconds to hold the answer back until the execution has ended; none to answer at once.
+    #[schemars(range(min = 1, max = MAX_WAIT_SECONDS))]
+    wait: Option<u64>,
+}
+
 pub async fn show(
     State(app): State<Arc<App>>,
     Admitted(granted): Admitted<Read>,
     ExecutionName(name): ExecutionName,
-    _: Fields<NoFields>,
+    Fields(Wait { wait }): Fields<Wait>,
+    client: Option<Extension<Client>>,
 ) -> Result<Json<Execution>, Problem> {
-    Ok(Json(app.execution(&granted.scope, &name).await?))
+    let Some(seconds) = wait else {
+        return Ok(Json(app.execution(&granted.scope, &name).await?));
+    };
+    if !(1..=MAX_WAIT_SECONDS).contains(&seconds) {
+        return Err(Problem::new(
+            Kind::MalformedRequest,
+            format!("wait must be 1 to {MAX_WAIT_SECONDS} seconds."),
+        ));
+    }
+    let mut watcher = None;
+    let ended = async {
+        let watching = app.watches.watch(&granted.scope, &name, None).await?;
+        watcher.insert(watching).ended().await;
+        Ok::<_, Problem>(())
+    };
+    tokio::select! {
+        ended = ended => ended?,
+        () = sleep(Duration::from_secs(seconds)) => {}
+        () = app.drains() => {}
+        () = gone(client) => {}
+    }
+    Ok(Json(match watcher {
+        Some(watcher) => watcher.execution()?.as_ref().clone(),
+        None => app.execution(&granted.scope, &name).await?, // why it could not be read in time
+    }))
 }

@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::App;
 use crate::auth::Read;
-use crate::cloud_logging::Line;
+use crate::cloud_logging::{self, Line};
 use crate::extract::{ExecutionName, Fields};
 use crate::limits::Admitted;
+use crate::log_budget::For;
 use crate::page::Page;
 use crate::problem::Problem;
 
@@ -48,10 +49,14 @@ pub async fn read(
         .page
         .map_or_else(|| Ok(Page::default()), |page| Page::decode(&list, &page))?;
     let execution = app.execution(&granted.scope, &name).await?;
-    let answer = app
-        .cloud_logging
-        .lines(&execution.name, page.token.as_deref())
-        .await?;
+    let query = cloud_logging::Query {
+        execution: &execution.name,
+        since: None,
+        from: page.token.as_deref(),
+        whom: For::Request,
+    };
+    let answer = app.cloud_logging.lines(&query).await?;
+    let lines: Vec<_> = answer.entries.into_iter().map(|entry| entry.line).collect();
     let next_page = answer.next.map(|token| {
         Page {
             token: Some(token),
@@ -60,13 +65,9 @@ pub async fn read(
         .encode(&list)
     });
     if wants_text(&headers) {
-        return Ok(text(&execution.links.logs, &answer.lines, next_page));
+        return Ok(text(&execution.links.logs, &lines, next_page));
     }
-    Ok(Json(Lines {
-        lines: answer.lines,
-        next_page,
-    })
-    .into_response())
+    Ok(Json(Lines { lines, next_page }).into_response())
 }
 
 /// Whether plain text is asked for before JSON.

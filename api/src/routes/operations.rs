@@ -118,7 +118,8 @@ pub const LIST: Operation = Operation {
 pub const SHOW: Operation = Operation {
     id: "getExecution",
     summary: "Show an execution",
-    description: "One of the scope's executions as it is now.",
+    description: "One of the scope's executions as it is now, or as it is once it has ended.",
+    query: Some(<executions::Wait as JsonSchema>::json_schema),
     answers: &[Answer {
         status: 200,
         description: "The execution.",
@@ -126,6 +127,23 @@ pub const SHOW: Operation = Operation {
         headers: &[],
     }],
     problems: &[ANY, SCOPED, ONE, UPSTREAM],
+    ..PLAIN
+};
+
+pub const EVENTS: Operation = Operation {
+    id: "followExecution",
+    summary: "Follow an execution",
+    description: "The execution's changes and lines as they happen, as server-sent events: `execution` (an Execution) at first \
+        and at every change, `log` (a Line) for each line, `end` (the Execution) at last. Comments keep the connection alive. \
+        A stream that ends without `end` is to be asked for again with the id of its last event.",
+    headers: &["Last-Event-ID"],
+    answers: &[Answer {
+        status: 200,
+        description: "The events.",
+        contents: &[("text/event-stream", text)],
+        headers: &[],
+    }],
+    problems: &[ANY, SCOPED, ONE, UPSTREAM, &[Kind::Draining]],
     ..PLAIN
 };
 

@@ -61,6 +61,7 @@ pub async fn start(
             on_running,
         })
         .await?;
+    app.watches.started(&started.execution.name);
     Ok(answer(started))
 }
 

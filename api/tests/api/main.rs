@@ -7,6 +7,7 @@ mod cancel;
 mod check;
 mod clients;
 mod document;
+mod events;
 mod executions;
 mod helpers;
 mod independent_issuer;

@@ -132,6 +132,10 @@ fn settings_that_cannot_work_keep_it_from_starting_and_say_so_in_one_line() {
         ),
         (&[("API__LIMITS__IN_FLIGHT", "0")], "API__LIMITS__IN_FLIGHT"),
         (&[("API__LIMITS__STREAMS", "-1")], "limits.streams"),
+        (
+            &[("API__LIMITS__LOG_READS_PER_MINUTE", "0")],
+            "API__LIMITS__LOG_READS_PER_MINUTE",
+        ),
         (&[("API__LOG", "api=loud")], "API__LOG"),
         (&[("PORT", "http")], "port"),
         (&[("API_CONFIG", "/nonexistent.toml")], "/nonexistent.toml"),

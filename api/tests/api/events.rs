@@ -1,0 +1,683 @@
+//! `GET …/events`, and `?wait=`.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use api::App;
+use emulator::{Emulator, Fault, FaultBody, Job, Operation, Rule};
+use futures_util::future::join_all;
+use reqwest::Response;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::helpers::{
+    JOB, PATIENCE, TestApp, config, eventually, instant_job, link, problem, real_job,
+};
+
+/// How soon after a run's end its watchers know.
+const END: Duration = Duration::from_secs(2);
+
+/// A stream of server-sent events, read as a browser reads it.
+struct Events {
+    response: Response,
+    buffer: String,
+    /// What a client that comes back sends as `Last-Event-ID`.
+    last_id: Option<String>,
+}
+
+#[derive(Debug)]
+struct Event {
+    kind: String,
+    data: Value,
+}
+
+impl Events {
+    async fn open(app: &TestApp, execution: &Value) -> Self {
+        Self::of(app.get(link(execution, "events")).send().await.unwrap())
+    }
+
+    async fn resume(url: &str, execution: &Value, id: &str) -> Self {
+        let http = api::http_client::new().unwrap();
+        let request = http.get(format!("{url}{}", link(execution, "events")));
+        Self::of(request.header("last-event-id", id).send().await.unwrap())
+    }
+
+    fn of(response: Response) -> Self {
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        Self {
+            response,
+            buffer: String::new(),
+            last_id: None,
+        }
+    }
+
+    /// The next event; none when the stream has ended well. Comments are passed over.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            let block = timeout(PATIENCE, self.block())
+                .await
+                .expect("an event in time")?;
+            let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
+            if let Some(id) = field("id: ") {
+                self.last_id = Some(id.to_owned());
+            }
+            if let Some(kind) = field("event: ") {
+                return Some(Event {
+                    kind: kind.to_owned(),
+                    data: serde_json::from_str(field("data: ").unwrap()).unwrap(),
+                });
+            }
+        }
+    }
+
+    async fn block(&mut self) -> Option<String> {
+        loop {
+            if let Some((block, rest)) = self.buffer.split_once("\n\n") {
+                let block = block.to_owned();
+                self.buffer = rest.to_owned();
+                return Some(block);
+            }
+            let chunk = self.response.chunk().await.unwrap()?;
+            self.buffer.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    }
+
+    /// Everything to the end of the stream.
+    async fn rest(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(event) = self.next().await {
+            events.push(event);
+        }
+        events
+    }
+
+    /// The texts of the lines to come, until one contains `text`.
+    async fn lines_until(&mut self, text: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        while !lines
+            .last()
+            .is_some_and(|line: &String| line.contains(text))
+        {
+            let event = self.next().await.expect("the stream goes on");
+            lines.extend((event.kind == "log").then(|| text_of(&event)));
+        }
+        lines
+    }
+}
+
+fn text_of(event: &Event) -> String {
+    event.data["text"].as_str().unwrap().to_owned()
+}
+
+fn texts(events: &[Event]) -> Vec<String> {
+    let lines = events.iter().filter(|event| event.kind == "log");
+    lines.map(text_of).collect()
+}
+
+/// The states in the order in which they were told, each once.
+fn states(events: &[Event]) -> Vec<&str> {
+    let told = events.iter().filter(|event| event.kind == "execution");
+    let mut states: Vec<_> = told
+        .map(|event| event.data["state"].as_str().unwrap())
+        .collect();
+    states.dedup();
+    states
+}
+
+/// Checks that a stream was whole: states that only go forward, no line twice, one end, at the end.
+fn check(events: &[Event], state: &str) {
+    let order = ["pending", "running", state];
+    let ranks: Vec<_> = states(events)
+        .iter()
+        .map(|state| order.iter().position(|other| other == state).unwrap())
+        .collect();
+    assert!(ranks.is_sorted_by(|a, b| a < b), "{:?}", states(events));
+    assert_eq!(states(events).last(), Some(&state));
+    let lines: Vec<_> = events.iter().filter(|event| event.kind == "log").collect();
+    let different: HashSet<_> = lines.iter().map(|line| line.data.to_string()).collect();
+    assert_eq!(different.len(), lines.len(), "a line came twice");
+    let ends = events.iter().filter(|event| event.kind == "end").count();
+    let last = events.last().unwrap();
+    assert_eq!(
+        (ends, &last.kind[..], &last.data["state"]),
+        (1, "end", &json!(state))
+    );
+}
+
+/// The sample job, working for so long.
+async fn working(seconds: u32) -> (TestApp, Value) {
+    let app = TestApp::with(real_job(), |config| {
+        let env = &mut config.overrides.env;
+        env.insert("SLEEP_SECONDS".to_owned(), seconds.to_string().into());
+    })
+    .await;
+    let execution = app.start("acme").await;
+    (app, execution)
+}
+
+/// A job that prints so many numbered lines, and then works for so long.
+async fn printing(lines: u32, seconds: u32, log_reads_per_minute: u32) -> (TestApp, Value) {
+    let script = format!("seq -f 'line %05g' 1 {lines}; sleep {seconds}");
+    let app = TestApp::with(Job::new(JOB, ["sh", "-c", &script]), |config| {
+        config.limits.log_reads_per_minute = log_reads_per_minute;
+    })
+    .await;
+    let execution = app.start("acme").await;
+    (app, execution)
+}
+
+fn numbered(lines: u32) -> Vec<String> {
+    (1..=lines).map(|line| format!("line {line:05}")).collect()
+}
+
+/// Another process on the same Cloud Run, as far as one process can have it.
+async fn another_server(emulator: &Emulator) -> (String, oneshot::Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (stop, stopped) = oneshot::channel();
+    let app = App::new(&config(emulator)).unwrap();
+    tokio::spawn(api::serve(
+        listener,
+        app,
+        async move { drop(stopped.await) },
+    ));
+    (url, stop)
+}
+
+async fn many(app: &TestApp, execution: &Value, count: usize) -> Vec<Events> {
+    join_all((0..count).map(|_| Events::open(app, execution))).await
+}
+
+/// How long ago the execution ended, by its own word.
+fn since_its_end(execution: &Value) -> Duration {
+    let ended: jiff::Timestamp = execution["completedAt"].as_str().unwrap().parse().unwrap();
+    jiff::Timestamp::now()
+        .duration_since(ended)
+        .try_into()
+        .unwrap()
+}
+
+fn status(code: u16) -> Fault {
+    Fault::Status {
+        code,
+        headers: Default::default(),
+        body: FaultBody::Google,
+    }
+}
+
+#[tokio::test]
+async fn a_run_is_followed_from_its_start_to_its_end() {
+    let (app, execution) = working(2).await;
+    let mut stream = Events::open(&app, &execution).await;
+    let events = stream.rest().await;
+    let late = since_its_end(&events.last().unwrap().data);
+    assert!(late < END, "{late:?}");
+    check(&events, "succeeded");
+    assert_eq!(events[0].kind, "execution");
+    assert!(states(&events).contains(&"running"));
+    let lines = texts(&events);
+    for line in ["SCOPE = acme", "  ARG: --scope=acme", "working: 2 of 2 s"] {
+        assert!(lines.iter().any(|other| other == line), "{line}: {lines:?}");
+    }
+    assert_eq!(lines, app.lines(&execution).await);
+}
+
+#[tokio::test]
+async fn a_failure_is_told_with_its_reason() {
+    let app = TestApp::with(real_job(), |config| {
+        let code = json!({ "type": "integer", "minimum": 0, "maximum": 255 });
+        config.parameters.insert("code".to_owned(), code);
+        config
+            .overrides
+            .env
+            .insert("FAIL_WITH".to_owned(), "{code}".into());
+    })
+    .await;
+    let request = app.post("/scopes/acme/process").json(&json!({ "code": 3 }));
+    let execution = crate::helpers::json(request).await;
+    let events = Events::open(&app, &execution).await.rest().await;
+    check(&events, "failed");
+    assert_eq!(events.last().unwrap().data["reason"], "NonZeroExitCode");
+    assert!(texts(&events).contains(&"FAIL_WITH = 3".to_owned()));
+}
+
+#[tokio::test]
+async fn a_finished_run_is_told_whole_and_at_once() {
+    let (app, execution) = printing(2500, 0, 60_000).await;
+    app.until(&execution, "succeeded").await;
+    let events = Events::open(&app, &execution).await.rest().await;
+    check(&events, "succeeded");
+    assert_eq!(texts(&events), numbered(2500));
+}
+
+#[tokio::test]
+async fn failures_upstream_neither_end_a_stream_nor_become_a_state() {
+    let faults = [
+        status(500),
+        status(503),
+        Fault::Hang,
+        Fault::Garbage,
+        Fault::Reset,
+    ];
+    join_all(faults.map(async |fault| {
+        let (app, execution) = working(6).await;
+        let mut stream = Events::open(&app, &execution).await;
+        stream.lines_until("working: 1").await;
+        let failing = |operation| Rule::new(operation, fault.clone());
+        app.emulator.faults().add(failing(Operation::Get).first(3));
+        app.emulator.faults().add(failing(Operation::Logs).first(1));
+        let events = stream.rest().await;
+        check(&events, "succeeded");
+        let lines: Vec<_> = (2..=6).map(|n| format!("working: {n} of 6 s")).collect();
+        assert_eq!(texts(&events), lines, "{fault:?}");
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_opens_although_the_first_reads_fail() {
+    join_all([status(500), Fault::Hang].map(async |fault| {
+        let (app, execution) = working(0).await;
+        let failing = Rule::new(Operation::Get, fault).first(3);
+        app.emulator.faults().add(failing);
+        let events = Events::open(&app, &execution).await.rest().await;
+        check(&events, "succeeded");
+        assert_eq!(texts(&events), app.lines(&execution).await);
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn lines_that_cannot_be_read_hold_up_no_end() {
+    join_all([status(403), status(500), Fault::Hang].map(async |fault| {
+        let (app, execution) = working(1).await;
+        let failing = Rule::new(Operation::Logs, fault.clone());
+        app.emulator.faults().add(failing);
+        let events = Events::open(&app, &execution).await.rest().await;
+        let late = since_its_end(&events.last().unwrap().data);
+        assert!(late < END, "{fault:?}: {late:?}");
+        check(&events, "succeeded");
+        assert!(texts(&events).is_empty());
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn many_watchers_are_one_reader() {
+    let (app, execution) = working(4).await;
+    let begun = Instant::now();
+    let streams = many(&app, &execution, 100).await;
+    let mut all = join_all(streams.into_iter().map(|mut stream| async move {
+        let events = stream.rest().await;
+        let late = since_its_end(&events.last().unwrap().data);
+        (events, late)
+    }))
+    .await;
+    let seconds = begun.elapsed().as_secs() + 1;
+    let (gets, logs) = (app.calls(Operation::Get), app.calls(Operation::Logs));
+    assert!((2..=seconds).contains(&gets), "{gets} reads in {seconds} s");
+    assert!(logs <= seconds, "{logs} reads of lines in {seconds} s");
+    let lines = texts(&all[0].0);
+    for (events, late) in &mut all {
+        check(events, "succeeded");
+        assert_eq!(texts(events), lines);
+        assert!(*late < END, "{late:?}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_read_while_nobody_watches() {
+    let (app, execution) = working(60).await;
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        streams.push(Events::open(&app, &execution).await);
+    }
+    streams[0].lines_until("working: 1").await;
+    streams.pop();
+    let reads = app.calls(Operation::Get);
+    eventually(|| app.calls(Operation::Get) > reads + 1).await; // the others are still told
+    drop(streams);
+    tokio::time::sleep(Duration::from_secs(1)).await; // by then the service must have noticed
+    let calls = app.calls(Operation::Any);
+    tokio::time::sleep(Duration::from_secs(3)).await; // three times as long as it takes to read again
+    assert_eq!(app.calls(Operation::Any), calls);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_read_nothing_for() {
+    // Much more than fits into the buffers of two sockets.
+    const LINES: u32 = 6_000;
+    let script = format!("seq -f %03000.0f 1 {LINES}");
+    let app = TestApp::with(Job::new(JOB, ["sh", "-c", &script]), |config| {
+        config.limits.log_reads_per_minute = 60_000;
+    })
+    .await;
+    let execution = app.start("acme").await;
+    app.until(&execution, "succeeded").await;
+    let mut slow = Events::open(&app, &execution).await;
+    let begun = Instant::now();
+    let (mut reads, mut since) = (0, begun);
+    while since.elapsed() < Duration::from_secs(2) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if reads != app.calls(Operation::Logs) {
+            (reads, since) = (app.calls(Operation::Logs), Instant::now());
+        }
+        assert!(begun.elapsed() < PATIENCE, "it reads on and on");
+    }
+    assert!((1..6).contains(&reads), "{reads} pages of a thousand lines");
+    // Another is not held up by it, and what the slow one misses meanwhile it gets later.
+    let fast = Events::open(&app, &execution).await.rest().await;
+    for events in [fast, slow.rest().await] {
+        check(&events, "succeeded");
+        let lines = texts(&events)
+            .into_iter()
+            .map(|line| line.parse::<u32>().unwrap());
+        assert!(lines.eq(1..=LINES), "the lines are not whole");
+    }
+}
+
+#[tokio::test]
+async fn whoever_comes_late_gets_everything_too() {
+    let (app, execution) = printing(20_000, 60, 60_000).await;
+    let begun = Instant::now();
+    let mut first = Events::open(&app, &execution).await;
+    let lines = first.lines_until("line 20000").await;
+    assert!(lines == numbered(20_000));
+    let mut second = Events::open(&app, &execution).await;
+    assert!(second.lines_until("line 20000").await == numbered(20_000));
+    let seconds = begun.elapsed().as_secs() + 1;
+    assert!(app.calls(Operation::Get) <= seconds);
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_where_another_ended_on_any_server() {
+    let (app, execution) = working(5).await;
+    let mut first = Events::open(&app, &execution).await;
+    let mut lines = first.lines_until("working: 1").await;
+    let id = first.last_id.clone().unwrap();
+    drop(first);
+    let mut second = Events::resume(&app.url, &execution, &id).await;
+    lines.extend(second.lines_until("working: 3").await);
+    let id = second.last_id.clone().unwrap();
+    drop(second);
+    let (url, _stop) = another_server(&app.emulator).await;
+    let events = Events::resume(&url, &execution, &id).await.rest().await;
+    lines.extend(texts(&events));
+    assert_eq!(events[0].kind, "execution", "the state is told anew");
+    assert_eq!(lines, app.lines(&execution).await);
+    // A browser comes back after the end too.
+    let after = Events::resume(&url, &execution, &id).await.rest().await;
+    assert_eq!(texts(&after), texts(&events));
+}
+
+#[tokio::test]
+async fn ids_from_anywhere_in_a_stream_go_on_there() {
+    let (app, execution) = printing(1500, 0, 60_000).await;
+    app.until(&execution, "succeeded").await;
+    let mut stream = Events::open(&app, &execution).await;
+    let mut ids = Vec::new();
+    while let Some(event) = stream.next().await {
+        ids.extend((event.kind == "log").then(|| stream.last_id.clone().unwrap()));
+    }
+    for at in [1, 2, 999, 1000, 1001, 1499, 1500] {
+        let mut stream = Events::resume(&app.url, &execution, &ids[at - 1]).await;
+        assert_eq!(texts(&stream.rest().await), numbered(1500)[at..], "{at}");
+        assert_eq!(stream.last_id.as_ref(), ids.last());
+    }
+}
+
+#[tokio::test]
+async fn streams_end_when_the_server_drains_and_go_on_elsewhere() {
+    let (mut app, execution) = working(60).await;
+    let mut streams = many(&app, &execution, 100).await;
+    streams[0].lines_until("working: 1").await;
+    app.stop();
+    let begun = Instant::now();
+    let rests = join_all(streams.iter_mut().map(Events::rest)).await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(rests.iter().flatten().all(|event| event.kind != "end"));
+    let url = app.url.strip_prefix("http://").unwrap().to_owned();
+    let begun = Instant::now();
+    while tokio::net::TcpStream::connect(&url).await.is_ok() {
+        assert!(begun.elapsed() < PATIENCE, "the server goes on");
+    }
+    // Elsewhere it goes on, from the very line.
+    let (url, _stop) = another_server(&app.emulator).await;
+    let mut stream = Events::resume(&url, &execution, streams[0].last_id.as_ref().unwrap()).await;
+    let line = stream.lines_until("working").await;
+    let told = texts(&rests[0]).len() + 2;
+    assert_eq!(line, [format!("working: {told} of 60 s")]);
+}
+
+#[tokio::test]
+async fn a_silent_stream_is_kept_alive() {
+    let app = TestApp::with(Job::new(JOB, ["sleep", "60"]), |_| {}).await;
+    let execution = app.start("acme").await;
+    app.until(&execution, "running").await;
+    let mut stream = Events::open(&app, &execution).await;
+    stream.next().await.unwrap();
+    let begun = Instant::now();
+    let block = timeout(PATIENCE, stream.block()).await.unwrap();
+    assert_eq!(block.as_deref(), Some(":"));
+    assert!(
+        begun.elapsed() > Duration::from_secs(14),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_cancellation_is_seen() {
+    let (app, execution) = working(60).await;
+    let mut stream = Events::open(&app, &execution).await;
+    stream.lines_until("working: 1").await;
+    let cancelled = app.post(link(&execution, "cancel")).send().await.unwrap();
+    assert_eq!(cancelled.status(), 202);
+    let events = stream.rest().await;
+    check(&events, "cancelled");
+    assert!(since_its_end(&events.last().unwrap().data) < END);
+    assert!(texts(&events).contains(&"stopped by SIGTERM".to_owned()));
+}
+
+#[tokio::test]
+async fn a_spent_budget_means_fewer_lines_and_nothing_else() {
+    let app = TestApp::with(real_job(), |config| {
+        config.limits.log_reads_per_minute = 1;
+        config
+            .overrides
+            .env
+            .insert("SLEEP_SECONDS".to_owned(), "3".into());
+    })
+    .await;
+    let executions = join_all((0..5).map(|_| app.start("acme"))).await;
+    let streams = executions.iter().map(async |execution| {
+        let events = Events::open(&app, execution).await.rest().await;
+        let late = since_its_end(&events.last().unwrap().data);
+        assert!(late < END, "{late:?}");
+        check(&events, "succeeded");
+        texts(&events).len()
+    });
+    let lines = join_all(streams).await;
+    assert!(lines.contains(&0), "{lines:?}: the budget was for one read");
+    // The half of the requests is not spent by the watchers.
+    assert!(!app.lines(&executions[0]).await.is_empty());
+    let refused = app.get(link(&executions[0], "logs")).send().await.unwrap();
+    problem(refused, "upstream-throttled").await;
+    assert!(
+        app.calls(Operation::Logs) <= 3,
+        "{}",
+        app.calls(Operation::Logs)
+    );
+}
+
+#[tokio::test]
+async fn an_execution_that_is_not_known_at_once_is_waited_for_where_it_was_started() {
+    let (app, execution) = working(1).await;
+    app.emulator
+        .faults()
+        .add(Rule::new(Operation::Get, status(404)).first(2));
+    check(
+        &Events::open(&app, &execution).await.rest().await,
+        "succeeded",
+    );
+    app.emulator
+        .faults()
+        .add(Rule::new(Operation::Get, status(404)).first(1));
+    let (url, _stop) = another_server(&app.emulator).await;
+    let elsewhere = app.http.get(format!("{url}{}", link(&execution, "events")));
+    problem(elsewhere.send().await.unwrap(), "execution-not-found").await;
+}
+
+#[tokio::test]
+async fn an_execution_that_is_deleted_ends_its_streams_without_an_end() {
+    let (app, execution) = working(60).await;
+    let mut stream = Events::open(&app, &execution).await;
+    stream.lines_until("working: 1").await;
+    app.emulator
+        .faults()
+        .add(Rule::new(Operation::Get, status(404)));
+    assert!(stream.rest().await.iter().all(|event| event.kind == "log"));
+    let again = app.get(link(&execution, "events")).send().await.unwrap();
+    problem(again, "execution-not-found").await;
+}
+
+#[tokio::test]
+async fn an_execution_of_another_scope_cannot_be_watched() {
+    let (app, execution) = working(60).await;
+    let _watched = Events::open(&app, &execution).await;
+    let name = execution["name"].as_str().unwrap();
+    let mut bodies = Vec::new();
+    for path in [
+        format!("/scopes/globex/executions/{name}/events"),
+        format!("/scopes/globex/executions/{name}?wait=5"),
+        "/scopes/acme/executions/test-job-zzzzz/events".to_owned(),
+        "/scopes/acme/executions/nonsense/events".to_owned(),
+        "/scopes/acme/executions/test-job-zzzzz?wait=5".to_owned(),
+    ] {
+        let mut body = problem(app.get(&path).send().await.unwrap(), "execution-not-found").await;
+        body["requestId"].take();
+        bodies.push(body);
+    }
+    assert!(bodies.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[tokio::test]
+async fn bad_input_never_reaches_the_upstream() {
+    let (app, execution) = printing(1, 0, 50).await;
+    app.until(&execution, "succeeded").await;
+    let mut stream = Events::open(&app, &execution).await;
+    stream.rest().await;
+    let other = app.start("acme").await;
+    let calls = app.calls(Operation::Any);
+    for wait in [
+        "0",
+        "61",
+        "x",
+        "-1",
+        "1.5",
+        "",
+        "99999999999999999999",
+        "1&wait=2",
+    ] {
+        let path = format!("{}?wait={wait}", link(&execution, "self"));
+        problem(app.get(&path).send().await.unwrap(), "malformed-request").await;
+    }
+    let good = stream.last_id.unwrap();
+    let flipped = format!(
+        "{}{}",
+        if good.starts_with('0') { '1' } else { '0' },
+        &good[1..]
+    );
+    let long = "0".repeat(10_000);
+    for id in [
+        "",
+        "1",
+        "garbage",
+        "00",
+        "\u{e9}",
+        &flipped,
+        &good[2..],
+        &long,
+    ] {
+        let request = app.get(link(&execution, "events"));
+        let request = request.header("last-event-id", id.as_bytes());
+        problem(request.send().await.unwrap(), "malformed-request").await;
+    }
+    let twice = app.get(link(&execution, "events"));
+    let twice = twice
+        .header("last-event-id", &good)
+        .header("last-event-id", &good);
+    problem(twice.send().await.unwrap(), "malformed-request").await;
+    let foreign = app
+        .get(link(&other, "events"))
+        .header("last-event-id", &good);
+    problem(foreign.send().await.unwrap(), "malformed-request").await;
+    let query = format!("{}?wait=1", link(&execution, "events"));
+    problem(app.get(&query).send().await.unwrap(), "malformed-request").await;
+    assert_eq!(app.calls(Operation::Any), calls);
+}
+
+#[tokio::test]
+async fn an_answer_is_held_back_until_the_end_or_the_time() {
+    let (app, execution) = working(3).await;
+    let wait = |seconds: u32| app.get(&format!("{}?wait={seconds}", link(&execution, "self")));
+    let begun = Instant::now();
+    let running = crate::helpers::json(wait(1)).await;
+    assert!(
+        (900..1900).contains(&begun.elapsed().as_millis()),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_ne!(running["state"], "succeeded");
+    let waiting = join_all((0..100).map(|_| crate::helpers::json(wait(60)))).await;
+    for ended in waiting {
+        assert_eq!(ended["state"], "succeeded");
+        assert!(since_its_end(&ended) < END);
+    }
+    let seconds = begun.elapsed().as_secs() + 2;
+    assert!(app.calls(Operation::Get) <= seconds);
+    assert_eq!(app.calls(Operation::Logs), 0);
+}
+
+#[tokio::test]
+async fn an_answer_held_back_is_given_when_the_server_drains() {
+    let (mut app, execution) = working(60).await;
+    let request = app.get(&format!("{}?wait=60", link(&execution, "self")));
+    let waiting = tokio::spawn(crate::helpers::json(request));
+    eventually(|| app.calls(Operation::Get) > 1).await;
+    app.stop();
+    let begun = Instant::now();
+    let told = waiting.await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert_eq!(told["state"], "running");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_it_waits_is_forgotten() {
+    let app = TestApp::with(instant_job(), |_| {}).await;
+    let execution = app.start("acme").await;
+    app.emulator
+        .faults()
+        .add(Rule::new(Operation::Get, status(500)));
+    for path in [
+        link(&execution, "events").to_owned(),
+        format!("{}?wait=60", link(&execution, "self")),
+    ] {
+        let before = app.calls(Operation::Get);
+        let waiting = tokio::spawn(app.get(&path).send());
+        eventually(|| app.calls(Operation::Get) > before + 1).await;
+        waiting.abort();
+        tokio::time::sleep(Duration::from_secs(1)).await; // by then the service must have noticed
+        let calls = app.calls(Operation::Any);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(app.calls(Operation::Any), calls, "{path}");
+    }
+}
