@@ -18,6 +18,8 @@ const MAX_BYTES_PER_STREAM: usize = 64 * 1024;
 const AT_ONCE: usize = 100;
 /// Sockets that the test and the service need beside the streams.
 const OTHER_SOCKETS: usize = 200;
+/// How soon after a run's end the last of all knows. A build without optimisation takes a second to write so many events.
+const END: Duration = Duration::from_secs(if cfg!(debug_assertions) { 4 } else { 2 });
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Program {
@@ -207,7 +209,7 @@ async fn thousands_of_streams_are_cheap_and_end_together() {
     println!(
         "the last knew of the end after {latest:?}, {delayed:?} of it waiting for a processor; {gets} reads of the execution and {logs} of its lines in {seconds} s"
     );
-    assert!(latest <= Duration::from_secs(2) + delayed, "{latest:?}");
+    assert!(latest <= END + delayed, "{latest:?}");
     assert!(
         gets <= seconds && logs <= seconds,
         "{gets} {logs} in {seconds} s"
