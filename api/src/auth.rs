@@ -141,7 +141,7 @@ impl Verb for Cancel {
     const OPERATION: Operation = Operation::Cancel;
 }
 
-/// A caller who may do the operation to the scope in the path.
+/// A caller who may do the operation to the scope in the path, and has not asked too often.
 pub struct Granted<V> {
     /// Who it is.
     pub caller: Caller,
@@ -150,11 +150,23 @@ pub struct Granted<V> {
     verb: PhantomData<V>,
 }
 
-/// Who it is comes first: a stranger learns nothing of scopes, not even what they look like.
 impl<V: Verb> FromRequestParts<Arc<App>> for Granted<V> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let granted = Self::check(parts, app).await;
+        // Whoever is refused is known by address alone, and counted too: nobody may try scopes or tokens without end.
+        let identity = granted
+            .as_ref()
+            .map_or("", |granted| &granted.caller.identity);
+        app.limits.request(parts, identity)?;
+        granted
+    }
+}
+
+impl<V: Verb> Granted<V> {
+    /// Who it is comes first: a stranger learns nothing of scopes, not even what they look like.
+    async fn check(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let caller = Caller::from_request_parts(parts, app).await?;
         let scope = extract::scope(parts).await?;
         let verdict = caller.permissions.check(&scope, V::OPERATION);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::{Body, HttpBody};
-use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::Response;
@@ -17,7 +17,6 @@ use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::App;
-use crate::auth::{Granted, Verb};
 use crate::config::{self, Invalid};
 use crate::problem::{Kind, Problem};
 use crate::scope::Scope;
@@ -59,7 +58,8 @@ impl Limits {
             .take(scope.clone(), "This scope was started too often.")
     }
 
-    fn request(&self, parts: &Parts, identity: &str) -> Result<(), Problem> {
+    /// Takes one request from what the caller has left; without an identity, from what the address has.
+    pub fn request(&self, parts: &Parts, identity: &str) -> Result<(), Problem> {
         let key = match identity {
             "" => Key::Address(self.address(parts)),
             identity => Key::Identity(identity.to_owned()),
@@ -127,23 +127,6 @@ impl<K: Clone + Eq + Hash> Rate<K> {
             let wait = until.wait_time_from(self.limiter.clock().now());
             Problem::new(Kind::RateLimited, refusal).retry_after(wait.as_secs() + 1)
         })
-    }
-}
-
-/// A caller who may do the operation to the scope in the path, and has not asked too often.
-pub struct Admitted<V>(pub Granted<V>);
-
-impl<V: Verb> FromRequestParts<Arc<App>> for Admitted<V> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let granted = Granted::from_request_parts(parts, app).await;
-        // Whoever is refused is known by address alone, and counted too: nobody may try scopes or tokens without end.
-        let identity = granted
-            .as_ref()
-            .map_or("", |granted| &granted.caller.identity);
-        app.limits.request(parts, identity)?;
-        granted.map(Self)
     }
 }
 

@@ -8,16 +8,15 @@ use axum::{Extension, Json};
 
 use super::report::About;
 use crate::App;
-use crate::auth::Cancel;
+use crate::auth::{Cancel, Granted};
 use crate::execution::Execution;
 use crate::extract::{ExecutionName, Fields, NoFields};
-use crate::limits::Admitted;
 use crate::problem::Problem;
 
 /// 202 with the execution that was asked to end, 200 with one that had ended already.
 pub async fn cancel(
     State(app): State<Arc<App>>,
-    Admitted(granted): Admitted<Cancel>,
+    granted: Granted<Cancel>,
     ExecutionName(name): ExecutionName,
     _: Fields<NoFields>,
 ) -> Result<(StatusCode, Extension<About>, Json<Execution>), Problem> {

@@ -15,9 +15,8 @@ use futures_util::stream::unfold;
 use tokio::time::timeout;
 
 use crate::App;
-use crate::auth::Read;
+use crate::auth::{Granted, Read};
 use crate::extract::{ExecutionName, Fields, NoFields};
-use crate::limits::Admitted;
 use crate::problem::{Kind, Problem};
 use crate::server::{Client, gone};
 use crate::watch::{self, News, Place, Watcher};
@@ -36,7 +35,7 @@ const COME_BACK: Bytes = Bytes::from_static(b": to be continued\n\n");
 
 pub async fn stream(
     State(app): State<Arc<App>>,
-    Admitted(granted): Admitted<Read>,
+    granted: Granted<Read>,
     ExecutionName(name): ExecutionName,
     _: Fields<NoFields>,
     headers: HeaderMap,

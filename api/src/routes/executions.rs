@@ -10,10 +10,9 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use crate::App;
-use crate::auth::Read;
+use crate::auth::{Granted, Read};
 use crate::execution::Execution;
 use crate::extract::{ExecutionName, Fields};
-use crate::limits::Admitted;
 use crate::page::Page;
 use crate::problem::{Kind, Problem};
 use crate::scope::Scope;
@@ -52,7 +51,7 @@ pub struct Executions {
 
 pub async fn list(
     State(app): State<Arc<App>>,
-    Admitted(granted): Admitted<Read>,
+    granted: Granted<Read>,
     Fields(query): Fields<Query>,
 ) -> Result<Json<Executions>, Problem> {
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
@@ -133,7 +132,7 @@ pub struct Wait {
 
 pub async fn show(
     State(app): State<Arc<App>>,
-    Admitted(granted): Admitted<Read>,
+    granted: Granted<Read>,
     ExecutionName(name): ExecutionName,
     Fields(Wait { wait }): Fields<Wait>,
     client: Option<Extension<Client>>,

@@ -11,10 +11,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::App;
-use crate::auth::Read;
+use crate::auth::{Granted, Read};
 use crate::cloud_logging::{self, Line};
 use crate::extract::{ExecutionName, Fields};
-use crate::limits::Admitted;
 use crate::log_budget::For;
 use crate::page::Page;
 use crate::problem::Problem;
@@ -39,7 +38,7 @@ pub struct Lines {
 
 pub async fn read(
     State(app): State<Arc<App>>,
-    Admitted(granted): Admitted<Read>,
+    granted: Granted<Read>,
     ExecutionName(name): ExecutionName,
     Fields(query): Fields<Query>,
     headers: HeaderMap,

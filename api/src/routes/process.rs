@@ -12,9 +12,8 @@ use serde::Deserialize;
 
 use super::report::About;
 use crate::App;
-use crate::auth;
+use crate::auth::{self, Granted};
 use crate::extract::{Fields, json_body};
-use crate::limits::Admitted;
 use crate::problem::Problem;
 use crate::starts::{How, IdempotencyKey, Marker, OnRunning, Start, Started};
 
@@ -29,7 +28,7 @@ pub struct Query {
 
 pub async fn start(
     State(app): State<Arc<App>>,
-    Admitted(granted): Admitted<auth::Start>,
+    granted: Granted<auth::Start>,
     Fields(query): Fields<Query>,
     request: Request,
 ) -> Result<Response, Problem> {

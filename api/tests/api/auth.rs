@@ -103,6 +103,7 @@ fn requests(app: &TestApp, scope: &str, execution: &str) -> Vec<(&'static str, R
         ("read", app.get(&path("executions"))),
         ("read", app.get(&of_one(""))),
         ("read", app.get(&of_one("/logs"))),
+        ("read", app.get(&of_one("/events"))),
         ("cancel", app.post(&of_one("/cancel"))),
     ]
 }
