@@ -33,7 +33,7 @@ pub fn id(execution: &str, position: &Position) -> String {
     seal(&list(execution), &(position.time, &*position.insert_id))
 }
 
-/// The place that [`id`] was made of, for the same execution.
+/// The place that the id of an event was made of, for the same execution.
 pub fn place(execution: &str, id: &str) -> Option<Position> {
     let (time, insert_id): (Timestamp, String) = unseal(&list(execution), id)?;
     Some(Position {

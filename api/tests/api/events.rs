@@ -459,7 +459,7 @@ async fn streams_end_when_the_server_drains_and_go_on_elsewhere() {
 
 #[tokio::test]
 async fn a_silent_stream_is_kept_alive() {
-    let app = TestApp::with(Job::new(JOB, ["sleep", "60"]), |_| {}).await;
+    let app = TestApp::with(Job::new(JOB, ["sh", "-c", "exec sleep 60"]), |_| {}).await;
     let execution = app.start("acme").await;
     app.until(&execution, "running").await;
     let mut stream = Events::open(&app, &execution).await;
