@@ -33,8 +33,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
-/// Serves until `shutdown` is ready, then lets the requests in flight end.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+/// Serves until `shutdown` is ready, then lets the requests in flight end, and `unattended` with what nobody waits for.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+    unattended: impl Future<Output = ()>,
+) {
     let graceful = GracefulShutdown::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -47,10 +52,11 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
         }
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN, graceful.shutdown())
-        .await
-        .is_err()
-    {
+    let all = async {
+        graceful.shutdown().await;
+        unattended.await;
+    };
+    if tokio::time::timeout(DRAIN, all).await.is_err() {
         tracing::warn!("some requests were still in flight when the time to drain was up");
     }
 }
