@@ -40,6 +40,8 @@ pub struct CloudRun {
 pub struct Page {
     /// Executions of the job; those without a scope are left out, since nobody could reach them.
     pub executions: Vec<Execution>,
+    /// When the first one was created, those left out included.
+    pub newest: Option<String>,
     /// When the last one was created, those left out included.
     pub oldest: Option<String>,
     /// Goes on from here.
@@ -106,12 +108,10 @@ impl CloudRun {
             .metadata
             .and_then(|metadata| metadata.next)
             .filter(|next| !next.is_empty());
-        let oldest = list.items.last().and_then(|item| {
-            item.metadata
-                .creation_timestamp
-                .as_deref()
-                .map(str::to_owned)
-        });
+        let created = |item: &GoogleExecution<'_>| {
+            let time = item.metadata.creation_timestamp.as_deref();
+            time.map(str::to_owned)
+        };
         let executions = list
             .items
             .iter()
@@ -119,7 +119,8 @@ impl CloudRun {
             .collect();
         Ok(Page {
             executions,
-            oldest,
+            newest: list.items.first().and_then(created),
+            oldest: list.items.last().and_then(created),
             next: next.map(Cow::into_owned),
         })
     }

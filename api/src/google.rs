@@ -1,7 +1,7 @@
 //! Calls to Google's APIs: with a token, one second try if it was refused, and every way to fail told apart.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
@@ -34,7 +34,7 @@ pub struct Call<'a> {
     pub url: &'a str,
     /// JSON, if any.
     pub body: Option<Bytes>,
-    /// How long the answer may take, from the first byte sent to the last one read.
+    /// How long the call may take, a second try included. Once it is over nothing is sent, however late the token came.
     pub timeout: Duration,
     /// The largest answer read, in bytes.
     pub max_bytes: usize,
@@ -80,22 +80,33 @@ impl Google {
 
     /// The body of a 2xx answer. A 401 is answered by one more try with a fresh token: it proves that nothing was done.
     pub async fn call(&self, call: &Call<'_>) -> Result<Bytes, Error> {
+        let end = Instant::now() + call.timeout;
         let Some(token) = &self.token else {
-            return accepted(self.send(call, None).await?, call.max_bytes).await;
+            return accepted(self.send(call, end, None).await?, call.max_bytes).await;
         };
         let bearer = token.bearer().await?;
-        let first = self.send(call, Some(bearer.clone())).await?;
+        let first = self.send(call, end, Some(bearer.clone())).await?;
         if first.status() != StatusCode::UNAUTHORIZED {
             return accepted(first, call.max_bytes).await;
         }
         token.forget(&bearer);
-        let second = self.send(call, Some(token.bearer().await?)).await?;
+        let second = self.send(call, end, Some(token.bearer().await?)).await?;
         accepted(second, call.max_bytes).await
     }
 
-    async fn send(&self, call: &Call<'_>, bearer: Option<HeaderValue>) -> Result<Response, Error> {
+    async fn send(
+        &self,
+        call: &Call<'_>,
+        end: Instant,
+        bearer: Option<HeaderValue>,
+    ) -> Result<Response, Error> {
+        // Whoever calls counts on it: what was not sent by then never will be, even if this process slept meanwhile.
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Error::NotSent("there was no time left".to_owned()));
+        }
         let mut request = self.http.request(call.method.clone(), call.url);
-        request = request.timeout(call.timeout);
+        request = request.timeout(left);
         if let Some(bearer) = bearer {
             request = request.header(AUTHORIZATION, bearer);
         }

@@ -198,9 +198,11 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output
     let app = Arc::new(app);
     let router = routes::router(Arc::clone(&app));
     let bounds = app.bounds;
-    let drain = async move {
+    let drain = async {
         shutdown.await;
         app.draining.send_replace(true);
     };
-    server::serve(listener, router, bounds, drain).await;
+    // Called once the requests are done; a start goes on when its caller has gone.
+    let unattended = async { app.starts.landed().await };
+    server::serve(listener, router, bounds, drain, unattended).await;
 }

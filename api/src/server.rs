@@ -92,12 +92,13 @@ pub fn raise_open_files() {
     }
 }
 
-/// Serves until `shutdown` is ready, then lets the requests in flight end.
+/// Serves until `shutdown` is ready, then lets the requests in flight end, and `unattended` with what nobody waits for.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     bounds: Bounds,
     shutdown: impl Future<Output = ()>,
+    unattended: impl Future<Output = ()>,
 ) {
     let graceful = GracefulShutdown::new();
     let (open, closing) = watch::channel(());
@@ -117,10 +118,11 @@ pub async fn serve(
         }
     }
     drop((door, open));
-    if tokio::time::timeout(DRAIN, graceful.shutdown())
-        .await
-        .is_err()
-    {
+    let all = async {
+        graceful.shutdown().await;
+        unattended.await;
+    };
+    if tokio::time::timeout(DRAIN, all).await.is_err() {
         tracing::warn!("some requests were still in flight when the time to drain was up");
     }
 }

@@ -35,6 +35,8 @@ use crate::scope::Scope;
 const WAIT_FOR_THE_SAME: Duration = Duration::from_secs(2);
 /// What a start keeps of its time for the send, once it waited for others.
 const TIME_TO_SEND: Duration = Duration::from_secs(1);
+/// How long after its deadline a start still answers for itself: it may be taking a last note.
+const GRACE: Duration = Duration::from_secs(1);
 /// How often to ask whether another instance is done.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// How often to look whether a cancelled execution has ended.
@@ -71,19 +73,10 @@ pub struct Start {
 pub struct Started {
     /// The execution.
     pub execution: Execution,
-    /// How it came about.
-    pub how: How,
-}
-
-/// How an execution came about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
-    /// By this request.
-    Started,
-    /// By an earlier request with the same key.
-    Replayed,
-    /// By some other start: the scope had it running.
-    Joined,
+    /// Whether some other start made it: the scope had it running.
+    pub joined: bool,
+    /// Whether an earlier request with the same key was answered with it.
+    pub replayed: bool,
 }
 
 /// Where many instances keep their claims: a Firestore database.
@@ -109,8 +102,8 @@ struct Inner {
     claims: Option<Claims>,
     /// Starts under way, by what their markers have in common.
     flights: Mutex<HashMap<String, Flight>>,
-    /// Starts that may have been accepted unseen, and when they were last sent.
-    doubts: Mutex<HashMap<String, Instant>>,
+    /// Starts that may have been accepted unseen, by what their markers have in common.
+    doubts: Mutex<HashMap<String, Doubt>>,
     deadline: Duration,
     quiet: Duration,
 }
@@ -121,6 +114,12 @@ type Landing = watch::Receiver<Option<Result<Started, Problem>>>;
 struct Flight {
     marker: Marker,
     outcome: Landing,
+}
+
+/// Something may still come of a start: for the quiet time after the last moment at which it can have been sent.
+struct Doubt {
+    scope: Scope,
+    sent_by: Instant,
 }
 
 impl Starts {
@@ -173,22 +172,37 @@ impl Starts {
     /// It goes on when the caller has gone: what has begun is not undone by a closed connection.
     pub async fn start(&self, start: Start) -> Result<Started, Problem> {
         let (mut outcome, mine) = self.take_off(start)?;
-        let landed = outcome.wait_for(Option::is_some);
-        let landed = match mine {
-            true => landed.await,
-            false => timeout(WAIT_FOR_THE_SAME, landed)
-                .await
-                .map_err(|_| in_progress())?,
+        let patience = match mine {
+            true => self.0.deadline + GRACE,
+            false => WAIT_FOR_THE_SAME,
         };
+        let landed = timeout(patience, outcome.wait_for(Option::is_some)).await;
+        let landed = landed.map_err(|_| match mine {
+            true => unknown(1, "the start is still under way after its deadline"),
+            false => in_progress(),
+        })?;
         let outcome = match landed {
             Ok(outcome) => outcome.clone(),
             Err(_) => None, // its task panicked, which was logged there
         };
         let mut started = outcome.unwrap_or_else(|| Err(Kind::Internal.into()))?;
-        if !mine && started.how == How::Started {
-            started.how = How::Replayed;
-        }
+        started.replayed |= !mine;
         Ok(started)
+    }
+
+    /// Waits for the starts that are under way now, those included whose callers have gone.
+    pub async fn landed(&self) {
+        for mut outcome in self.outcomes() {
+            let _ = outcome.wait_for(Option::is_some).await; // an error: it is over as well
+        }
+    }
+
+    fn outcomes(&self) -> Vec<Landing> {
+        let flights = self.0.flights();
+        flights
+            .values()
+            .map(|flight| flight.outcome.clone())
+            .collect()
     }
 
     /// Joins the flight of the same start, or begins one. The second value says whether it is a new one.
@@ -257,25 +271,22 @@ impl Inner {
 
     /// The execution that an earlier request with the same key started. Fails where that cannot be told yet.
     async fn look_up(&self, start: &Start, deadline: Instant) -> Result<Option<Started>, Problem> {
-        let doubt = self.doubts().get(start.marker.start()).copied();
-        self.read(Depth::Key, deadline)
-            .await
-            .map_err(|problem| match doubt {
-                Some(sent_at) => self.unknown(
-                    sent_at,
-                    problem.cause().unwrap_or("the list cannot be read"),
-                ),
-                None => problem,
-            })?;
+        let doubt = self
+            .doubts()
+            .get(start.marker.start())
+            .map(|doubt| doubt.sent_by);
+        // As of now: only a list that was read after the quiet time says that nothing came of it.
+        let quiet = doubt.is_none_or(|sent_by| sent_by.elapsed() >= self.quiet);
+        let unknown = |cause: &str| doubt.map(|sent_by| self.unknown(sent_by, cause));
+        self.read(Depth::Key, deadline).await.map_err(|problem| {
+            unknown(problem.cause().unwrap_or("the list cannot be read")).unwrap_or(problem)
+        })?;
         if let Some(known) = self.record.find(&start.marker) {
             return self.replay(start, &known).await.map(Some);
         }
-        match doubt.filter(|sent_at| sent_at.elapsed() < self.quiet) {
-            Some(sent_at) => Err(self.unknown(
-                sent_at,
-                "an earlier send is not in the list, but may still appear",
-            )),
-            None => Ok(None),
+        match unknown("an earlier send is not in the list, but may still appear") {
+            Some(problem) if !quiet => Err(problem),
+            _ => Ok(None),
         }
     }
 
@@ -290,8 +301,9 @@ impl Inner {
         let execution = self.cloud_run.get(name).await?;
         let execution = execution.ok_or_else(|| Problem::new(Kind::ExecutionNotFound, gone))?;
         Ok(Started {
+            joined: execution.invocation_id != Some(start.marker.to_string()),
             execution,
-            how: How::Replayed,
+            replayed: true,
         })
     }
 
@@ -356,12 +368,16 @@ impl Inner {
         if start.on_running == OnRunning::Allow {
             return self.send(start, deadline).await;
         }
-        let turn = self.turn(&start.scope, deadline).await?;
-        let outcome = match self.make_way(start, turn.last.as_deref(), deadline).await {
-            Ok(Some(execution)) => Ok(Started {
-                execution,
-                how: How::Joined,
-            }),
+        let turn = self.turn(start, deadline).await?;
+        let way = timeout_at(
+            deadline.into(),
+            self.make_way(start, turn.last.as_deref(), deadline),
+        );
+        let way = way
+            .await
+            .unwrap_or_else(|_| Err(Kind::UpstreamTimeout.into()));
+        let outcome = match way {
+            Ok(Some(execution)) => Ok(self.join(start, execution)),
             Ok(None) => self.send(start, deadline).await,
             Err(problem) => Err(problem),
         };
@@ -369,34 +385,32 @@ impl Inner {
         outcome
     }
 
-    async fn turn(&self, scope: &Scope, deadline: Instant) -> Result<Turn, Problem> {
-        let waiting = timeout_at((deadline - TIME_TO_SEND).into(), async {
-            let here = self.turns.take(scope).await;
-            let Some(claims) = &self.claims else {
+    async fn turn(&self, start: &Start, deadline: Instant) -> Result<Turn, Problem> {
+        let busy = || Problem::new(Kind::ScopeBusy, "Another start of this scope is under way.");
+        let until = deadline - TIME_TO_SEND;
+        let here = timeout_at(until.into(), self.turns.take(&start.scope)).await;
+        let here = here.map_err(|_| busy())?;
+        let Some(claims) = &self.claims else {
+            return Ok(Turn {
+                _here: here,
+                everywhere: None,
+                last: None,
+            });
+        };
+        // Never left in the middle of a call: that could take the turn, and nobody would know.
+        loop {
+            if let Some((claim, last)) = claims.take_turn(&start.scope, &start.marker).await? {
                 return Ok(Turn {
                     _here: here,
-                    everywhere: None,
-                    last: None,
+                    everywhere: Some(claim),
+                    last,
                 });
-            };
-            loop {
-                if let Some((claim, last)) = claims.take_turn(scope).await? {
-                    return Ok(Turn {
-                        _here: here,
-                        everywhere: Some(claim),
-                        last,
-                    });
-                }
-                sleep(ASK_AGAIN).await;
             }
-        });
-        let taken = waiting.await;
-        taken.unwrap_or_else(|_| {
-            Err(Problem::new(
-                Kind::ScopeBusy,
-                "Another start of this scope is under way.",
-            ))
-        })
+            if Instant::now() + ASK_AGAIN > until {
+                return Err(busy());
+            }
+            sleep(ASK_AGAIN).await;
+        }
     }
 
     async fn end_turn(&self, turn: &Turn, outcome: &Result<Started, Problem>) {
@@ -418,9 +432,16 @@ impl Inner {
         last: Option<&str>,
         deadline: Instant,
     ) -> Result<Option<Execution>, Problem> {
-        let unfinished = self.unfinished(&start.scope, last, deadline).await?;
+        let doubtful = self.doubtful(start);
+        let unfinished = self.unfinished(start, last, deadline).await?;
         let Some(newest) = unfinished.first() else {
-            return Ok(None);
+            return match doubtful.iter().all(|start| self.record.knows(start)) {
+                true => Ok(None),
+                false => Err(Problem::new(
+                    Kind::ScopeBusy,
+                    "Whether an earlier start of this scope came about is not known yet.",
+                )),
+            };
         };
         match start.on_running {
             OnRunning::Allow => Ok(None),
@@ -433,25 +454,50 @@ impl Inner {
         }
     }
 
-    /// The scope's unfinished executions, newest first, as Cloud Run has them now. `last` is looked at whether listed or not.
+    /// Other starts of the scope that may still come true.
+    fn doubtful(&self, start: &Start) -> Vec<String> {
+        let doubts = self.doubts();
+        let others = doubts.iter().filter(|(other, doubt)| {
+            *other != start.marker.start()
+                && doubt.scope == start.scope
+                && doubt.sent_by.elapsed() < self.quiet
+        });
+        others.map(|(other, _)| other.clone()).collect()
+    }
+
+    /// The scope's unfinished executions as Cloud Run has them now: the newest, and if they are to be replaced all others.
+    /// `last` is looked at whether listed or not.
     async fn unfinished(
         &self,
-        scope: &Scope,
+        start: &Start,
         last: Option<&str>,
         deadline: Instant,
     ) -> Result<Vec<Execution>, Problem> {
         self.read(Depth::All, deadline).await?;
-        let mut names = self.record.unfinished(scope);
-        names.extend(
-            last.filter(|last| !names.iter().any(|name| name == last))
-                .map(str::to_owned),
-        );
+        let mut names = self.record.unfinished(&start.scope);
+        if let Some(last) = last.filter(|last| !names.iter().any(|name| name == last)) {
+            names.insert(0, last.to_owned());
+        }
         let mut unfinished = Vec::new();
         for name in names {
             unfinished.extend(self.if_unfinished(&name).await?);
+            if !unfinished.is_empty() && start.on_running != OnRunning::Replace {
+                break;
+            }
         }
-        unfinished.sort_by(|a, b| b.created_at.cmp(&a.created_at));
         Ok(unfinished)
+    }
+
+    /// Answers with an execution of another start. The key names it from now on.
+    fn join(&self, start: &Start, execution: Execution) -> Started {
+        if start.marker.is_keyed() {
+            self.record.joined(&start.marker, &execution);
+        }
+        Started {
+            execution,
+            joined: true,
+            replayed: false,
+        }
     }
 
     async fn if_unfinished(&self, name: &str) -> Result<Option<Execution>, Problem> {
@@ -495,28 +541,28 @@ impl Inner {
                 self.doubts().remove(start.marker.start());
                 Ok(Started {
                     execution,
-                    how: How::Started,
+                    joined: false,
+                    replayed: false,
                 })
             }
             Err(Failure::NotStarted(problem)) => Err(problem),
-            Err(Failure::Unknown(sent_at, cause)) => {
-                if start.marker.is_keyed() {
-                    self.doubt(start.marker.start(), sent_at);
-                }
-                Err(self.unknown(sent_at, &cause))
+            Err(Failure::Unknown(sent_by, cause)) => {
+                self.doubt(start, sent_by);
+                Err(self.unknown(sent_by, &cause))
             }
         }
     }
 
     /// Remembers that a send may still come true. It is only of use until the quiet time is over.
-    fn doubt(&self, start: &str, sent_at: Instant) {
+    fn doubt(&self, start: &Start, sent_by: Instant) {
         let mut doubts = self.doubts();
-        doubts.retain(|_, sent_at| sent_at.elapsed() < self.quiet);
-        doubts.insert(start.to_owned(), sent_at);
+        doubts.retain(|_, doubt| doubt.sent_by.elapsed() < self.quiet);
+        let scope = start.scope.clone();
+        doubts.insert(start.marker.start().to_owned(), Doubt { scope, sent_by });
     }
 
-    fn unknown(&self, sent_at: Instant, cause: &str) -> Problem {
-        let quiet_in = self.quiet.saturating_sub(sent_at.elapsed());
+    fn unknown(&self, sent_by: Instant, cause: &str) -> Problem {
+        let quiet_in = self.quiet.saturating_sub(sent_by.elapsed());
         unknown(quiet_in.as_secs() + 1, cause)
     }
 
@@ -529,7 +575,7 @@ impl Inner {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn doubts(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+    fn doubts(&self) -> MutexGuard<'_, HashMap<String, Doubt>> {
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

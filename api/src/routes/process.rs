@@ -15,7 +15,7 @@ use crate::App;
 use crate::auth::{self, Granted};
 use crate::extract::{Fields, json_body};
 use crate::problem::Problem;
-use crate::starts::{How, IdempotencyKey, Marker, OnRunning, Start, Started};
+use crate::starts::{IdempotencyKey, Marker, OnRunning, Start, Started};
 
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
@@ -64,13 +64,13 @@ pub async fn start(
     Ok(answer(started))
 }
 
-fn answer(Started { execution, how }: Started) -> Response {
-    let status = if how == How::Joined {
-        StatusCode::OK
-    } else {
-        StatusCode::ACCEPTED
+fn answer(started: Started) -> Response {
+    let execution = started.execution;
+    let status = match started.joined {
+        true => StatusCode::OK,
+        false => StatusCode::ACCEPTED,
     };
-    let replayed = (how == How::Replayed).then_some([(IDEMPOTENT_REPLAYED, "true")]);
+    let replayed = started.replayed.then_some([(IDEMPOTENT_REPLAYED, "true")]);
     let location = [(LOCATION, execution.links.itself.clone())];
     (
         status,

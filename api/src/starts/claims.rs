@@ -147,20 +147,28 @@ impl Claims {
         Ok(claim.map_or(Taken::Held, Taken::Again))
     }
 
-    /// Waits for nobody: the scope's turn if it is free, with the execution that the turn before it ended with.
+    /// Waits for nobody: the scope's turn for a start, if it is free, with the execution that the turn before it ended with.
     pub async fn take_turn(
         &self,
         scope: &Scope,
+        marker: &Marker,
     ) -> Result<Option<(Claim, Option<String>)>, Problem> {
-        let name = self.name(&format!("turn-{scope}")).await?;
-        if let Some(claim) = self.create(&name, "").await? {
+        let (name, marker) = (
+            self.name(&format!("turn-{scope}")).await?,
+            marker.to_string(),
+        );
+        let created = self.create(&name, &marker).await;
+        if let Ok(Some(claim)) = created {
             return Ok(Some((claim, None)));
         }
+        // As for a key: somebody has it, or the answer was lost.
         let Some(answer) = self.get(&name).await? else {
-            return Ok(None);
+            return created.map(|_| None);
         };
         let document = read(&answer)?;
-        if document.fields.lease_until.timestamp_value > Timestamp::now() {
+        let fields = &document.fields;
+        let mine = fields.owner.string_value == self.owner && fields.marker.string_value == marker;
+        if !mine && fields.lease_until.timestamp_value > Timestamp::now() {
             return Ok(None);
         }
         let last = document
@@ -171,7 +179,7 @@ impl Claims {
         let claim = self
             .write(
                 &name,
-                "",
+                &marker,
                 last.as_deref(),
                 self.lease,
                 &at(&document.update_time),
@@ -190,8 +198,9 @@ impl Claims {
             over,
             &at(&claim.updated_at),
         )
-        .await
+        .await?
         .map(|_| ())
+        .ok_or_else(|| unavailable("the claim is not ours any more"))
     }
 
     /// Gives a claim back: nothing was sent for it, or nothing came of it.
@@ -214,8 +223,8 @@ impl Claims {
 
     /// None if there is such a document.
     async fn create(&self, name: &str, marker: &str) -> Result<Option<Claim>, Problem> {
-        self.write(name, marker, None, self.lease, &json!({ "exists": false }))
-            .await
+        let absent = json!({ "exists": false });
+        self.write(name, marker, None, self.lease, &absent).await
     }
 
     /// None if the precondition did not hold.
@@ -280,14 +289,7 @@ impl Claims {
                     .and_then(|result| result.update_time);
                 Ok(Some(first.unwrap_or(commit.commit_time)))
             }
-            Err(Error::Refused { code, .. })
-                if matches!(
-                    &*code,
-                    "ALREADY_EXISTS" | "FAILED_PRECONDITION" | "NOT_FOUND" | "ABORTED"
-                ) =>
-            {
-                Ok(None)
-            }
+            Err(Error::Refused { code, .. }) if is_precondition(&code, write) => Ok(None),
             Err(error) => Err(unavailable(error)),
         }
     }
@@ -323,6 +325,16 @@ fn root(project: &str) -> String {
 
 fn at(updated_at: &str) -> Value {
     json!({ "updateTime": updated_at })
+}
+
+/// Whether an error's name says that the write's precondition did not hold. Nothing can be missing for a document to be
+/// created but the database itself.
+fn is_precondition(code: &str, write: &Value) -> bool {
+    match code {
+        "ALREADY_EXISTS" | "FAILED_PRECONDITION" | "ABORTED" => true,
+        "NOT_FOUND" => write["currentDocument"]["exists"] != false,
+        _ => false,
+    }
 }
 
 fn read(answer: &[u8]) -> Result<Document<'_>, Problem> {

@@ -22,7 +22,9 @@ pub const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(60);
 /// Executions of the first page, which mostly is the only one, and of those that follow.
 const FIRST_PAGE: u32 = 100;
 const NEXT_PAGES: u32 = 500;
-/// More unfinished executions than Cloud Run runs at a time (1,000 per region) are ones whose end we did not see.
+/// Pages read at most: Cloud Run keeps 1,000 finished executions of a job and runs 1,000 per region.
+const MAX_PAGES: usize = 100;
+/// More unfinished executions than Cloud Run runs at a time are ones whose end we did not see.
 const MAX_UNFINISHED: usize = 2_000;
 
 /// How far back a look-up must know everything.
@@ -48,11 +50,17 @@ pub struct Record {
 #[derive(Default)]
 struct Copy {
     starts: HashMap<String, Known>,
-    /// Scope by name.
-    unfinished: HashMap<String, String>,
-    /// All that was created between the two moments and visible at `until` is here.
+    /// By name.
+    unfinished: HashMap<String, Unfinished>,
+    /// All that was created since and was visible at the last read is here.
     from: Option<Timestamp>,
-    until: Option<Timestamp>,
+    /// When the newest execution of that read was created: Google's clock, as all creation times.
+    newest: Option<Timestamp>,
+}
+
+struct Unfinished {
+    scope: String,
+    created_at: Timestamp,
 }
 
 /// An execution and the start it came from.
@@ -90,19 +98,37 @@ impl Record {
             .cloned()
     }
 
-    /// Names of executions of the scope whose end was not seen yet.
+    /// Whether an execution of the start was seen.
+    pub fn knows(&self, start: &str) -> bool {
+        self.copy().starts.contains_key(start)
+    }
+
+    /// Names of executions of the scope whose end was not seen yet, newest first.
     pub fn unfinished(&self, scope: &Scope) -> Vec<String> {
         let copy = self.copy();
-        let of_scope = copy
+        let mut of_scope: Vec<_> = copy
             .unfinished
             .iter()
-            .filter(|(_, other)| *other == scope.as_str());
-        of_scope.map(|(name, _)| name.clone()).collect()
+            .filter(|(_, unfinished)| unfinished.scope == scope.as_str())
+            .map(|(name, unfinished)| (unfinished.created_at, name.clone()))
+            .collect();
+        of_scope.sort_by(|a, b| b.cmp(a));
+        of_scope.into_iter().map(|(_, name)| name).collect()
     }
 
     /// Takes note of an execution, or of its end.
     pub fn add(&self, execution: &Execution) {
         self.copy().add(execution);
+    }
+
+    /// Takes note that a start was answered with an execution that some other start made. Cloud Run's list cannot say so.
+    pub fn joined(&self, marker: &Marker, execution: &Execution) {
+        let known = Known {
+            name: execution.name.clone(),
+            created_at: Timestamp::now(),
+            marker: marker.clone(),
+        };
+        self.copy().starts.insert(marker.start().to_owned(), known);
     }
 
     /// Takes note that an execution is over or gone.
@@ -143,42 +169,42 @@ impl Record {
     }
 
     async fn copy_list(&self, back_to: Timestamp) -> Result<(), Problem> {
-        let until = Timestamp::now();
         let stop_at = self.forget_the_old(back_to);
-        let (mut token, mut limit) = (None, FIRST_PAGE);
-        loop {
+        let (mut token, mut limit, mut newest) = (None, FIRST_PAGE, None);
+        for _ in 0..MAX_PAGES {
             let page = self.cloud_run.list(token.as_deref(), limit).await?;
             let mut copy = self.copy();
             for execution in &page.executions {
                 copy.add(execution);
             }
-            let passed = page
-                .oldest
-                .as_deref()
-                .and_then(|time| time.parse().ok())
-                .is_some_and(|oldest: Timestamp| oldest < stop_at);
+            newest = newest.max(moment(page.newest.as_deref()));
+            let passed = moment(page.oldest.as_deref()).is_some_and(|oldest| oldest < stop_at);
             if passed || page.next.is_none() {
-                (copy.from, copy.until) = (Some(back_to), Some(until));
+                (copy.from, copy.newest) = (Some(back_to), copy.newest.max(newest));
                 return Ok(());
             }
             (token, limit) = (page.next, NEXT_PAGES);
         }
+        Err(Problem::from(Kind::UpstreamProtocol).because("the list of executions has no end"))
     }
 
-    /// Forgets keys past their time, and says where reading may stop: where the last one began, and a little before, since
-    /// the list may show an execution late.
+    /// Forgets keys past their time, and says where reading may stop: at the newest execution of the last read, and a little
+    /// before, since the list may show an execution late.
     fn forget_the_old(&self, back_to: Timestamp) -> Timestamp {
         let mut copy = self.copy();
         let oldest = Timestamp::now() - KEY_LIFETIME;
         copy.starts.retain(|_, known| known.created_at > oldest);
         if copy.unfinished.len() > MAX_UNFINISHED {
-            *copy = Copy {
-                starts: std::mem::take(&mut copy.starts),
-                ..Copy::default()
-            };
+            // Read anew, but for those that the list may not show yet.
+            let late = Timestamp::now() - self.lag - CLOCK_SKEW;
+            copy.unfinished
+                .retain(|_, unfinished| unfinished.created_at > late);
+            (copy.from, copy.newest) = (None, None);
         }
-        match (copy.from, copy.until) {
-            (Some(from), Some(until)) if from <= back_to => until - self.lag - CLOCK_SKEW,
+        match (copy.from, copy.newest) {
+            (Some(from), Some(newest)) if from <= back_to => {
+                newest.checked_sub(self.lag).unwrap_or(back_to)
+            }
             _ => back_to,
         }
     }
@@ -198,22 +224,23 @@ impl Depth {
     }
 }
 
+fn moment(text: Option<&str>) -> Option<Timestamp> {
+    text.and_then(|text| text.parse().ok())
+}
+
 impl Copy {
     fn add(&mut self, execution: &Execution) {
+        let created_at = moment(execution.created_at.as_deref()).unwrap_or_else(Timestamp::now);
         if execution.state.is_finished() {
             self.unfinished.remove(&execution.name);
         } else {
+            let scope = execution.scope.clone();
             self.unfinished
-                .insert(execution.name.clone(), execution.scope.clone());
+                .insert(execution.name.clone(), Unfinished { scope, created_at });
         }
         let Some(marker) = execution.invocation_id.as_deref().and_then(Marker::parse) else {
             return;
         };
-        let created_at = execution
-            .created_at
-            .as_deref()
-            .and_then(|time| time.parse().ok());
-        let created_at = created_at.unwrap_or_else(Timestamp::now);
         let known = Known {
             name: execution.name.clone(),
             created_at,

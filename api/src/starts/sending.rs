@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout_at};
 use tower::retry::budget::{Budget, TpsBudget};
 
 use super::marker::Marker;
@@ -85,12 +85,13 @@ impl Sending {
                 return Err(Failure::NotStarted(problem));
             }
             // Half of what is left: the other half is for looking, should there be no answer.
-            let (sent_at, since) = (Instant::now(), Timestamp::now());
-            let timeout = RUN_TIMEOUT.min(deadline.saturating_duration_since(sent_at) / 2);
+            let since = Timestamp::now();
+            let timeout = RUN_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()) / 2);
             let error = match self.cloud_run.run(overrides, timeout).await {
                 Ok(execution) => return Ok(self.started(execution)),
                 Err(error) => error,
             };
+            let sent_by = Instant::now(); // a token, or a second try, may have come first
             tracing::warn!(invocationId = %marker, sends, %error, "a start was not accepted");
             let again = sends < MAX_SENDS;
             match outcome(&error) {
@@ -103,7 +104,7 @@ impl Sending {
                 }
                 Outcome::NotStarted(_) | Outcome::Refused => return Err(failure(doubt, error)),
                 Outcome::Answered => {
-                    doubt = Some(sent_at);
+                    doubt = Some(sent_by);
                     match self.look(marker, since, &LOOK_AFTER_ERROR, deadline).await {
                         Ok(Some(execution)) => return Ok(execution),
                         Ok(None) if again && self.budget.withdraw() => {}
@@ -112,7 +113,7 @@ impl Sending {
                 }
                 Outcome::Silent => {
                     let found = self.look_until(marker, since, deadline).await;
-                    return found.ok_or_else(|| failure(Some(sent_at), error));
+                    return found.ok_or_else(|| failure(Some(sent_by), error));
                 }
             }
         }
@@ -170,13 +171,19 @@ impl Sending {
         since: Timestamp,
         deadline: Instant,
     ) -> Result<Option<Execution>, Problem> {
-        let read = tokio::time::timeout_at(deadline.into(), self.record.read(Depth::Since(since)));
-        read.await
-            .map_err(|_| Problem::from(Kind::UpstreamTimeout))??;
-        let Some(known) = self.record.find(marker) else {
-            return Ok(None);
+        let find = async {
+            self.record.read(Depth::Since(since)).await?;
+            let Some(known) = self.record.find(marker) else {
+                return Ok(None);
+            };
+            // It was listed: should it be gone by now, it has been started all the same.
+            let execution = self.cloud_run.get(&known.name).await?;
+            execution
+                .map(Some)
+                .ok_or_else(|| Kind::ExecutionNotFound.into())
         };
-        Ok(self.cloud_run.get(&known.name).await?)
+        let found = timeout_at(deadline.into(), find).await;
+        found.unwrap_or_else(|_| Err(Kind::UpstreamTimeout.into()))
     }
 }
 
@@ -202,7 +209,7 @@ fn outcome(error: &Error) -> Outcome {
 /// Once one send may have started something, a later refusal does not take that back.
 fn failure(doubt: Option<Instant>, error: Error) -> Failure {
     match doubt {
-        Some(sent_at) => Failure::Unknown(sent_at, error.to_string()),
+        Some(sent_by) => Failure::Unknown(sent_by, error.to_string()),
         None => Failure::NotStarted(error.into()),
     }
 }

@@ -104,6 +104,43 @@ impl TestApp {
         response.json().await.unwrap()
     }
 
+    /// Sends the start that `key` names.
+    pub async fn keyed(&self, key: &str) -> Response {
+        self.post("/scopes/acme/process")
+            .header("idempotency-key", key)
+            .send()
+            .await
+            .unwrap()
+    }
+
+    /// Sends it and checks that it was accepted.
+    pub async fn accepted(&self, key: &str) -> Value {
+        let response = self.keyed(key).await;
+        assert_eq!(response.status(), 202);
+        response.json().await.unwrap()
+    }
+
+    /// Repeats it, as clients do, until it is accepted.
+    pub async fn until_accepted(&self, key: &str) -> Value {
+        let begun = Instant::now();
+        loop {
+            let response = self.keyed(key).await;
+            if response.status() == 202 {
+                return response.json().await.unwrap();
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "{}",
+                response.text().await.unwrap()
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Calls of `run`, and executions that came of them.
+    pub fn runs(&self) -> (u64, u64) {
+        (self.calls(Operation::Run), self.counters().runs)
+    }
     /// What the service says of an execution.
     pub async fn show(&self, execution: &Value) -> Value {
         json(self.get(link(execution, "self"))).await
@@ -143,7 +180,8 @@ impl TestApp {
 }
 
 /// A client of the service: patient, since a test may open a thousand connections at once.
-fn client() -> Client {
+pub fn client() -> Client {
+    api::http_client::new().unwrap(); // installs the one cryptography there is
     Client::builder()
         .no_proxy()
         .tls_certs_only([])

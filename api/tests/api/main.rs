@@ -9,6 +9,7 @@ mod clients;
 mod document;
 mod events;
 mod executions;
+mod firestore;
 mod helpers;
 mod independent_issuer;
 mod issuer;
@@ -17,10 +18,14 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod process;
+#[allow(dead_code)] // shared with the proofs, which use all of it
+mod processes;
 mod program;
 mod repository;
 mod running;
 mod secrets;
 mod sockets;
 mod starts;
+#[allow(dead_code)] // shared with the proofs
+mod store;
 mod token;

@@ -47,46 +47,6 @@ fn run(fault: Fault) -> Rule {
     Rule::new(Operation::Run, fault)
 }
 
-impl TestApp {
-    /// Sends the start that `key` names.
-    async fn keyed(&self, key: &str) -> Response {
-        self.post("/scopes/acme/process")
-            .header("idempotency-key", key)
-            .send()
-            .await
-            .unwrap()
-    }
-
-    /// Sends it and checks that it was accepted.
-    async fn accepted(&self, key: &str) -> Value {
-        let response = self.keyed(key).await;
-        assert_eq!(response.status(), 202);
-        response.json().await.unwrap()
-    }
-
-    /// Repeats it, as clients do, until it is accepted.
-    async fn until_accepted(&self, key: &str) -> Value {
-        let begun = Instant::now();
-        loop {
-            let response = self.keyed(key).await;
-            if response.status() == 202 {
-                return response.json().await.unwrap();
-            }
-            assert!(
-                begun.elapsed() < Duration::from_secs(30),
-                "{}",
-                response.text().await.unwrap()
-            );
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    /// Calls of `run`, and executions that came of them.
-    fn runs(&self) -> (u64, u64) {
-        (self.calls(Operation::Run), self.counters().runs)
-    }
-}
-
 #[tokio::test]
 async fn a_repeated_key_names_the_same_execution() {
     let app = app().await;
@@ -659,4 +619,131 @@ async fn an_unknown_word_for_on_running_is_refused() {
         problem(response, "malformed-request").await;
     }
     assert_eq!(app.calls(Operation::Any), 0);
+}
+
+/// The service with so little time that a start is given up soon.
+async fn hasty(deadline_seconds: u64) -> TestApp {
+    TestApp::with(instant_job(), |config| {
+        config.start.deadline_seconds = deadline_seconds;
+        config.start.quiet_seconds = 2;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_execution_that_was_listed_and_cannot_be_got_was_started_all_the_same() {
+    let app = app().await;
+    app.emulator.faults().add(run(status(503)).after().first(1));
+    app.emulator
+        .faults()
+        .add(Rule::new(Operation::Get, status(404)));
+    problem(app.keyed("k").await, "start-outcome-unknown").await;
+    app.emulator.faults().clear();
+    app.accepted("k").await;
+    assert_eq!(app.runs(), (1, 1));
+}
+
+#[tokio::test]
+async fn the_quiet_time_begins_when_the_last_byte_may_have_been_sent() {
+    let app = hasty(3).await;
+    // The first send is refused, the token for the second takes its time, and what comes of that comes late.
+    let faults = app.emulator.faults();
+    faults.add(run(status(401)).nth(1));
+    faults.add(Rule::new(Operation::Token, Fault::Delay { ms: 1200 }).nth(2));
+    faults.add(run(Fault::Reset).late(Duration::from_millis(1800)).nth(2));
+    problem(app.keyed("k").await, "start-outcome-unknown").await;
+    app.until_accepted("k").await;
+    assert_eq!(app.runs(), (2, 1));
+}
+
+#[tokio::test]
+async fn a_list_that_was_read_within_the_quiet_time_does_not_prove_that_nothing_came() {
+    let app = hasty(2).await;
+    app.emulator
+        .faults()
+        .add(run(Fault::Reset).late(Duration::from_millis(1800)).first(1));
+    let sent = Instant::now();
+    problem(app.keyed("k").await, "start-outcome-unknown").await;
+    // Asked before the quiet time is over and before the commit, answered after both.
+    app.emulator
+        .faults()
+        .add(Rule::new(Operation::List, Fault::Delay { ms: 900 }).after());
+    tokio::time::sleep_until((sent + Duration::from_millis(1500)).into()).await;
+    problem(app.keyed("k").await, "start-outcome-unknown").await;
+    assert!(sent.elapsed() > Duration::from_secs(2));
+    app.emulator.faults().clear();
+    app.until_accepted("k").await;
+    assert_eq!(app.runs(), (1, 1));
+}
+
+#[tokio::test]
+async fn a_token_that_comes_after_the_deadline_sends_nothing() {
+    let app = hasty(1).await;
+    app.emulator
+        .faults()
+        .add(Rule::new(Operation::Token, Fault::Delay { ms: 1500 }));
+    let response = app.post("/scopes/acme/process").send().await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert_eq!(app.runs(), (0, 0));
+}
+
+#[tokio::test]
+async fn a_list_without_an_end_is_given_up() {
+    let app = app().await;
+    let page = FaultBody::Text(r#"{"items":[],"metadata":{"continue":"p1"}}"#.to_owned());
+    let endless = Fault::Status {
+        code: 200,
+        headers: Default::default(),
+        body: page,
+    };
+    app.emulator
+        .faults()
+        .add(Rule::new(Operation::List, endless));
+    problem(app.keyed("k").await, "upstream-protocol").await;
+    assert_eq!(app.runs(), (0, 0));
+}
+
+#[tokio::test]
+async fn a_start_that_may_come_true_keeps_its_scope_busy() {
+    let app = TestApp::with(real_job(), |config| {
+        let env = &mut config.overrides.env;
+        env.insert("SLEEP_SECONDS".to_owned(), "60".into());
+        config.start.deadline_seconds = 2;
+        config.start.quiet_seconds = 4;
+    })
+    .await;
+    app.emulator
+        .faults()
+        .add(run(Fault::Reset).late(Duration::from_secs(3)).first(1));
+    problem(app.on_running("reject").await, "start-outcome-unknown").await;
+    let body = problem(app.on_running("reject").await, "scope-busy").await;
+    assert!(body["execution"].is_null());
+    eventually(|| app.counters().runs == 1).await;
+    let body = problem(app.on_running("reject").await, "scope-busy").await;
+    assert!(body["execution"].is_string(), "{body}");
+    assert_eq!(app.runs(), (1, 1));
+}
+
+#[tokio::test]
+async fn a_key_that_joined_names_what_it_joined_ever_after() {
+    let app = long_running().await;
+    let first = app.start("acme").await;
+    let join = || {
+        app.post("/scopes/acme/process?on_running=join")
+            .header("idempotency-key", "k")
+            .send()
+    };
+    assert_eq!(join().await.unwrap().status(), 200);
+    app.post(link(&first, "cancel")).send().await.unwrap();
+    app.until(&first, "cancelled").await;
+    let again = join().await.unwrap();
+    assert_eq!(
+        (
+            again.status().as_u16(),
+            &again.headers()["idempotent-replayed"]
+        ),
+        (200, &"true".parse().unwrap())
+    );
+    assert_eq!(again.json::<Value>().await.unwrap()["name"], first["name"]);
+    assert_eq!(app.runs(), (1, 1));
 }

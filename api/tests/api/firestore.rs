@@ -1,0 +1,365 @@
+//! Many instances that share nothing but Cloud Run and the real Firestore emulator.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use api::config::{Config, Store};
+use emulator::{Emulator, Fault, Job, Operation, Rule, Settings, State};
+use futures_util::future::join_all;
+use reqwest::Response;
+use serde_json::{Value, json};
+
+use crate::helpers::{TestApp, client, instant_job, json, link, problem, real_job};
+use crate::processes::Process;
+use crate::store::{Fate, Way, firestore, project};
+
+/// Three instances, each with a way of its own to the store.
+struct Instances {
+    apps: [TestApp; 3],
+    ways: [Way; 3],
+    /// The store itself.
+    store: String,
+    project: String,
+}
+
+fn run(fault: Fault) -> Rule {
+    Rule::new(Operation::Run, fault)
+}
+
+async fn emulator(job: Job, project: &str) -> Emulator {
+    let settings = Settings {
+        jobs: vec![job],
+        project: project.to_owned(),
+        ..Settings::default()
+    };
+    Emulator::start(settings).await.unwrap()
+}
+
+/// None where there is no Firestore emulator.
+async fn instances(job: Job, configure: impl Fn(&mut Config)) -> Option<Instances> {
+    let (store, project) = (firestore()?, project());
+    let ways = [
+        Way::to(&store).await,
+        Way::to(&store).await,
+        Way::to(&store).await,
+    ];
+    let with = |way: &Way| {
+        let (host, configure) = (way.host.clone(), &configure);
+        move |config: &mut Config| {
+            config.start.deadline_seconds = 5;
+            config.start.quiet_seconds = 2;
+            config.idempotency.store = Store::Firestore;
+            config.platform.firestore_host = Some(host);
+            configure(config);
+        }
+    };
+    let first = TestApp::on(emulator(job, &project).await, with(&ways[0])).await;
+    let second = first.another(with(&ways[1])).await;
+    let third = first.another(with(&ways[2])).await;
+    Some(Instances {
+        apps: [first, second, third],
+        ways,
+        store,
+        project,
+    })
+}
+
+impl Instances {
+    fn documents(&self) -> String {
+        let (store, project) = (&self.store, &self.project);
+        format!("http://{store}/v1/projects/{project}/databases/(default)/documents")
+    }
+
+    /// All claims as they are.
+    async fn claims(&self) -> Vec<Value> {
+        let request = client().get(format!("{}/starts", self.documents()));
+        let answer = json(request.header("authorization", "Bearer owner")).await;
+        answer["documents"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Makes the only claim one of long ago.
+    async fn expire(&self) {
+        let mut claim = self.claims().await.remove(0);
+        claim["fields"]["expireAt"] = json!({ "timestampValue": "2020-01-01T00:00:00Z" });
+        let update = json!({ "name": claim["name"], "fields": claim["fields"] });
+        let request = client().post(format!("{}:commit", self.documents()));
+        let body = json!({ "writes": [{ "update": update }] });
+        json(request.header("authorization", "Bearer owner").json(&body)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_claimed_once_and_known_to_every_instance() {
+    let Some(world) = instances(instant_job(), |_| {}).await else {
+        return;
+    };
+    let [a, b, c] = &world.apps;
+    let first = a.accepted("k").await;
+    assert_eq!(world.claims().await.len(), 1);
+    for app in [b, c, a] {
+        let again = app.keyed("k").await;
+        assert_eq!(again.headers()["idempotent-replayed"], "true");
+        assert_eq!(again.json::<Value>().await.unwrap()["name"], first["name"]);
+    }
+    let other = c
+        .post("/scopes/acme/process?on_running=join")
+        .header("idempotency-key", "k");
+    problem(other.send().await.unwrap(), "idempotency-key-reused").await;
+    assert_eq!(a.runs(), (1, 1));
+    assert_eq!(
+        a.calls(Operation::List),
+        0,
+        "the store knows, and Cloud Run is not asked"
+    );
+}
+
+#[tokio::test]
+async fn a_start_under_way_elsewhere_is_waited_for_two_seconds() {
+    let Some(world) = instances(instant_job(), |_| {}).await else {
+        return;
+    };
+    let [a, b, _] = &world.apps;
+    a.emulator
+        .faults()
+        .add(run(Fault::Delay { ms: 700 }).first(1));
+    let (first, second) = tokio::join!(a.accepted("k"), b.accepted("k"));
+    assert_eq!(first["name"], second["name"]);
+
+    a.emulator.faults().clear();
+    a.emulator.faults().add(run(Fault::Hang).first(1));
+    let sent = Instant::now();
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        b.keyed("l").await
+    };
+    let (first, second) = tokio::join!(a.keyed("l"), later);
+    problem(second, "idempotency-in-progress").await;
+    problem(first, "start-outcome-unknown").await;
+    assert!(sent.elapsed() > Duration::from_secs(2));
+    assert_eq!(a.runs(), (2, 1));
+    b.until_accepted("l").await;
+    assert_eq!(a.runs(), (3, 2));
+}
+
+#[tokio::test]
+async fn a_claim_whose_confirmation_was_lost_is_ones_own() {
+    let Some(world) = instances(instant_job(), |_| {}).await else {
+        return;
+    };
+    let [a, b, _] = &world.apps;
+    world.ways[0].fate([Fate::LostAfter], Fate::Passes);
+    let first = a.accepted("k").await;
+    assert_eq!(b.accepted("k").await["name"], first["name"]);
+    assert_eq!(a.runs(), (1, 1));
+}
+
+#[tokio::test]
+async fn a_turn_whose_confirmation_was_lost_is_ones_own() {
+    let Some(world) = instances(instant_job(), |_| {}).await else {
+        return;
+    };
+    let a = &world.apps[0];
+    world.ways[0].fate([Fate::LostAfter], Fate::Passes);
+    let response = a.post("/scopes/acme/process?on_running=reject");
+    assert_eq!(response.send().await.unwrap().status(), 202);
+}
+
+#[tokio::test]
+async fn without_the_store_nothing_is_started() {
+    let Some(world) = instances(instant_job(), |_| {}).await else {
+        return;
+    };
+    let [a, b, _] = &world.apps;
+    for fate in [
+        Fate::LostBefore,
+        Fate::NoDatabase,
+        Fate::Slow(Duration::from_secs(3)),
+        Fate::StuckBefore,
+    ] {
+        world.ways[0].fate([], fate);
+        let sent = Instant::now();
+        let response = a.keyed(&format!("{fate:?}").replace(['(', ')'], "")).await;
+        problem(response, "idempotency-store-unavailable").await;
+        let response = a.post("/scopes/acme/process?on_running=reject");
+        problem(
+            response.send().await.unwrap(),
+            "idempotency-store-unavailable",
+        )
+        .await;
+        assert!(sent.elapsed() < Duration::from_secs(11), "{fate:?}");
+    }
+    assert_eq!(a.calls(Operation::Run), 0);
+    // Other instances are not held up by what this one could not do, once its lease is over.
+    b.until_accepted("LostBefore").await;
+    world.ways[0].fate([], Fate::Passes);
+    a.accepted("k").await;
+}
+
+#[tokio::test]
+async fn a_slow_store_slows_a_start_down_and_no_more() {
+    let Some(world) = instances(instant_job(), |_| {}).await else {
+        return;
+    };
+    world.ways[0].fate([], Fate::Slow(Duration::from_millis(1500)));
+    let sent = Instant::now();
+    let first = world.apps[0].accepted("k").await;
+    assert!(sent.elapsed() < Duration::from_secs(5));
+    assert_eq!(world.apps[1].accepted("k").await["name"], first["name"]);
+}
+
+#[tokio::test]
+async fn what_the_store_was_not_told_is_found_in_the_list() {
+    let Some(world) = instances(instant_job(), |_| {}).await else {
+        return;
+    };
+    let [a, b, c] = &world.apps;
+    world.ways[0].fate([Fate::Passes], Fate::LostBefore);
+    let first = a.accepted("k").await;
+    assert_eq!(a.accepted("k").await["name"], first["name"]);
+    assert_eq!(b.accepted("k").await["name"], first["name"]);
+    tokio::time::sleep(Duration::from_secs(8)).await; // the claim's lease is over
+    assert_eq!(c.accepted("k").await["name"], first["name"]);
+    assert_eq!(a.runs(), (1, 1));
+}
+
+#[tokio::test]
+async fn a_refused_request_frees_its_key_for_every_instance() {
+    let Some(world) = instances(instant_job(), |_| {}).await else {
+        return;
+    };
+    let [a, b, _] = &world.apps;
+    let refusal = Fault::Status {
+        code: 400,
+        headers: Default::default(),
+        body: Default::default(),
+    };
+    a.emulator.faults().add(run(refusal).first(1));
+    problem(a.keyed("k").await, "upstream-rejected").await;
+    assert!(world.claims().await.is_empty());
+    b.accepted("k").await;
+    assert_eq!(a.runs(), (2, 1));
+}
+
+#[tokio::test]
+async fn a_claim_that_has_expired_is_none_though_it_is_still_there() {
+    let long = |config: &mut Config| config.start.quiet_seconds = 600;
+    let Some(world) = instances(instant_job(), long).await else {
+        return;
+    };
+    let [a, b, _] = &world.apps;
+    a.emulator.faults().add(run(Fault::Hang).first(1));
+    problem(a.keyed("k").await, "start-outcome-unknown").await;
+    problem(b.keyed("k").await, "idempotency-in-progress").await;
+    world.expire().await;
+    b.accepted("k").await;
+    assert_eq!(a.runs(), (2, 1));
+}
+
+/// A job that runs until it is stopped.
+async fn long_running() -> Option<Instances> {
+    instances(real_job(), |config| {
+        let env = &mut config.overrides.env;
+        env.insert("SLEEP_SECONDS".to_owned(), "60".into());
+        config.start.deadline_seconds = 10;
+    })
+    .await
+}
+
+/// The same request to every instance, several times at once.
+async fn at_once(world: &Instances, on_running: &str) -> Vec<Response> {
+    let path = format!("/scopes/acme/process?on_running={on_running}");
+    let requests = (0..9).map(|i| world.apps[i % 3].post(&path).send());
+    let responses = join_all(requests).await;
+    responses.into_iter().map(Result::unwrap).collect()
+}
+
+#[tokio::test]
+async fn of_many_instances_that_would_reject_each_other_one_starts() {
+    let Some(world) = long_running().await else {
+        return;
+    };
+    let responses = at_once(&world, "reject").await;
+    let mut accepted = 0;
+    for response in responses {
+        match response.status().as_u16() {
+            202 => accepted += 1,
+            _ => drop(problem(response, "scope-busy").await),
+        }
+    }
+    assert_eq!((accepted, world.apps[0].runs()), (1, (1, 1)));
+}
+
+#[tokio::test]
+async fn many_instances_that_join_share_one_execution() {
+    let Some(world) = long_running().await else {
+        return;
+    };
+    let mut names = HashSet::new();
+    for response in at_once(&world, "join").await {
+        match response.status().as_u16() {
+            200 | 202 => {
+                let execution: Value = response.json().await.unwrap();
+                names.insert(execution["name"].to_string());
+            }
+            _ => drop(problem(response, "scope-busy").await),
+        }
+    }
+    assert_eq!((names.len(), world.apps[0].runs()), (1, (1, 1)));
+}
+
+#[tokio::test]
+async fn of_many_instances_that_replace_each_others_executions_one_is_left() {
+    let Some(world) = long_running().await else {
+        return;
+    };
+    let app = &world.apps[0];
+    let mut last = app.start("acme").await;
+    for response in at_once(&world, "replace").await {
+        match response.status().as_u16() {
+            202 => last = response.json().await.unwrap(),
+            _ => drop(problem(response, "scope-busy").await),
+        }
+    }
+    assert!(link(&last, "self").starts_with("/scopes/acme/"));
+    let unfinished = app
+        .emulator
+        .executions()
+        .into_iter()
+        .filter(|execution| matches!(execution.state, State::Pending | State::Running));
+    assert_eq!(unfinished.count(), 1);
+    assert!(app.counters().runs > 1);
+}
+
+#[tokio::test]
+async fn a_thousand_at_once_with_one_key_start_one_on_three_processes() {
+    let Some(store) = firestore() else { return };
+    let project = project();
+    let emulator = Arc::new(emulator(instant_job(), &project).await);
+    emulator.faults().add(run(Fault::Delay { ms: 300 }));
+    let variables = [
+        ("FIRESTORE_EMULATOR_HOST", &store[..]),
+        ("API__IDEMPOTENCY__STORE", "firestore"),
+    ];
+    let start = || Process::start(&emulator, &variables);
+    let processes = [start().await, start().await, start().await];
+    let http = client();
+    let send = |i: usize| {
+        let url = format!("{}/scopes/acme/process", processes[i % 3].url);
+        http.post(url).header("idempotency-key", "k").send()
+    };
+    let mut names = HashSet::new();
+    for response in join_all((0..1000).map(send)).await {
+        let response = response.unwrap();
+        match response.status().as_u16() {
+            202 => {
+                let execution: Value = response.json().await.unwrap();
+                names.insert(execution["name"].to_string());
+            }
+            _ => drop(problem(response, "idempotency-in-progress").await),
+        }
+    }
+    let counters = emulator.counters();
+    assert_eq!((names.len(), counters.calls(Operation::Run)), (1, 1));
+    assert_eq!(counters.runs, 1);
+}

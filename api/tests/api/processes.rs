@@ -1,0 +1,61 @@
+//! The program as processes of its own, which can be killed.
+
+use std::process::Stdio;
+
+use emulator::Emulator;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::helpers::JOB;
+
+/// The program, running. Dropping it kills it.
+pub struct Process {
+    pub url: String,
+    child: Child,
+}
+
+impl Process {
+    /// Starts it on the emulator and waits until it listens. `more` are variables of its environment.
+    pub async fn start(emulator: &Emulator, more: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_api"));
+        command.env_clear().kill_on_drop(true);
+        command
+            .env("PORT", "0")
+            .env("API__HOST", "127.0.0.1")
+            .env("API__AUTH__MODE", "public")
+            .env("API__CLOUD_RUN__JOB", JOB)
+            .env("API__CLOUD_RUN__BASE_URL", emulator.url())
+            .env("API__CLOUD_LOGGING__BASE_URL", emulator.url())
+            .env("GCE_METADATA_HOST", emulator.host())
+            .envs(more.iter().copied());
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address = loop {
+            let line = lines.next_line().await.unwrap().expect("it did not start");
+            let line: Value = serde_json::from_str(&line).unwrap();
+            if let Some(address) = line["address"].as_str() {
+                break address.to_owned();
+            }
+        };
+        // Read on, so that it never waits for us.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Self {
+            url: format!("http://{address}"),
+            child,
+        }
+    }
+
+    /// `kill -9`.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// `SIGTERM`; the code it ends with.
+    pub async fn terminate(mut self) -> Option<i32> {
+        let pid = self.child.id().unwrap().to_string();
+        let sent = Command::new("kill").arg(pid).status().await.unwrap();
+        assert!(sent.success());
+        self.child.wait().await.unwrap().code()
+    }
+}

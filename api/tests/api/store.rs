@@ -1,0 +1,241 @@
+//! The real Firestore emulator, and a way to it on which calls get lost.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use reqwest::Client;
+
+use crate::helpers::{PATIENCE, client};
+
+/// Ends the emulator when its standard input ends, which it does when this process does, in whatever way.
+const KEEPER: &str = r#"java -Xmx256m -Duser.language=en -cp "$0" com.google.cloud.datastore.emulator.firestore.CloudFirestore \
+    --host=127.0.0.1 --port="$1" & read -r _; kill $!"#;
+
+/// `host:port` of the Firestore emulator, one for all tests. None, with the reason printed, where it cannot be had.
+pub fn firestore() -> Option<String> {
+    static STARTED: OnceLock<Result<(String, Child), String>> = OnceLock::new();
+    match STARTED.get_or_init(start) {
+        Ok((host, _)) => Some(host.clone()),
+        Err(reason) => {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "{reason}");
+            println!("skipped: {reason}");
+            None
+        }
+    }
+}
+
+fn start() -> Result<(String, Child), String> {
+    let jar = emulator_jar().ok_or(
+        "gcloud has no Firestore emulator: gcloud components install cloud-firestore-emulator",
+    )?;
+    let java = Command::new("java").arg("-version").output();
+    java.map_err(|error| format!("the Firestore emulator needs Java: {error}"))?;
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let mut keeper = Command::new("sh");
+    keeper
+        .arg("-c")
+        .arg(KEEPER)
+        .arg(jar)
+        .arg(address.port().to_string());
+    let quiet = || Stdio::null();
+    keeper.stdin(Stdio::piped()).stdout(quiet()).stderr(quiet());
+    let keeper = keeper.process_group(0).spawn().unwrap();
+    let begun = Instant::now();
+    while !answers(&address.to_string()) {
+        assert!(begun.elapsed() < 2 * PATIENCE, "Firestore did not start");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok((address.to_string(), keeper))
+}
+
+/// Next to the `gcloud` on the PATH.
+fn emulator_jar() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let mut programs = std::env::split_paths(&path).map(|folder| folder.join("gcloud"));
+    let gcloud = programs.find_map(|program| program.canonicalize().ok())?;
+    let jar = gcloud
+        .parent()?
+        .parent()?
+        .join("platform/cloud-firestore-emulator/cloud-firestore-emulator.jar");
+    jar.exists().then_some(jar)
+}
+
+/// Whether it takes a write. Its first one takes longer than the service waits.
+fn answers(host: &str) -> bool {
+    let body = r#"{"writes":[{"update":{"name":"projects/warm/databases/(default)/documents/up/up","fields":{}}}]}"#;
+    let head = "POST /v1/projects/warm/databases/(default)/documents:commit HTTP/1.0\r\nauthorization: Bearer owner";
+    let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let ask = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect(host)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(request.as_bytes())?;
+        let mut answer = [0; 12]; // HTTP/1.1 200
+        stream.read_exact(&mut answer)?;
+        Ok(answer.ends_with(b" 200"))
+    };
+    ask().unwrap_or(false)
+}
+
+/// A name for a test's own project: tests share the emulator, not their documents.
+pub fn project() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let nth = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("p{}-{nth}", std::process::id())
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fate {
+    /// It passes.
+    Passes,
+    /// The connection closes before the store sees the call.
+    LostBefore,
+    /// The store does it, and the connection closes instead of an answer.
+    LostAfter,
+    /// It passes, and the answer takes so long.
+    Slow(Duration),
+    /// The store never sees it, and no answer ever comes.
+    StuckBefore,
+    /// The store does it, and no answer ever comes.
+    StuckAfter,
+    /// The store is said to have no such database.
+    NoDatabase,
+}
+
+/// A way to the store. Dropping it closes nothing that is open.
+pub struct Way {
+    pub host: String,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: String,
+    http: Client,
+    /// The fates of the next calls, then that of all others.
+    fates: Mutex<(VecDeque<Fate>, Fate)>,
+    stuck: AtomicBool,
+}
+
+impl Way {
+    pub async fn to(store: &str) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let shared = Arc::new(Shared {
+            store: store.to_owned(),
+            http: client(),
+            fates: Mutex::new((VecDeque::new(), Fate::Passes)),
+            stuck: AtomicBool::new(false),
+        });
+        let serving = Arc::clone(&shared);
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let shared = Arc::clone(&serving);
+                let service = service_fn(move |request| Arc::clone(&shared).pass(request));
+                let connection =
+                    http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                tokio::spawn(async move { drop(connection.await) });
+            }
+        });
+        Self { host, shared }
+    }
+
+    /// What happens to the next calls, and to all that follow them.
+    pub fn fate(&self, next: impl IntoIterator<Item = Fate>, others: Fate) {
+        *self.shared.fates.lock().unwrap() = (next.into_iter().collect(), others);
+    }
+
+    /// Whether a call is stuck, the store having done its part if it ever will.
+    pub fn stuck(&self) -> bool {
+        self.shared.stuck.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn next_fate(&self) -> Fate {
+        let mut fates = self.fates.lock().unwrap();
+        let others = fates.1;
+        fates.0.pop_front().unwrap_or(others)
+    }
+
+    /// An error closes the connection without an answer.
+    async fn pass(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Lost> {
+        let fate = self.next_fate();
+        match fate {
+            Fate::LostBefore => return Err(Lost),
+            Fate::StuckBefore => self.stay().await,
+            Fate::NoDatabase => return Ok(no_database()),
+            _ => {}
+        }
+        // In a task: the store does what it was asked even if the caller leaves.
+        let answer = tokio::spawn(Arc::clone(&self).forward(request))
+            .await
+            .map_err(|_| Lost)?;
+        match fate {
+            Fate::LostAfter => return Err(Lost),
+            Fate::StuckAfter => self.stay().await,
+            Fate::Slow(time) => tokio::time::sleep(time).await,
+            _ => {}
+        }
+        let Ok(answer) = answer;
+        Ok(answer)
+    }
+
+    async fn stay(&self) {
+        self.stuck.store(true, Ordering::Relaxed);
+        std::future::pending().await
+    }
+
+    async fn forward(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let url = format!("http://{}{}", self.store, head.uri);
+        let sent = self
+            .http
+            .request(head.method, url)
+            .body(body)
+            .send()
+            .await
+            .unwrap();
+        let answer = Response::builder()
+            .status(sent.status())
+            .header("content-type", "application/json");
+        Ok(answer.body(Full::new(sent.bytes().await.unwrap())).unwrap())
+    }
+}
+
+fn no_database() -> Response<Full<Bytes>> {
+    let body = r#"{"error":{"code":404,"status":"NOT_FOUND","message":"The database (default) does not exist"}}"#;
+    let answer = Response::builder()
+        .status(404)
+        .header("content-type", "application/json");
+    answer.body(Full::new(body.into())).unwrap()
+}
+
+/// The connection is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("lost")]
+struct Lost;

@@ -1,0 +1,68 @@
+//! How many calls of `run` a request costs Cloud Run while something is wrong.
+
+use std::time::Instant;
+
+use emulator::Operation;
+use futures_util::future::join_all;
+
+use crate::helpers::TestApp;
+use crate::{failures, roomy, seed, size};
+
+/// How many of the calls fail.
+const SHARE: f64 = 0.3;
+/// What may be sent beyond one call per request: a fifth, and three a second, which are saved up for ten seconds.
+const BUDGET: f64 = 0.2;
+const FLOOR_PER_SECOND: f64 = 3.0;
+const SAVED_SECONDS: f64 = 10.0;
+
+/// The most calls that so many requests may cost.
+pub fn most(requests: u64, seconds: f64) -> f64 {
+    requests as f64 * (1.0 + BUDGET) + FLOOR_PER_SECOND * (SAVED_SECONDS + seconds)
+}
+
+#[tokio::test]
+async fn a_request_costs_little_more_than_one_call_whatever_fails() {
+    let (requests, seed) = (size(150, 1_000), seed("amplification"));
+    println!(
+        "{:<16} {:>8} {:>10} {:>9} {:>11}",
+        "fault, 30 %", "requests", "run calls", "per request", "executions"
+    );
+    for faults in failures().chunks(4) {
+        let measured = faults.iter().map(async |(name, rule)| {
+            let app = TestApp::on(roomy().await, |config| {
+                config.start.deadline_seconds = 4;
+                config.start.quiet_seconds = 2;
+            })
+            .await;
+            app.emulator
+                .faults()
+                .add(rule.clone().probability(SHARE, seed));
+            let begun = Instant::now();
+            let send = async |i| drop(app.keyed(&format!("k{i}")).await);
+            join_all((0..requests).map(send)).await;
+            (*name, app.counters(), begun.elapsed().as_secs_f64())
+        });
+        for (name, counters, seconds) in join_all(measured).await {
+            let calls = counters.calls(Operation::Run);
+            let ratio = calls as f64 / requests as f64;
+            println!(
+                "{name:<16} {requests:>8} {calls:>10} {ratio:>9.2} {:>11}",
+                counters.runs
+            );
+            // A refused token proves that nothing happened: the second try is no repetition.
+            let refused = if name.starts_with("401") {
+                requests as f64 * SHARE * 1.3
+            } else {
+                0.0
+            };
+            assert!(
+                calls as f64 <= most(requests, seconds) + refused,
+                "{name}: {calls}"
+            );
+            assert!(
+                counters.runs_by_invocation.values().all(|runs| *runs == 1),
+                "{name}"
+            );
+        }
+    }
+}
