@@ -348,9 +348,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let ended = tokio::spawn(serve(listener, router, bounds, async {
-            drop(stopped.await)
-        }));
+        let shutdown = async { drop(stopped.await) };
+        let nobody = std::future::ready(());
+        let ended = tokio::spawn(serve(listener, router, bounds, shutdown, nobody));
         Server {
             address,
             stop,
