@@ -2,6 +2,7 @@
 //!
 //! A test program of its own, so that nothing else runs beside it. It prints its figures: `--nocapture` shows them.
 
+use std::io::BufRead;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 const STREAMS: usize = 5000;
 const MAX_BYTES_PER_STREAM: usize = 64 * 1024;
@@ -28,17 +29,12 @@ struct Program {
 }
 
 impl Program {
-    async fn start(emulator: &Emulator) -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let child = Command::new(env!("CARGO_BIN_EXE_api"))
+    fn start(emulator: &Emulator) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_api"))
             .env_clear()
-            .env("PORT", port.to_string())
+            .env("PORT", "0")
             .env("API__HOST", "127.0.0.1")
-            .env("API__LOG", "warn")
+            .env("API__LOG", "warn,api=info,api::routes=warn") // where it listens, and no line for each request
             .env("API__LIMITS__CALLER_PER_MINUTE", "1000000")
             .env("API__AUTH__MODE", "public")
             .env("API__CLOUD_RUN__JOB", "test-job")
@@ -46,16 +42,18 @@ impl Program {
             .env("API__CLOUD_LOGGING__BASE_URL", emulator.url())
             .env("API__OVERRIDES__ENV__SLEEP_SECONDS", "600")
             .env("GCE_METADATA_HOST", emulator.host())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let address = format!("127.0.0.1:{port}");
-        let begun = Instant::now();
-        while TcpStream::connect(&address).await.is_err() {
-            assert!(begun.elapsed() < PATIENCE, "the program does not listen");
-            sleep(Duration::from_millis(10)).await;
+        let log = std::io::BufReader::new(child.stdout.take().unwrap());
+        let address = log.lines().find_map(|line| {
+            let line: Value = serde_json::from_str(&line.unwrap()).ok()?;
+            Some(line["address"].as_str()?.to_owned())
+        });
+        Self {
+            child,
+            address: address.expect("it says where it listens"),
         }
-        Self { child, address }
     }
 
     /// Resident memory, in bytes.
@@ -94,7 +92,8 @@ impl Program {
         );
         socket.write_all(head.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        socket.read_to_string(&mut answer).await.unwrap();
+        let read = timeout(PATIENCE, socket.read_to_string(&mut answer)).await;
+        read.expect("an answer in time").unwrap();
         serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
     }
 
@@ -166,7 +165,7 @@ async fn thousands_of_streams_are_cheap_and_end_together() {
         ..Settings::default()
     };
     let emulator = Emulator::start(settings).await.unwrap();
-    let mut program = Program::start(&emulator).await;
+    let mut program = Program::start(&emulator);
     let count = possible();
     if count < STREAMS {
         println!("the limit on open files leaves {count} streams of {STREAMS}");
