@@ -27,7 +27,8 @@ Every command is printed before it runs; with --dry-run all of them are printed 
                       iam     whom Cloud Run's IAM lets through (roles/run.invoker)
                       iap     people who sign in through Identity-Aware Proxy
                       jwt     bearers of a token the service verifies; needs API__AUTH__JWT__AUDIENCE and
-                              API__AUTH__JWT__PRESET (google, firebase) or API__AUTH__JWT__ISSUER
+                              API__AUTH__JWT__PRESET (google, firebase) or API__AUTH__JWT__ISSUER and …JWKS_URL
+                      both need grants: a settings file (CONFIG_SECRET), or API__AUTH__SCOPE_CLAIM
                       public  ANYBODY ON THE INTERNET
   STORE             where starts are claimed                    memory; firestore for more than one instance
   MAX_INSTANCES     1      CONCURRENCY  80      MEMORY  256Mi
@@ -67,6 +68,11 @@ check_variables() {
   [ "$MAX_INSTANCES" = 1 ] || [ "$STORE" = firestore ] ||
     fail "with MAX_INSTANCES=$MAX_INSTANCES two instances could start the same thing twice" 'export STORE=firestore'
   [ "$AUTH" != jwt ] || [ -n "$CONFIG_SECRET" ] || check_jwt
+  case $AUTH in
+    iap | jwt) [ -n "$CONFIG_SECRET${API__AUTH__SCOPE_CLAIM:-}" ] ||
+      fail "AUTH=$AUTH, but nobody is granted anything: the service would not start" \
+        'export CONFIG_SECRET=api-config:1 # a settings file with [[auth.grants]]; or API__AUTH__SCOPE_CLAIM=…' ;;
+  esac
 }
 
 check_jwt() {
@@ -74,6 +80,8 @@ check_jwt() {
     fail 'AUTH=jwt needs the audience that the tokens are made for' "export API__AUTH__JWT__AUDIENCE=$PROJECT_ID"
   [ -n "${API__AUTH__JWT__PRESET:-}${API__AUTH__JWT__ISSUER:-}" ] ||
     fail 'AUTH=jwt needs to know who makes the tokens' 'export API__AUTH__JWT__PRESET=firebase'
+  [ -n "${API__AUTH__JWT__PRESET:-}" ] || [ -n "${API__AUTH__JWT__JWKS_URL:-}" ] ||
+    fail 'AUTH=jwt needs the keys of the issuer' 'export API__AUTH__JWT__JWKS_URL=https://…/.well-known/jwks.json'
 }
 
 # Every exported API__ setting but those that this script decides.
