@@ -28,6 +28,10 @@ impl Process {
             .env("API__CLOUD_RUN__BASE_URL", emulator.url())
             .env("API__CLOUD_LOGGING__BASE_URL", emulator.url())
             .env("GCE_METADATA_HOST", emulator.host())
+            // As in `config` of the helpers: the limits have tests of their own.
+            .env("API__LIMITS__IN_FLIGHT", "10000")
+            .env("API__LIMITS__CALLER_PER_MINUTE", "1000000")
+            .env("API__LIMITS__SCOPE_PER_MINUTE", "1000000")
             .envs(more.iter().copied());
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
