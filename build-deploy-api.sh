@@ -100,6 +100,7 @@ check_name() {
     *[!A-Z0-9_]*) fail "$(printf %q "$1") is no name of a setting" ;;
     API__CLOUD_RUN__JOB) fail "$1 is set by this script" "unset $1; export JOB=…" ;;
     API__AUTH__MODE) fail "$1 is set by this script" "unset $1; export AUTH=…" ;;
+    API__AUTH__JWT__PRESET | API__AUTH__JWT__AUDIENCE) [ "$AUTH" != iap ] || fail "$1 is set by this script for AUTH=iap" "unset $1" ;;
     API__IDEMPOTENCY__STORE) fail "$1 is set by this script" "unset $1; export STORE=…" ;;
   esac
 }

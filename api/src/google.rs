@@ -15,6 +15,8 @@ use crate::problem::{Kind, Problem};
 
 /// The largest error answer read, in bytes, for the log alone.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
+/// The longest `Retry-After` that is told from longer ones: a day, far beyond any deadline of ours.
+const MAX_RETRY_AFTER_READ_SECONDS: u64 = 24 * 3600;
 /// How much of Google's words about an error goes into the log, in bytes.
 const MAX_MESSAGE_BYTES: usize = 512;
 
@@ -156,7 +158,9 @@ async fn refusal(response: Response) -> Error {
         .headers()
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok());
-    let retry_after_seconds = retry_after.and_then(|value| value.parse().ok());
+    let retry_after_seconds = retry_after
+        .and_then(|value| value.parse().ok())
+        .map(|seconds: u64| seconds.min(MAX_RETRY_AFTER_READ_SECONDS));
     let body = read_capped(response, MAX_REFUSAL_BYTES)
         .await
         .unwrap_or_default();

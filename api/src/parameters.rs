@@ -42,7 +42,7 @@ pub struct Parameters {
 pub struct Given(Map<String, Value>);
 
 impl Given {
-    /// The same text for the same values, however they were written and in whatever order.
+    /// The same text for the same values, in whatever order they come and however they are spaced.
     pub fn canonical(&self) -> String {
         let mut fields: Vec<_> = self.0.iter().collect();
         fields.sort_by_key(|(name, _)| *name);

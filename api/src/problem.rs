@@ -118,13 +118,13 @@ kinds! {
         "Report the requestId to the operator, whose log has the cause."
     UpstreamRejected 502 "upstream-rejected" false "Cloud Run refused the request"
         "Cloud Run says that the request makes no sense for this job."
-        "Nothing was started. Only the operator can mend this; the log has the cause under the requestId."
+        "Only the operator can mend this; the log has the cause under the requestId."
     UpstreamMisconfigured 502 "upstream-misconfigured" false "The service is not set up for this job"
         "Cloud Run knows no such job, or the service's account lacks a permission on it."
-        "Nothing was started. Only the operator can mend this: `api check` says how; the log has the cause under the requestId."
+        "Only the operator can mend this: `api check` says how; the log has the cause under the requestId."
     UpstreamAuth 502 "upstream-auth" false "Cloud Run refused the service's identity"
         "Cloud Run did not accept the service's access token, nor a fresh one."
-        "Nothing was started. Only the operator can mend this; the log has the cause under the requestId."
+        "Only the operator can mend this; the log has the cause under the requestId."
     UpstreamProtocol 502 "upstream-protocol" false "Cloud Run's answer was not understood"
         "The answer was cut off, too large, or not the API's."
         "The operator's log has the cause under the requestId."
@@ -136,13 +136,13 @@ kinds! {
         "Repeat the request; another instance will take it."
     UpstreamUnavailable 503 "upstream-unavailable" true "Cloud Run cannot be reached"
         "No connection to Google's API could be made, or it answered that it cannot serve now."
-        "Nothing was started. Repeat the request after the time in Retry-After."
+        "Repeat the request after the time in Retry-After."
     UpstreamThrottled 503 "upstream-throttled" true "Cloud Run asks to slow down"
         "A quota of the project is used up: requests a minute, or executions at one time."
-        "Nothing was started. Repeat the request after the time in Retry-After."
+        "Repeat the request after the time in Retry-After."
     UpstreamAuthUnavailable 503 "upstream-auth-unavailable" true "The service has no access token"
         "The metadata server, which hands out the service's tokens, did not answer as it should."
-        "Nothing was started. Repeat the request after the time in Retry-After."
+        "Repeat the request after the time in Retry-After."
     IdempotencyStoreUnavailable 503 "idempotency-store-unavailable" true "The idempotency store cannot be reached"
         "Without the store nobody can tell whether the start was made before, and so none is made."
         "Nothing was started. Repeat the request after the time in Retry-After."
@@ -217,6 +217,12 @@ impl Problem {
     /// Adds what the log should say and the caller should not see.
     pub fn because(mut self, cause: impl Display) -> Self {
         self.cause = Some(cause.to_string());
+        self
+    }
+
+    /// Says something else first.
+    pub fn but_first(mut self, words: &str) -> Self {
+        self.detail = format!("{words}{}", self.detail).into();
         self
     }
 

@@ -28,6 +28,7 @@ use crate::App;
 use crate::auth::Caller;
 use crate::openapi::{self, Route};
 use crate::problem::{Kind, Problem};
+use crate::scope::Scope;
 use crate::{limits, origins};
 
 /// The whole service but its socket.
@@ -98,17 +99,22 @@ fn service_routes() -> Vec<Route> {
 
 /// What looks like a path of a scope and is none has a scope that is empty or has slashes.
 async fn not_found(State(app): State<Arc<App>>, request: Request) -> Problem {
-    let rest = request
-        .uri()
+    let mut parts = request.into_parts().0;
+    let rest = parts
+        .uri
         .path()
         .strip_prefix("/scopes/")
         .unwrap_or_default();
-    match rest.ends_with("/process") || rest.contains("/executions") {
-        true => match Caller::from_request_parts(&mut request.into_parts().0, &app).await {
-            Ok(_) => crate::scope::Invalid.into(),
-            Err(problem) => problem,
-        },
-        false => Kind::NotFound.into(),
+    let scope = rest.strip_suffix("/process");
+    let scope = scope.or_else(|| rest.split_once("/executions").map(|(scope, _)| scope));
+    match scope.map(str::parse::<Scope>) {
+        Some(Err(invalid)) => {
+            let caller = Caller::from_request_parts(&mut parts, &app).await;
+            let identity = caller.as_ref().map_or("", |caller| &caller.identity);
+            let verdict = app.limits.request(&parts, identity).and(caller);
+            verdict.err().unwrap_or_else(|| invalid.into())
+        }
+        _ => Kind::NotFound.into(),
     }
 }
 

@@ -318,10 +318,10 @@ impl Inner {
             Claimed::Replayed(started) => return Ok(*started),
             Claimed::Mine { claim, new } => (claim, new),
         };
-        let earlier = if new {
-            None
-        } else {
-            self.look_up(start, deadline).await?
+        // Without a list nobody knows what the claim's last owner sent: it stays claimed, and the lease goes on.
+        let earlier = match new {
+            true => None,
+            false => self.look_up(start, deadline).await?,
         };
         let outcome = match earlier {
             Some(replayed) => Ok(replayed),
@@ -434,14 +434,13 @@ impl Inner {
     ) -> Result<Option<Execution>, Problem> {
         let doubtful = self.doubtful(start);
         let unfinished = self.unfinished(start, last, deadline).await?;
+        let settled = doubtful.iter().all(|start| self.record.knows(start));
+        if !settled && (unfinished.is_empty() || start.on_running == OnRunning::Replace) {
+            let detail = "Whether an earlier start of this scope came about is not known yet.";
+            return Err(Problem::new(Kind::ScopeBusy, detail));
+        }
         let Some(newest) = unfinished.first() else {
-            return match doubtful.iter().all(|start| self.record.knows(start)) {
-                true => Ok(None),
-                false => Err(Problem::new(
-                    Kind::ScopeBusy,
-                    "Whether an earlier start of this scope came about is not known yet.",
-                )),
-            };
+            return Ok(None);
         };
         match start.on_running {
             OnRunning::Allow => Ok(None),

@@ -77,7 +77,7 @@ impl Lines {
             json(event, line)
         }
         line.push('\n');
-        // A whole line at once, so that lines of several writers do not mix. A log nobody reads must not stop us.
+        // A whole line at once, so that lines of several writers do not mix. A log that is closed must not stop us.
         let _ = io::stdout().lock().write_all(line.as_bytes());
     }
 }

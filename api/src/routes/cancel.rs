@@ -11,7 +11,7 @@ use crate::App;
 use crate::auth::{Cancel, Granted};
 use crate::execution::Execution;
 use crate::extract::{ExecutionName, Fields, NoFields};
-use crate::problem::Problem;
+use crate::problem::{Kind, Problem};
 
 /// 202 with the execution that was asked to end, 200 with one that had ended already.
 pub async fn cancel(
@@ -25,8 +25,20 @@ pub async fn cancel(
         true => (StatusCode::OK, execution),
         false => match app.cloud_run.cancel(&name).await? {
             Some(cancelled) => (StatusCode::ACCEPTED, cancelled),
-            None => (StatusCode::OK, app.execution(&granted.scope, &name).await?), // it ended in between
+            None => (
+                StatusCode::OK,
+                ended(app.execution(&granted.scope, &name).await?)?,
+            ),
         },
     };
     Ok((status, Extension(About::from(&execution)), Json(execution)))
+}
+
+/// An execution that Cloud Run did not cancel, since it had ended in between.
+fn ended(execution: Execution) -> Result<Execution, Problem> {
+    match execution.state.is_finished() {
+        true => Ok(execution),
+        false => Err(Problem::from(Kind::UpstreamRejected)
+            .because("Cloud Run refused to cancel an unfinished execution")),
+    }
 }

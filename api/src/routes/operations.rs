@@ -33,6 +33,7 @@ const UPSTREAM: &[Kind] = &[
     Kind::UpstreamTimeout,
 ];
 const STARTING: &[Kind] = &[
+    Kind::ExecutionNotFound,
     Kind::MalformedJson,
     Kind::IdempotencyKeyInvalid,
     Kind::RequestTimeout,
@@ -52,6 +53,11 @@ const EXECUTION: (&str, SchemaOf) = (
     SchemaGenerator::subschema_for::<Execution>,
 );
 const TEXT: (&str, SchemaOf) = ("text/plain", text);
+
+/// OpenAPI 3.1 has no words for a stream of events.
+fn anything(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({})
+}
 
 fn text(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string" })
@@ -140,7 +146,7 @@ pub const EVENTS: Operation = Operation {
     answers: &[Answer {
         status: 200,
         description: "The events.",
-        contents: &[("text/event-stream", text)],
+        contents: &[("text/event-stream", anything)],
         headers: &[],
     }],
     problems: &[ANY, SCOPED, ONE, UPSTREAM, &[Kind::Draining]],

@@ -94,7 +94,11 @@ function control(name, schema, types, required) {
   const input = make('input', { name, required, autocomplete: 'off', value: schema.default ?? '' });
   if (numeric) Object.assign(input, { type: 'number', min: minimum, max: maximum, step: multipleOf ?? (types.includes('integer') ? 1 : 'any') });
   else if (schema.maxLength) input.maxLength = schema.maxLength;
-  if (schema.pattern) input.schemaPattern = new RegExp(schema.pattern, 'u');
+  try {
+    if (schema.pattern) input.schemaPattern = new RegExp(schema.pattern, 'u');
+  } catch {
+    // A pattern of the server's dialect alone: the server checks it.
+  }
   return read(input, (input) => (input.value === '' ? undefined : numeric ? Number(input.value) : input.value));
 }
 
@@ -249,4 +253,4 @@ setInterval(() => {
 
 const asked = new URLSearchParams(location.search);
 scope.value = asked.get('scope') ?? remembered();
-draw().then(() => choose(scope.value, asked.get('execution')));
+draw().catch(() => {}).then(() => choose(scope.value, asked.get('execution')));

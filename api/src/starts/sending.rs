@@ -82,9 +82,10 @@ impl Sending {
         loop {
             sends += 1;
             if Instant::now() >= deadline {
-                let problem =
-                    Problem::from(Kind::UpstreamTimeout).because("there was no time left to send");
-                return Err(Failure::NotStarted(problem));
+                return Err(failure(
+                    doubt,
+                    Error::NotSent("there was no time left".to_owned()),
+                ));
             }
             // Half of what is left: the other half is for looking, should there be no answer.
             let since = Timestamp::now();
@@ -212,7 +213,7 @@ fn outcome(error: &Error) -> Outcome {
 fn failure(doubt: Option<Instant>, error: Error) -> Failure {
     match doubt {
         Some(sent_by) => Failure::Unknown(sent_by, error.to_string()),
-        None => Failure::NotStarted(error.into()),
+        None => Failure::NotStarted(Problem::from(error).but_first("Nothing was started. ")),
     }
 }
 

@@ -37,7 +37,8 @@ pub fn id(execution: &str, position: &Position) -> String {
 pub fn place(execution: &str, id: &str) -> Option<Position> {
     let (time, insert_id): (Timestamp, String) = unseal(&list(execution), id)?;
     Some(Position {
-        time,
+        // A job can print a time of its own choosing, and whoever wants can seal one; watchers share where they read.
+        time: time.min(Timestamp::now()),
         insert_id: insert_id.into(),
     })
 }
@@ -427,6 +428,22 @@ mod tests {
             texts.extend(more);
         }
         texts
+    }
+
+    #[test]
+    fn no_place_is_in_the_future() {
+        let now = Timestamp::now();
+        let time = now + jiff::SignedDuration::from_hours(1);
+        let id = id(
+            "e",
+            &Position {
+                time,
+                insert_id: "x".into(),
+            },
+        );
+        let place = place("e", &id).unwrap();
+        assert!(place.time >= now && place.time < time);
+        assert!(super::place("another", &id).is_none());
     }
 
     #[test]

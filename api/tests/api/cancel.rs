@@ -47,3 +47,26 @@ async fn another_scope_cancels_nothing() {
     problem(app.post(&path).send().await.unwrap(), "execution-not-found").await;
     assert_eq!(app.calls(Operation::Cancel), 0);
 }
+
+#[tokio::test]
+async fn a_cancellation_that_cloud_run_refuses_is_not_told_as_an_end() {
+    let app = TestApp::with(real_job(), |config| {
+        config
+            .overrides
+            .env
+            .insert("SLEEP_SECONDS".to_owned(), "60".into());
+    })
+    .await;
+    let execution = app.start("acme").await;
+    app.until(&execution, "running").await;
+    let fault = emulator::Fault::Status {
+        code: 400,
+        headers: Default::default(),
+        body: Default::default(),
+    };
+    app.emulator
+        .faults()
+        .add(emulator::Rule::new(Operation::Cancel, fault));
+    let response = app.post(link(&execution, "cancel")).send().await.unwrap();
+    problem(response, "upstream-rejected").await;
+}

@@ -134,3 +134,21 @@ async fn head_answers_as_get_does_but_without_a_body() {
     assert_eq!(response.status(), 200);
     assert_eq!(response.text().await.unwrap(), "");
 }
+
+#[tokio::test]
+async fn a_path_that_is_none_under_a_scope_that_is_one_is_not_found() {
+    let app = TestApp::with(instant_job(), |_| {}).await;
+    for path in [
+        "/scopes/acme/executions/x/unknown",
+        "/scopes/acme/executions/",
+        "/scopes/acme/x",
+    ] {
+        problem(app.get(path).send().await.unwrap(), "not-found").await;
+    }
+    problem(
+        app.get("/scopes/a/b/executions").send().await.unwrap(),
+        "invalid-scope",
+    )
+    .await;
+    assert_eq!(app.calls(Operation::Any), 0);
+}

@@ -342,6 +342,12 @@ async fn throttling_is_waited_for_if_there_is_time() {
     );
 
     app.emulator.faults().clear();
+    app.emulator
+        .faults()
+        .add(run(retry_after(429, &u64::MAX.to_string())).first(1));
+    let never = app.post("/scopes/acme/process").send().await.unwrap();
+    problem(never, "upstream-throttled").await;
+    app.emulator.faults().clear();
     app.emulator.faults().add(run(retry_after(429, "3600")));
     let sent = Instant::now();
     let response = app.post("/scopes/acme/process").send().await.unwrap();
