@@ -437,3 +437,52 @@ impl GoogleCondition<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access_token::AccessToken;
+    use crate::metadata::Metadata;
+
+    fn cloud_run() -> CloudRun {
+        let http = crate::http_client::new().unwrap();
+        let metadata = Metadata::new(http.clone(), "127.0.0.1:1");
+        let token = AccessToken::new(metadata.clone());
+        let mut settings = crate::config::Config::defaults().unwrap().cloud_run;
+        settings.job = "test-job".to_owned();
+        let location = Arc::new(Location::new(metadata, "demo", "us-east4"));
+        CloudRun::new(
+            Google::new(http, Some(Arc::new(token))),
+            location,
+            &settings,
+        )
+    }
+
+    /// An answer of Google's, with something else in the place of one of its bytes, or cut off.
+    fn answer() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
+        use proptest::prelude::*;
+        const WHOLE: &str = r#"{"metadata":{"name":"test-job-x7k2p","labels":{"run.googleapis.com/job":"test-job"}},
+            "spec":{"taskCount":1,"template":{"spec":{"containers":[{"env":[{"name":"SCOPE","value":"acme"}]}]}}},
+            "status":{"conditions":[{"type":"Completed","status":"Unknown"}],"runningCount":1}}"#;
+        (0..WHOLE.len(), any::<u8>(), any::<bool>()).prop_map(|(at, byte, cut)| {
+            let mut bytes = WHOLE.as_bytes().to_vec();
+            if cut {
+                bytes.truncate(at)
+            } else {
+                bytes[at] = byte
+            }
+            bytes
+        })
+    }
+
+    proptest::proptest! {
+        /// Whatever Google answers: our view of an execution of this job for a scope, none, or an error; never a panic.
+        #[test]
+        fn any_answer_is_an_execution_of_ours_or_none(bytes in answer()) {
+            let cloud_run = cloud_run();
+            if let Ok(Some(execution)) = cloud_run.view(&bytes) {
+                assert!(cloud_run.may_be_an_execution(&execution.name));
+            }
+        }
+    }
+}

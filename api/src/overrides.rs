@@ -485,4 +485,20 @@ mod tests {
             assert!(!is_reserved(name), "{name}");
         }
     }
+
+    proptest::proptest! {
+        /// No template and no value makes it panic, and what a value contains is never read as a placeholder.
+        #[test]
+        fn any_template_is_compiled_or_refused(text in "[{}a-z ]{0,24}", document in "\\PC{0,24}") {
+            let toml = format!("[overrides]\nargs = ['{text}']\nenv = {{}}\n[parameters]\ndocument = {{ type = 'string' }}");
+            let Ok(templates) = templates(&toml) else { return Ok(()) };
+            let values = Map::from_iter([("document".to_owned(), document.clone().into())]);
+            let rendered = templates.render(&"acme".parse().unwrap(), &values, "id").unwrap();
+            let expected = text.replace("{{", "\u{1}").replace("}}", "\u{2}").replace("{scope}", "acme");
+            let expected = expected.replace("{document}", "\u{3}").replace('\u{1}', "{").replace('\u{2}', "}");
+            if !text.contains("{{{") && !text.contains("}}}") {
+                assert_eq!(rendered.args[0], expected.replace('\u{3}', &document));
+            }
+        }
+    }
 }

@@ -100,4 +100,17 @@ mod tests {
             assert!(!matches_pattern(text), "{text:?}");
         }
     }
+
+    proptest::proptest! {
+        /// Whatever is a scope is its own text, and safe unquoted in a path, an argument, a variable and a log line.
+        #[test]
+        fn any_text_is_a_scope_or_refused(text in "\\PC{0,70}|[a-zA-Z0-9._-]{0,70}") {
+            let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+            let ends = |text: &str| text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.ends_with(|c: char| c.is_ascii_alphanumeric());
+            match text.parse::<Scope>() {
+                Ok(scope) => assert!(scope.as_str() == text && text.chars().all(legal) && ends(&text) && text.len() <= MAX_BYTES),
+                Err(_) => assert!(!(text.chars().all(legal) && ends(&text) && text.len() <= MAX_BYTES)),
+            }
+        }
+    }
 }

@@ -208,4 +208,22 @@ mod tests {
         }
         assert!(IdempotencyKey::from_headers(&headers).is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_header_is_a_key_or_refused(bytes in proptest::collection::vec(0x20_u8..=0xff, 0..140)) {
+            let Ok(value) = HeaderValue::from_bytes(&bytes) else { return Ok(()) };
+            let parsed = IdempotencyKey::from_headers(&HeaderMap::from_iter([(IDEMPOTENCY_KEY, value)]));
+            if let Ok(Some(IdempotencyKey(key))) = parsed {
+                assert!(is_key(&key) && String::from_utf8_lossy(&bytes).contains(&key));
+            }
+        }
+
+        #[test]
+        fn any_invocation_id_is_a_marker_or_none(text in "\\PC{0,60}|[0-9a-f]{32}(-[0-9a-f]{16})?") {
+            if let Some(marker) = Marker::parse(&text) {
+                assert_eq!(marker.to_string(), text);
+            }
+        }
+    }
 }

@@ -21,7 +21,7 @@ const ISSUER: &str = "https://accounts.google.com";
 const AUDIENCE: &str = "https://svc.example";
 
 /// A service that believes the issuer's tokens as it would Google's, and an issuer.
-async fn spawn(grants: Value) -> (TestApp, Issuer) {
+pub async fn spawn(grants: Value) -> (TestApp, Issuer) {
     let issuer = Issuer::start().await;
     let app = TestApp::with(instant_job(), |config| jwt(config, &issuer, grants)).await;
     (app, issuer)
@@ -40,7 +40,7 @@ fn grant(claim: &str, value: &str, scopes: &[&str], operations: &[&str]) -> Valu
 }
 
 /// `u1` may do everything.
-fn all_to_u1() -> Value {
+pub fn all_to_u1() -> Value {
     json!([grant("sub", "u1", &["*"], &["start", "read", "cancel"])])
 }
 
@@ -53,7 +53,7 @@ fn header() -> Value {
 }
 
 /// A token that holds, for this subject.
-fn token(subject: &str) -> String {
+pub fn token(subject: &str) -> String {
     Key::k1().token(&header(), &claims(subject))
 }
 

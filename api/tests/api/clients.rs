@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use tokio::process::Command;
 
+use crate::auth;
 use crate::helpers::{TestApp, instant_job, json, real_job};
 
 /// A folder of tests that are not Rust.
@@ -90,4 +91,10 @@ async fn a_machine_that_tries_everything_finds_no_answer_that_the_document_does_
     let app = service(instant_job()).await;
     let document = format!("{}/openapi.json", app.url);
     run(&folder("schemathesis"), "schemathesis", &["run", &document]).await;
+
+    let (guarded, _issuer) = auth::spawn(auth::all_to_u1()).await;
+    let document = format!("{}/openapi.json", guarded.url);
+    let bearer = format!("Authorization: Bearer {}", auth::token("u1"));
+    let arguments = ["run", &document, "--header", &bearer];
+    run(&folder("schemathesis"), "schemathesis", &arguments).await;
 }
