@@ -439,24 +439,21 @@ impl GoogleCondition<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::access_token::AccessToken;
-    use crate::metadata::Metadata;
-
-    fn cloud_run() -> CloudRun {
+impl CloudRun {
+    /// One that reaches nothing.
+    pub(crate) fn for_tests() -> Self {
         let http = crate::http_client::new().unwrap();
-        let metadata = Metadata::new(http.clone(), "127.0.0.1:1");
-        let token = AccessToken::new(metadata.clone());
+        let metadata = crate::metadata::Metadata::new(http.clone(), "127.0.0.1:1");
         let mut settings = crate::config::Config::defaults().unwrap().cloud_run;
         settings.job = "test-job".to_owned();
         let location = Arc::new(Location::new(metadata, "demo", "us-east4"));
-        CloudRun::new(
-            Google::new(http, Some(Arc::new(token))),
-            location,
-            &settings,
-        )
+        Self::new(Google::new(http, None), location, &settings)
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     /// An answer of Google's, with something else in the place of one of its bytes, or cut off.
     fn answer() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
@@ -479,7 +476,7 @@ mod tests {
         /// Whatever Google answers: our view of an execution of this job for a scope, none, or an error; never a panic.
         #[test]
         fn any_answer_is_an_execution_of_ours_or_none(bytes in answer()) {
-            let cloud_run = cloud_run();
+            let cloud_run = CloudRun::for_tests();
             if let Ok(Some(execution)) = cloud_run.view(&bytes) {
                 assert!(cloud_run.may_be_an_execution(&execution.name));
             }

@@ -24,6 +24,8 @@ const FIRST_PAGE: u32 = 100;
 const NEXT_PAGES: u32 = 500;
 /// Pages read at most: Cloud Run keeps 1,000 finished executions of a job and runs 1,000 per region.
 const MAX_PAGES: usize = 100;
+/// Notes taken of executions until what is past is forgotten: also where nobody ever has the list read.
+const NOTES_PER_SWEEP: usize = 1_000;
 /// More unfinished executions than Cloud Run runs at a time are ones whose end we did not see.
 const MAX_UNFINISHED: usize = 2_000;
 
@@ -54,6 +56,8 @@ struct Copy {
     unfinished: HashMap<String, Unfinished>,
     /// All that was created since and was visible at the last read is here.
     from: Option<Timestamp>,
+    /// Notes taken since the last sweep.
+    notes: usize,
     /// When the newest execution of that read was created: Google's clock, as all creation times.
     newest: Option<Timestamp>,
 }
@@ -118,7 +122,12 @@ impl Record {
 
     /// Takes note of an execution, or of its end.
     pub fn add(&self, execution: &Execution) {
-        self.copy().add(execution);
+        let mut copy = self.copy();
+        copy.add(execution);
+        copy.notes += 1;
+        if copy.notes >= NOTES_PER_SWEEP {
+            copy.forget_the_old(self.lag);
+        }
     }
 
     /// Takes note that a start was answered with an execution that some other start made. Cloud Run's list cannot say so.
@@ -169,7 +178,7 @@ impl Record {
     }
 
     async fn copy_list(&self, back_to: Timestamp) -> Result<(), Problem> {
-        let stop_at = self.forget_the_old(back_to);
+        let stop_at = self.stop_at(back_to);
         let (mut token, mut limit, mut newest) = (None, FIRST_PAGE, None);
         for _ in 0..MAX_PAGES {
             let page = self.cloud_run.list(token.as_deref(), limit).await?;
@@ -188,19 +197,11 @@ impl Record {
         Err(Problem::from(Kind::UpstreamProtocol).because("the list of executions has no end"))
     }
 
-    /// Forgets keys past their time, and says where reading may stop: at the newest execution of the last read, and a little
-    /// before, since the list may show an execution late.
-    fn forget_the_old(&self, back_to: Timestamp) -> Timestamp {
+    /// Where reading may stop: at the newest execution of the last read, and a little before, since the list may show an
+    /// execution late.
+    fn stop_at(&self, back_to: Timestamp) -> Timestamp {
         let mut copy = self.copy();
-        let oldest = Timestamp::now() - KEY_LIFETIME;
-        copy.starts.retain(|_, known| known.created_at > oldest);
-        if copy.unfinished.len() > MAX_UNFINISHED {
-            // Read anew, but for those that the list may not show yet.
-            let late = Timestamp::now() - self.lag - CLOCK_SKEW;
-            copy.unfinished
-                .retain(|_, unfinished| unfinished.created_at > late);
-            (copy.from, copy.newest) = (None, None);
-        }
+        copy.forget_the_old(self.lag);
         match (copy.from, copy.newest) {
             (Some(from), Some(newest)) if from <= back_to => {
                 newest.checked_sub(self.lag).unwrap_or(back_to)
@@ -229,6 +230,27 @@ fn moment(text: Option<&str>) -> Option<Timestamp> {
 }
 
 impl Copy {
+    /// Forgets keys past their time, and starts without a key once nobody can be looking for them any more.
+    fn forget_the_old(&mut self, lag: SignedDuration) {
+        let now = Timestamp::now();
+        let (oldest, late) = (now - KEY_LIFETIME, now - lag - CLOCK_SKEW);
+        self.starts.retain(|_, known| {
+            let since = if known.marker.is_keyed() {
+                oldest
+            } else {
+                late
+            };
+            known.created_at > since
+        });
+        if self.unfinished.len() > MAX_UNFINISHED {
+            // Read anew, but for those that the list may not show yet.
+            self.unfinished
+                .retain(|_, unfinished| unfinished.created_at > late);
+            (self.from, self.newest) = (None, None);
+        }
+        self.notes = 0;
+    }
+
     fn add(&mut self, execution: &Execution) {
         let created_at = moment(execution.created_at.as_deref()).unwrap_or_else(Timestamp::now);
         if execution.state.is_finished() {
@@ -255,5 +277,63 @@ impl Copy {
         if earlier.is_none() && known.created_at > oldest {
             self.starts.insert(known.marker.start().to_owned(), known);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execution::{Links, State, Tasks};
+
+    fn execution(number: usize, marker: &Marker, created_at: Timestamp) -> Execution {
+        let name = format!("test-job-{number}");
+        Execution {
+            links: Links::new("acme", &name),
+            name,
+            scope: "acme".to_owned(),
+            job: "test-job".to_owned(),
+            invocation_id: Some(marker.to_string()),
+            state: State::Pending,
+            reason: None,
+            message: None,
+            tasks: Tasks::default(),
+            created_at: Some(created_at.to_string()),
+            started_at: None,
+            completed_at: None,
+            log_uri: None,
+        }
+    }
+
+    #[test]
+    fn what_is_never_asked_for_does_not_pile_up() {
+        let record = Record::new(
+            Arc::new(CloudRun::for_tests()),
+            SignedDuration::from_secs(30),
+        );
+        let an_hour_ago = Timestamp::now() - SignedDuration::from_hours(1);
+        for number in 0..10 * NOTES_PER_SWEEP {
+            let marker = Marker::random().unwrap();
+            record.add(&execution(number, &marker, an_hour_ago));
+        }
+        let copy = record.copy();
+        assert!(copy.starts.len() <= NOTES_PER_SWEEP);
+        assert!(copy.unfinished.len() <= MAX_UNFINISHED + NOTES_PER_SWEEP);
+    }
+
+    #[test]
+    fn a_key_names_its_start_for_a_day() {
+        let record = Record::new(
+            Arc::new(CloudRun::for_tests()),
+            SignedDuration::from_secs(30),
+        );
+        let keyed = Marker::parse(&format!("{}-{}", "a".repeat(32), "b".repeat(16))).unwrap();
+        let late = Timestamp::now() - KEY_LIFETIME + SignedDuration::from_mins(1);
+        record.add(&execution(0, &keyed, late));
+        record.copy().forget_the_old(SignedDuration::from_secs(30));
+        assert_eq!(record.find(&keyed).unwrap().name, "test-job-0");
+        let past = Timestamp::now() - KEY_LIFETIME;
+        let other = Marker::parse(&format!("{}-{}", "c".repeat(32), "b".repeat(16))).unwrap();
+        record.add(&execution(1, &other, past));
+        assert!(record.find(&other).is_none());
     }
 }
