@@ -113,6 +113,11 @@ impl TestApp {
             .unwrap()
     }
 
+    /// Sends a start without a key.
+    pub async fn keyless(&self) -> Response {
+        self.post("/scopes/acme/process").send().await.unwrap()
+    }
+
     /// Sends it and checks that it was accepted.
     pub async fn accepted(&self, key: &str) -> Value {
         let response = self.keyed(key).await;
@@ -202,6 +207,19 @@ pub fn config(emulator: &Emulator) -> Config {
     config.limits.caller_per_minute = 1_000_000;
     config.limits.scope_per_minute = 1_000_000;
     config
+}
+
+/// The environment of the program itself, pointed at the emulator, on a port of its own.
+pub fn variables(emulator: &Emulator) -> [(&'static str, String); 7] {
+    [
+        ("PORT", "0".to_owned()),
+        ("API__HOST", "127.0.0.1".to_owned()),
+        ("API__AUTH__MODE", "public".to_owned()),
+        ("API__CLOUD_RUN__JOB", JOB.to_owned()),
+        ("API__CLOUD_RUN__BASE_URL", emulator.url()),
+        ("API__CLOUD_LOGGING__BASE_URL", emulator.url()),
+        ("GCE_METADATA_HOST", emulator.host()),
+    ]
 }
 
 /// A path in the `links` of an execution.

@@ -3,11 +3,12 @@
 use std::process::Stdio;
 
 use emulator::Emulator;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::helpers::JOB;
+use crate::helpers::variables;
 
 /// The program, running. Dropping it kills it.
 pub struct Process {
@@ -21,13 +22,7 @@ impl Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_api"));
         command.env_clear().kill_on_drop(true);
         command
-            .env("PORT", "0")
-            .env("API__HOST", "127.0.0.1")
-            .env("API__AUTH__MODE", "public")
-            .env("API__CLOUD_RUN__JOB", JOB)
-            .env("API__CLOUD_RUN__BASE_URL", emulator.url())
-            .env("API__CLOUD_LOGGING__BASE_URL", emulator.url())
-            .env("GCE_METADATA_HOST", emulator.host())
+            .envs(variables(emulator))
             // As in `config` of the helpers: the limits have tests of their own.
             .env("API__LIMITS__IN_FLIGHT", "10000")
             .env("API__LIMITS__CALLER_PER_MINUTE", "1000000")
@@ -57,9 +52,8 @@ impl Process {
 
     /// `SIGTERM`; the code it ends with.
     pub async fn terminate(mut self) -> Option<i32> {
-        let pid = self.child.id().unwrap().to_string();
-        let sent = Command::new("kill").arg(pid).status().await.unwrap();
-        assert!(sent.success());
+        let pid = Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
         self.child.wait().await.unwrap().code()
     }
 }

@@ -10,7 +10,7 @@ use emulator::Emulator;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::helpers::{JOB, PATIENCE};
+use crate::helpers::{PATIENCE, variables};
 
 /// Shells and containers often begin with few open files allowed, and more to be had.
 const FEW_FILES: &str = "ulimit -Sn 256 && exec \"$0\"";
@@ -26,19 +26,13 @@ pub struct Program {
 
 impl Program {
     /// Starts the program on a port of its own, with the emulator for Google and these variables besides.
-    pub fn start(emulator: &Emulator, variables: &[(&str, &str)]) -> Self {
+    pub fn start(emulator: &Emulator, more: &[(&str, &str)]) -> Self {
         let begun = Instant::now();
         let mut child = Command::new("sh")
             .args(["-c", FEW_FILES, env!("CARGO_BIN_EXE_api")])
             .env_clear()
-            .env("PORT", "0")
-            .env("API__HOST", "127.0.0.1")
-            .env("API__AUTH__MODE", "public")
-            .env("API__CLOUD_RUN__JOB", JOB)
-            .env("API__CLOUD_RUN__BASE_URL", emulator.url())
-            .env("API__CLOUD_LOGGING__BASE_URL", emulator.url())
-            .env("GCE_METADATA_HOST", emulator.host())
-            .envs(variables.iter().copied())
+            .envs(variables(emulator))
+            .envs(more.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
