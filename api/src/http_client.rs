@@ -5,19 +5,25 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::{Certificate, Client, Response, redirect};
+use rustls::pki_types::CertificateDer;
 
 /// How long a connection may take to be made, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections kept for the next request, per host: about as many as requests in flight.
 const MAX_IDLE_CONNECTIONS: usize = 256;
 
-/// Makes the client. No redirects: a token must not follow one. No proxy: it would see the metadata server's tokens.
+/// Makes the client.
 pub fn new() -> Result<Client, reqwest::Error> {
+    trusting(webpki_root_certs::TLS_SERVER_ROOT_CERTS)
+}
+
+/// The same client, but for whom it trusts: servers that these certificates vouch for, and nobody else.
+///
+/// No redirects: a token must not follow one. No proxy: it would see the metadata server's tokens.
+pub fn trusting(roots: &[CertificateDer<'_>]) -> Result<Client, reqwest::Error> {
     // An error would only say that a provider is installed already, as in a second test of one process.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS
-        .iter()
-        .map(|der| Certificate::from_der(der));
+    let roots = roots.iter().map(|der| Certificate::from_der(der));
     Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .no_proxy()

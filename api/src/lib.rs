@@ -83,6 +83,11 @@ impl App {
     /// Checks the settings against each other and connects the parts; nothing is sent anywhere yet.
     pub fn new(config: &Config) -> Result<Self, Invalid> {
         let http = http_client::new().map_err(|error| Invalid::new("TLS", error.to_string()))?;
+        Self::with_client(config, http)
+    }
+
+    /// The same with a client that trusts others: tests and benchmarks have a Google of their own.
+    pub fn with_client(config: &Config, http: reqwest::Client) -> Result<Self, Invalid> {
         let auth = Auth::new(config, http.clone())?;
         config.check()?;
         let origins = Origins::new(&config.cors.origins)?;

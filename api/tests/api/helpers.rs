@@ -67,11 +67,16 @@ impl TestApp {
     async fn serve(emulator: Arc<Emulator>, configure: impl FnOnce(&mut Config)) -> Self {
         let mut config = config(&emulator);
         configure(&mut config);
+        Self::made(emulator, App::new(&config).unwrap()).await
+    }
+
+    /// A service that the test made itself.
+    pub async fn made(emulator: Arc<Emulator>, app: App) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel();
         let shutdown = async move { drop(stopped.await) };
-        tokio::spawn(api::serve(listener, App::new(&config).unwrap(), shutdown));
+        tokio::spawn(api::serve(listener, app, shutdown));
         Self {
             url,
             emulator,
@@ -146,6 +151,7 @@ impl TestApp {
     pub fn runs(&self) -> (u64, u64) {
         (self.calls(Operation::Run), self.counters().runs)
     }
+
     /// What the service says of an execution.
     pub async fn show(&self, execution: &Value) -> Value {
         json(self.get(link(execution, "self"))).await

@@ -28,4 +28,5 @@ mod sockets;
 mod starts;
 #[allow(dead_code)] // shared with the proofs
 mod store;
+mod tls;
 mod token;

@@ -8,6 +8,7 @@ use reqwest::Response;
 use serde_json::{Value, json};
 
 use crate::helpers::{TestApp, eventually, instant_job, link, problem, real_job};
+use crate::store::{Fate, Way};
 
 /// The service with times that a test can wait for.
 async fn app() -> TestApp {
@@ -309,17 +310,47 @@ async fn a_commit_that_comes_late_but_within_the_quiet_time_is_found() {
     assert_eq!(execution["name"], app.emulator.executions()[0].name);
 }
 
+/// The answer is lost, and for three seconds the list does not show what came of the call either.
+#[tokio::test]
+async fn an_execution_that_is_listed_late_is_found_in_time() {
+    let app = app().await;
+    app.emulator
+        .faults()
+        .add(run(Fault::Invisible { ms: 3000 }).first(1));
+    let way = Way::to(&app.emulator.host()).await;
+    way.fate([Fate::Passes, Fate::LostAfter], Fate::Passes); // the look-up of the key, then the start
+    let service = app
+        .another(|config| {
+            config.cloud_run.base_url = format!("http://{}", way.host);
+            config.start.deadline_seconds = 2;
+            config.start.quiet_seconds = 5;
+        })
+        .await;
+    problem(service.keyed("k").await, "start-outcome-unknown").await;
+    let found = service.until_accepted("k").await;
+    assert_eq!(found["name"], app.emulator.executions()[0].name);
+    assert_eq!(app.runs(), (1, 1));
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_nothing_started() {
+    let app = app().await;
+    // RFC 2606: no such name ever exists.
+    let service = app
+        .another(|config| config.cloud_run.base_url = "https://run.invalid".to_owned())
+        .await;
+    let asked = Instant::now();
+    problem(service.keyless().await, "upstream-unavailable").await;
+    assert!(asked.elapsed() < Duration::from_secs(5));
+}
+
 #[tokio::test]
 async fn no_connection_is_tried_three_times_and_looked_for_never() {
     let app = TestApp::with(instant_job(), |config| {
         config.cloud_run.base_url = "http://127.0.0.1:1".to_owned()
     })
     .await;
-    problem(
-        app.post("/scopes/acme/process").send().await.unwrap(),
-        "upstream-unavailable",
-    )
-    .await;
+    problem(app.keyless().await, "upstream-unavailable").await;
     assert_eq!(app.calls(Operation::List), 0);
 }
 
@@ -345,12 +376,12 @@ async fn throttling_is_waited_for_if_there_is_time() {
     app.emulator
         .faults()
         .add(run(retry_after(429, &u64::MAX.to_string())).first(1));
-    let never = app.post("/scopes/acme/process").send().await.unwrap();
+    let never = app.keyless().await;
     problem(never, "upstream-throttled").await;
     app.emulator.faults().clear();
     app.emulator.faults().add(run(retry_after(429, "3600")));
     let sent = Instant::now();
-    let response = app.post("/scopes/acme/process").send().await.unwrap();
+    let response = app.keyless().await;
     assert!(sent.elapsed() < Duration::from_secs(1));
     assert_eq!(response.headers()["retry-after"], "300");
     problem(response, "upstream-throttled").await;
@@ -688,7 +719,7 @@ async fn a_token_that_comes_after_the_deadline_sends_nothing() {
     app.emulator
         .faults()
         .add(Rule::new(Operation::Token, Fault::Delay { ms: 1500 }));
-    let response = app.post("/scopes/acme/process").send().await.unwrap();
+    let response = app.keyless().await;
     assert_eq!(response.status(), 503);
     assert_eq!(app.runs(), (0, 0));
 }
@@ -752,4 +783,21 @@ async fn a_key_that_joined_names_what_it_joined_ever_after() {
     );
     assert_eq!(again.json::<Value>().await.unwrap()["name"], first["name"]);
     assert_eq!(app.runs(), (1, 1));
+}
+
+/// What may still come true cannot be cancelled, and so not be replaced.
+#[tokio::test]
+async fn a_scope_with_a_start_in_doubt_is_not_taken_over() {
+    let app = TestApp::with(real_job(), |config| {
+        let env = &mut config.overrides.env;
+        env.insert("SLEEP_SECONDS".to_owned(), "60".into());
+        config.start.deadline_seconds = 2;
+    })
+    .await;
+    let running = app.start("acme").await;
+    app.emulator.faults().add(run(Fault::Reset).first(1));
+    problem(app.keyless().await, "start-outcome-unknown").await;
+    problem(app.on_running("replace").await, "scope-busy").await;
+    assert_ne!(app.show(&running).await["state"], "cancelled");
+    assert_eq!(app.counters().runs, 1);
 }

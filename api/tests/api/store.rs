@@ -1,4 +1,4 @@
-//! The real Firestore emulator, and a way to it on which calls get lost.
+//! The real Firestore emulator, and a way to it, or to any other server, on which calls get lost.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -210,12 +210,15 @@ impl Shared {
         self: Arc<Self>,
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
+        head.headers.remove("host"); // the client's own words about the way
+        head.headers.remove("content-length");
         let url = format!("http://{}{}", self.store, head.uri);
         let sent = self
             .http
             .request(head.method, url)
+            .headers(head.headers)
             .body(body)
             .send()
             .await
