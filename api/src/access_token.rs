@@ -14,7 +14,7 @@ const PATH: &str = "instance/service-accounts/default/token";
 /// A token is renewed this long before its end. The metadata server hands out the same one until five minutes before
 /// (Compute Engine, "Authenticate workloads using service accounts"), so asking sooner brings nothing new.
 const RENEW_BEFORE_END: Duration = Duration::from_secs(4 * 60);
-/// The least time between two fetches, whatever a strange answer says of its lifetime.
+/// The least time between two fetches, whatever a strange answer says of its lifetime, and however many tokens are refused.
 const MIN_BETWEEN_FETCHES: Duration = Duration::from_secs(1);
 /// A renewal that failed is tried again after this long, the old token being used meanwhile (as Google's Rust client does).
 const RETRY_RENEWAL_AFTER: Duration = Duration::from_secs(10);
@@ -25,6 +25,7 @@ const MAX_LIFETIME_SECONDS: f64 = 3600.0;
 pub struct AccessToken {
     metadata: Metadata,
     cached: RwLock<Option<Cached>>,
+    last_refusal: std::sync::Mutex<Option<Instant>>,
     last_failure: Mutex<Option<(Instant, String)>>,
 }
 
@@ -48,6 +49,7 @@ impl AccessToken {
         Self {
             metadata,
             cached: RwLock::new(None),
+            last_refusal: std::sync::Mutex::new(None),
             last_failure: Mutex::new(None),
         }
     }
@@ -83,10 +85,20 @@ impl AccessToken {
         }
     }
 
-    /// Drops a token that was refused, so that the next request fetches another.
+    /// Drops a token that was refused, so that the next request fetches another. If that one is refused as well, it is not
+    /// the token that is wrong: it is kept for a moment.
     pub fn forget(&self, refused: &HeaderValue) {
+        let mut last_refusal = self
+            .last_refusal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if last_refusal.is_some_and(|at| at.elapsed() < MIN_BETWEEN_FETCHES) {
+            return;
+        }
         let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
-        cached.take_if(|cached| cached.bearer == refused);
+        if cached.take_if(|cached| cached.bearer == refused).is_some() {
+            *last_refusal = Some(Instant::now());
+        }
     }
 
     fn cached(&self, now: Instant, until: fn(&Cached) -> Instant) -> Option<HeaderValue> {

@@ -70,12 +70,13 @@ impl CloudRun {
         &self.job
     }
 
-    /// Starts an execution. Never repeated here but after a 401: that could start two.
+    /// Starts an execution. Never repeated here: that could start two.
     pub async fn run(&self, overrides: &Overrides, timeout: Duration) -> Result<Execution, Error> {
         let url = self.url(&format!("jobs/{}:run", self.job)).await?;
         let body = RunJobRequest::new(overrides, self.container.as_deref());
         let body = serde_json::to_vec(&body).map_err(|error| Error::NotSent(error.to_string()))?;
-        let answer = self.post(&url, body.into(), timeout).await?;
+        let call = post(&url, body.into(), timeout);
+        let answer = self.google.call_once(&call).await?;
         self.read_execution(&answer)
     }
 
@@ -128,10 +129,8 @@ impl CloudRun {
     /// Asks for an execution's end. `None`: it had finished before.
     pub async fn cancel(&self, name: &str) -> Result<Option<Execution>, Error> {
         let url = self.url(&format!("executions/{name}:cancel")).await?;
-        match self
-            .post(&url, Bytes::from_static(b"{}"), READ_TIMEOUT)
-            .await
-        {
+        let call = post(&url, Bytes::from_static(b"{}"), READ_TIMEOUT);
+        match self.google.call(&call).await {
             Ok(answer) => self.view(&answer),
             Err(Error::Refused {
                 status: StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND,
@@ -178,17 +177,6 @@ impl CloudRun {
             Err(Error::Silent(_) | Error::NotSent(_)) => self.google.call(&call).await,
             outcome => outcome,
         }
-    }
-
-    async fn post(&self, url: &str, body: Bytes, timeout: Duration) -> Result<Bytes, Error> {
-        let call = Call {
-            method: Method::POST,
-            url,
-            body: Some(body),
-            timeout,
-            max_bytes: MAX_EXECUTION_BYTES,
-        };
-        self.google.call(&call).await
     }
 
     fn read_execution(&self, answer: &[u8]) -> Result<Execution, Error> {
@@ -255,6 +243,16 @@ impl CloudRun {
             .iter()
             .find(|variable| variable.name == name)?;
         variable.value.as_deref()
+    }
+}
+
+fn post(url: &str, body: Bytes, timeout: Duration) -> Call<'_> {
+    Call {
+        method: Method::POST,
+        url,
+        body: Some(body),
+        timeout,
+        max_bytes: MAX_EXECUTION_BYTES,
     }
 }
 

@@ -74,6 +74,13 @@ pub enum Error {
     NotTheApi(String),
 }
 
+impl Error {
+    /// Whether the token was refused: nothing was done, and a fresh one may do better.
+    pub fn is_about_the_token(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if *status == StatusCode::UNAUTHORIZED)
+    }
+}
+
 impl Google {
     /// Calls with tokens of `token`, or without any, for an emulator.
     pub fn new(http: Client, token: Option<Arc<AccessToken>>) -> Self {
@@ -83,17 +90,27 @@ impl Google {
     /// The body of a 2xx answer. A 401 is answered by one more try with a fresh token: it proves that nothing was done.
     pub async fn call(&self, call: &Call<'_>) -> Result<Bytes, Error> {
         let end = Instant::now() + call.timeout;
+        match self.try_by(end, call).await {
+            Err(error) if error.is_about_the_token() => self.try_by(end, call).await,
+            outcome => outcome,
+        }
+    }
+
+    /// The same with one try. After a 401 the next one has a fresh token.
+    pub async fn call_once(&self, call: &Call<'_>) -> Result<Bytes, Error> {
+        self.try_by(Instant::now() + call.timeout, call).await
+    }
+
+    async fn try_by(&self, end: Instant, call: &Call<'_>) -> Result<Bytes, Error> {
         let Some(token) = &self.token else {
             return accepted(self.send(call, end, None).await?, call.max_bytes).await;
         };
         let bearer = token.bearer().await?;
-        let first = self.send(call, end, Some(bearer.clone())).await?;
-        if first.status() != StatusCode::UNAUTHORIZED {
-            return accepted(first, call.max_bytes).await;
+        let response = self.send(call, end, Some(bearer.clone())).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            token.forget(&bearer);
         }
-        token.forget(&bearer);
-        let second = self.send(call, end, Some(token.bearer().await?)).await?;
-        accepted(second, call.max_bytes).await
+        accepted(response, call.max_bytes).await
     }
 
     async fn send(

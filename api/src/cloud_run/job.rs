@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{CloudRun, MAX_EXECUTION_BYTES, READ_TIMEOUT, unreadable};
+use super::{CloudRun, MAX_EXECUTION_BYTES, READ_TIMEOUT, post, unreadable};
 use crate::google::Error;
 
 /// Cloud Run's defaults for what a job does not say (Cloud Run, "Create jobs").
@@ -50,7 +50,10 @@ impl CloudRun {
         let job = format!("projects/{project}/locations/{region}/jobs/{}", self.job);
         let url = format!("{root}/v1/{job}:testIamPermissions");
         let body = json!({ "permissions": permissions }).to_string();
-        let answer = self.post(&url, body.into(), READ_TIMEOUT).await?;
+        let answer = self
+            .google
+            .call(&post(&url, body.into(), READ_TIMEOUT))
+            .await?;
         let granted: Granted = serde_json::from_slice(&answer).map_err(unreadable)?;
         Ok(granted.permissions)
     }

@@ -25,11 +25,10 @@ const BACKOFF_CAP: Duration = Duration::from_secs(2);
 const LOOK_AFTER_ERROR: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(1500)];
 /// How often to look for a start that was not answered at all.
 const LOOK_AFTER_SILENCE: Duration = Duration::from_secs(1);
-/// Sends that are repetitions: a fifth of all, counted over ten seconds, and three a second in any case (Linkerd's figures).
-/// tower rounds the share to a whole number of sends per repetition, here 6, and counts over up to eleven seconds: with 5 it
-/// would let through more than a fifth of what is sent in ten.
+/// Sends that are repetitions: one for seven starts (tower takes the inverse of the share, whole), counted over ten seconds,
+/// and three a second in any case. At a hundred starts a second both together are less than a fifth.
 const BUDGET_WINDOW: Duration = Duration::from_secs(10);
-const BUDGET_SHARE: f32 = 0.16;
+const BUDGET_SHARE: f32 = 0.14;
 const BUDGET_FLOOR_PER_SECOND: u32 = 3;
 
 /// Sends starts.
@@ -45,6 +44,8 @@ enum Outcome {
     Refused,
     /// There is none, and another try may do better after a while.
     NotStarted(Option<Duration>),
+    /// There is none, and another token may do better at once.
+    TokenRefused,
     /// Cloud Run answered with an error of its own: there may be one.
     Answered,
     /// There was no answer, or none that makes sense: there may be one, now or later.
@@ -78,7 +79,7 @@ impl Sending {
         deadline: Instant,
     ) -> Result<Execution, Failure> {
         self.budget.deposit();
-        let (mut doubt, mut sends) = (None, 0);
+        let (mut doubt, mut sends, mut refused) = (None, 0, false);
         loop {
             sends += 1;
             if Instant::now() >= deadline {
@@ -105,7 +106,14 @@ impl Sending {
                     }
                     sleep(wait).await;
                 }
-                Outcome::NotStarted(_) | Outcome::Refused => return Err(failure(doubt, error)),
+                Outcome::TokenRefused if !std::mem::replace(&mut refused, true) && again => {
+                    if !self.budget.withdraw() {
+                        return Err(failure(doubt, error));
+                    }
+                }
+                Outcome::NotStarted(_) | Outcome::TokenRefused | Outcome::Refused => {
+                    return Err(failure(doubt, error));
+                }
                 Outcome::Answered => {
                     doubt = Some(sent_by);
                     match self.look(marker, since, &LOOK_AFTER_ERROR, deadline).await {
@@ -200,6 +208,7 @@ fn outcome(error: &Error) -> Outcome {
             retry_after_seconds,
             ..
         } => match status.as_u16() {
+            401 => Outcome::TokenRefused,
             429 => Outcome::NotStarted(retry_after_seconds.map(Duration::from_secs)),
             500.. => Outcome::Answered,
             _ => Outcome::Refused,

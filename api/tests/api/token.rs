@@ -56,6 +56,27 @@ async fn a_token_that_is_refused_for_ever_is_our_fault_not_the_callers() {
 }
 
 #[tokio::test]
+async fn tokens_that_are_all_refused_are_not_fetched_without_end() {
+    let app = TestApp::with(instant_job(), |_| {}).await;
+    let refused = status(401, FaultBody::default());
+    app.emulator
+        .faults()
+        .add(Rule::new(Operation::Run, refused.clone()));
+    app.emulator
+        .faults()
+        .add(Rule::new(Operation::List, refused));
+    let begun = Instant::now();
+    for key in 0..30 {
+        problem(app.keyless().await, "upstream-auth").await;
+        problem(app.keyed(&key.to_string()).await, "upstream-auth").await;
+    }
+    let (fetched, seconds) = (app.calls(Operation::Token), begun.elapsed().as_secs());
+    assert!(fetched <= 2 + seconds, "{fetched} in {seconds} s");
+    app.emulator.faults().clear();
+    app.start("acme").await;
+}
+
+#[tokio::test]
 async fn without_a_token_nothing_is_sent_and_it_heals_by_itself() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let faults = [
