@@ -190,11 +190,13 @@ impl TestApp {
     }
 }
 
-/// A client of the service: patient, since a test may open a thousand connections at once.
+/// A client of the service: patient, since a test may open a thousand connections at once, and forgetful: the service
+/// closes idle connections after ten seconds, and must not do so just when one is used again.
 pub fn client() -> Client {
     api::http_client::new().unwrap(); // installs the one cryptography there is
     Client::builder()
         .no_proxy()
+        .pool_idle_timeout(Duration::from_secs(5))
         .tls_certs_only([])
         .build()
         .unwrap()

@@ -53,6 +53,11 @@ impl Program {
         self.url.strip_prefix("http://").unwrap()
     }
 
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends SIGTERM, as Cloud Run does before it takes an instance away.
     pub fn terminate(&self) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();

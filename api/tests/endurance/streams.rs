@@ -1,9 +1,5 @@
 //! Thousands of streams on the program itself: what they cost, how soon all of them know the end, and how it ends itself.
-//!
-//! A test program of its own, so that nothing else runs beside it. It prints its figures: `--nocapture` shows them.
 
-use std::io::BufRead;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use emulator::{Emulator, Job, Operation, Settings};
@@ -12,6 +8,10 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+
+use crate::running::Program;
+use crate::usage::{delay, memory};
+use crate::{QUIET, TURN};
 
 const STREAMS: usize = 5000;
 const MAX_BYTES_PER_STREAM: usize = 64 * 1024;
@@ -23,70 +23,10 @@ const OTHER_SOCKETS: usize = 200;
 const END: Duration = Duration::from_secs(if cfg!(debug_assertions) { 4 } else { 2 });
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Program {
-    child: Child,
-    address: String,
-}
-
 impl Program {
-    fn start(emulator: &Emulator) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_api"))
-            .env_clear()
-            .env("PORT", "0")
-            .env("API__HOST", "127.0.0.1")
-            .env("API__LOG", "warn,api=info,api::routes=warn") // where it listens, and no line for each request
-            .env("API__LIMITS__CALLER_PER_MINUTE", "1000000")
-            .env("API__AUTH__MODE", "public")
-            .env("API__CLOUD_RUN__JOB", "test-job")
-            .env("API__CLOUD_RUN__BASE_URL", emulator.url())
-            .env("API__CLOUD_LOGGING__BASE_URL", emulator.url())
-            .env("API__OVERRIDES__ENV__SLEEP_SECONDS", "600")
-            .env("GCE_METADATA_HOST", emulator.host())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = std::io::BufReader::new(child.stdout.take().unwrap());
-        let address = log.lines().find_map(|line| {
-            let line: Value = serde_json::from_str(&line.unwrap()).ok()?;
-            Some(line["address"].as_str()?.to_owned())
-        });
-        Self {
-            child,
-            address: address.expect("it says where it listens"),
-        }
-    }
-
-    /// Resident memory, in bytes.
-    fn memory(&self) -> usize {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .unwrap();
-        line.trim()
-            .strip_suffix(" kB")
-            .unwrap()
-            .parse::<usize>()
-            .unwrap()
-            * 1024
-    }
-
-    /// How long the program and the test were ready to run and others had the processor: a busy machine is no fault of ours.
-    fn delayed(&self) -> Duration {
-        let delays = [
-            format!("/proc/{}/schedstat", self.child.id()),
-            "/proc/thread-self/schedstat".to_owned(),
-        ];
-        let nanoseconds = delays.iter().filter_map(|path| {
-            let text = std::fs::read_to_string(path).ok()?;
-            text.split(' ').nth(1)?.parse::<u64>().ok()
-        });
-        Duration::from_nanos(nanoseconds.sum())
-    }
-
     /// Sends a request on a connection of its own; the body of the answer.
     async fn post(&self, path: &str) -> Value {
-        let mut socket = TcpStream::connect(&self.address).await.unwrap();
+        let mut socket = TcpStream::connect(self.host()).await.unwrap();
         let head = format!(
             "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
         );
@@ -103,18 +43,11 @@ impl Program {
         while streams.len() < count {
             let mut opening = JoinSet::new();
             for _ in 0..AT_ONCE.min(count - streams.len()) {
-                opening.spawn(open(self.address.clone(), path.to_owned()));
+                opening.spawn(open(self.host().to_owned(), path.to_owned()));
             }
             streams.extend(opening.join_all().await);
         }
         streams
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -164,8 +97,16 @@ async fn thousands_of_streams_are_cheap_and_end_together() {
         jobs: vec![job],
         ..Settings::default()
     };
+    let _turn = TURN.lock().await;
     let emulator = Emulator::start(settings).await.unwrap();
-    let mut program = Program::start(&emulator);
+    let program = Program::start(
+        &emulator,
+        &[
+            ("API__LOG", QUIET),
+            ("API__LIMITS__CALLER_PER_MINUTE", "1000000"),
+            ("API__OVERRIDES__ENV__SLEEP_SECONDS", "600"),
+        ],
+    );
     let count = possible();
     if count < STREAMS {
         println!("the limit on open files leaves {count} streams of {STREAMS}");
@@ -174,21 +115,21 @@ async fn thousands_of_streams_are_cheap_and_end_together() {
     let execution = program.post("/scopes/acme/process").await;
     let path = execution["links"]["events"].as_str().unwrap();
     let mut one = program.watch(path, 1).await;
-    let (idle, begun) = (program.memory(), Instant::now());
+    let (idle, begun) = (memory(program.pid()), Instant::now());
     let (gets, logs) = (
         emulator.counters().calls(Operation::Get),
         emulator.counters().calls(Operation::Logs),
     );
     let mut streams = program.watch(path, count).await;
-    let each = (program.memory() - idle) / count;
+    let each = (memory(program.pid()) - idle) / count;
     println!(
         "{count} streams: {} KiB of memory each, {} KiB in all",
         each / 1024,
-        program.memory() / 1024
+        memory(program.pid()) / 1024
     );
     assert!(each <= MAX_BYTES_PER_STREAM, "{each} bytes a stream");
 
-    let delayed = program.delayed();
+    let before = delay(program.pid());
     program
         .post(execution["links"]["cancel"].as_str().unwrap())
         .await;
@@ -204,7 +145,7 @@ async fn thousands_of_streams_are_cheap_and_end_together() {
         counters.calls(Operation::Get) - gets,
         counters.calls(Operation::Logs) - logs,
     );
-    let delayed = program.delayed() - delayed;
+    let delayed = delay(program.pid()) - before;
     println!(
         "the last knew of the end after {latest:?}, {delayed:?} of it waiting for a processor; {gets} reads of the execution and {logs} of its lines in {seconds} s"
     );
@@ -218,15 +159,8 @@ async fn thousands_of_streams_are_cheap_and_end_together() {
     let execution = program.post("/scopes/acme/process").await;
     let path = execution["links"]["events"].as_str().unwrap();
     let mut streams = program.watch(path, count.min(1000)).await;
-    let (begun, delayed) = (Instant::now(), program.delayed());
-    let id = program.child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &id])
-            .status()
-            .unwrap()
-            .success()
-    );
+    let (begun, before) = (Instant::now(), delay(program.pid()));
+    program.terminate();
     for stream in &mut streams {
         let mut rest = String::new();
         timeout(PATIENCE, stream.read_to_string(&mut rest))
@@ -238,8 +172,8 @@ async fn thousands_of_streams_are_cheap_and_end_together() {
             "{rest:?}"
         );
     }
-    let (ended, delayed) = (begun.elapsed(), program.delayed().saturating_sub(delayed));
-    let status = program.child.wait().unwrap();
+    let (ended, delayed) = (begun.elapsed(), delay(program.pid()) - before);
+    let (status, _) = program.ended(Duration::from_secs(10)).await;
     println!(
         "told to stop, it ended {} streams in {ended:?}, {delayed:?} of it waiting for a processor, and itself in {:?}",
         streams.len(),

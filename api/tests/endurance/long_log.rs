@@ -1,0 +1,119 @@
+//! A log of very many lines: every one is told, the program's memory does not grow with them, and whoever leaves is read
+//! for no longer.
+
+use std::time::{Duration, Instant};
+
+use emulator::{Emulator, Job, Operation, Settings};
+use reqwest::{Client, Response};
+use serde_json::Value;
+
+use crate::helpers::{JOB, client};
+use crate::running::Program;
+use crate::usage::memory;
+use crate::{QUIET, TURN, size};
+
+/// How much the program may grow while most of the lines pass through it, in bytes.
+const GROWTH: usize = 8 * 1024 * 1024;
+/// How soon after a client has left nothing is read for it any more.
+const LEFT: Duration = Duration::from_secs(1);
+
+/// A stream of events, read as it comes.
+struct Stream {
+    response: Response,
+    rest: Vec<u8>,
+    /// Lines read so far; they are numbered from 1.
+    lines: usize,
+}
+
+impl Stream {
+    async fn open(http: &Client, url: &str) -> Self {
+        let response = http.get(url).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        Self {
+            response,
+            rest: Vec::new(),
+            lines: 0,
+        }
+    }
+
+    /// Takes what has come, and checks that each line is the next one. False at the end of the stream.
+    async fn read(&mut self) -> bool {
+        let Some(chunk) = self.response.chunk().await.unwrap() else {
+            return false;
+        };
+        self.rest.extend_from_slice(&chunk);
+        let whole = self
+            .rest
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |at| at + 1);
+        for line in self.rest[..whole].split(|byte| *byte == b'\n') {
+            let Some(data) = line.strip_prefix(b"data: ") else {
+                continue;
+            };
+            let data: Value = serde_json::from_slice(data).unwrap();
+            if let Some(text) = data["text"].as_str() {
+                self.lines += 1;
+                assert_eq!(text, self.lines.to_string());
+            }
+        }
+        self.rest.drain(..whole);
+        true
+    }
+
+    /// Reads so many lines.
+    async fn until(&mut self, lines: usize) {
+        while self.lines < lines {
+            assert!(self.read().await, "the stream ended after {}", self.lines);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_log_of_any_length_takes_no_memory_and_nobody_reads_for_those_who_left() {
+    let _turn = TURN.lock().await;
+    let lines: usize = size(50_000, 1_000_000);
+    let print = format!("seq {lines}");
+    let settings = Settings {
+        jobs: vec![Job::new(JOB, ["sh", "-c", &print])],
+        ..Settings::default()
+    };
+    let emulator = Emulator::start(settings).await.unwrap();
+    let variables = [
+        ("API__LOG", QUIET),
+        ("API__LIMITS__LOG_READS_PER_MINUTE", "60000"),
+    ];
+    let program = Program::start(&emulator, &variables);
+    let http = client();
+    let start = http.post(format!("{}/scopes/acme/process", program.url));
+    let execution: Value = start.send().await.unwrap().json().await.unwrap();
+    let events = execution["links"]["events"].as_str().unwrap();
+    let events = format!("{}{events}", program.url);
+
+    let begun = Instant::now();
+    let mut stream = Stream::open(&http, &events).await;
+    stream.until(lines / 10).await;
+    let (early, mut peak) = (memory(program.pid()), 0);
+    while stream.read().await {
+        peak = peak.max(memory(program.pid()));
+    }
+    assert_eq!(stream.lines, lines);
+    println!(
+        "{lines} lines in {:?}: {} KiB of memory after a tenth of them, {} KiB at most",
+        begun.elapsed(),
+        early / 1024,
+        peak / 1024
+    );
+    assert!(peak < early + GROWTH, "{early} {peak}");
+
+    let reads = || emulator.counters().calls(Operation::Logs);
+    let before = reads();
+    let mut stream = Stream::open(&http, &events).await;
+    stream.until(lines / 10).await;
+    assert!(reads() > before);
+    drop(stream);
+    tokio::time::sleep(LEFT).await;
+    let after = reads();
+    tokio::time::sleep(LEFT).await;
+    assert_eq!(reads(), after, "lines are still read for whoever has left");
+}
