@@ -201,7 +201,7 @@ fn store(
 /// Serves until `shutdown` is ready, then lets what is in flight end, and returns.
 pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output = ()>) {
     let app = Arc::new(app);
-    let router = routes::router(Arc::clone(&app));
+    let service = routes::service(Arc::clone(&app));
     let bounds = app.bounds;
     let drain = async {
         shutdown.await;
@@ -209,5 +209,5 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output
     };
     // Called once the requests are done; a start goes on when its caller has gone.
     let unattended = async { app.starts.landed().await };
-    server::serve(listener, router, bounds, drain, unattended).await;
+    server::serve(listener, service, bounds, drain, unattended).await;
 }

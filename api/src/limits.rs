@@ -7,17 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::{Body, HttpBody};
-use axum::extract::{MatchedPath, Query, Request, State};
+use axum::extract::{Query, Request};
 use axum::http::Uri;
 use axum::http::request::Parts;
-use axum::middleware::Next;
 use axum::response::Response;
 use governor::clock::Clock;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::App;
 use crate::config::{self, Invalid};
 use crate::problem::{Kind, Problem};
 use crate::scope::Scope;
@@ -51,6 +49,20 @@ impl Limits {
             streams: semaphore("streams", settings.streams)?,
             behind_front_end,
         })
+    }
+
+    /// Lets a request in, or refuses at once what is more than can be worked on: whoever waits in a queue has given up by the
+    /// time it moves. Those that wait for an execution are counted apart: thousands may be open at little cost. Whoever asks
+    /// after our health is answered however busy we are.
+    pub fn admit(&self, request: &Request) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+        let uri = request.uri();
+        let pool = match uri.path().starts_with("/scopes/") {
+            true if is_long(uri) => &self.streams,
+            true => &self.in_flight,
+            false => return Ok(None),
+        };
+        let permit = Arc::clone(pool).try_acquire_owned();
+        permit.map(Some).map_err(|_| Kind::Overloaded.into())
     }
 
     /// Takes one start from what the scope has left. Reads are not counted: they cost nothing.
@@ -131,28 +143,17 @@ impl<K: Clone + Eq + Hash> Rate<K> {
     }
 }
 
-/// Refuses at once what is more than can be worked on: whoever waits in a queue has given up by the time it moves.
-pub async fn in_flight(
-    State(app): State<Arc<App>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
-    let pool = match is_long(&request) {
-        true => &app.limits.streams,
-        false => &app.limits.in_flight,
-    };
-    let Ok(permit) = Arc::clone(pool).try_acquire_owned() else {
-        return Err(Kind::Overloaded.into());
-    };
-    Ok(held(next.run(request).await, permit))
-}
-
-/// Whether the request waits for an execution rather than working: thousands of those may be open at little cost.
-fn is_long(request: &Request) -> bool {
-    let path = request.extensions().get::<MatchedPath>();
-    match path.map(MatchedPath::as_str) {
-        Some("/scopes/{scope}/executions/{name}/events") => true,
-        Some("/scopes/{scope}/executions/{name}") => names_wait(request.uri()),
+/// How a request for a scope is counted: for as long as it is worked on, or waited for.
+fn is_long(uri: &Uri) -> bool {
+    let mut segments = uri.path().split('/').skip(3); // after "", "scopes" and the scope
+    match [
+        segments.next(),
+        segments.next(),
+        segments.next(),
+        segments.next(),
+    ] {
+        [Some("executions"), Some(_), Some("events"), None] => true,
+        [Some("executions"), Some(_), None, None] => names_wait(uri),
         _ => false,
     }
 }
@@ -164,8 +165,8 @@ fn names_wait(uri: &Uri) -> bool {
 }
 
 /// Keeps the permit as long as the body goes on, if that is still being made.
-fn held(response: Response, permit: OwnedSemaphorePermit) -> Response {
-    if response.body().size_hint().exact().is_some() {
+pub fn held(response: Response, permit: Option<OwnedSemaphorePermit>) -> Response {
+    if permit.is_none() || response.body().size_hint().exact().is_some() {
         return response;
     }
     response.map(|body| {
@@ -275,7 +276,7 @@ mod tests {
     #[test]
     fn a_permit_is_held_as_long_as_the_body_goes_on() {
         let room = Arc::new(Semaphore::new(1));
-        let permit = || Arc::clone(&room).try_acquire_owned().unwrap();
+        let permit = || Some(Arc::clone(&room).try_acquire_owned().unwrap());
         let stream = held(Response::new(Body::new(Endless)), permit());
         assert_eq!(room.available_permits(), 0);
         drop(stream);

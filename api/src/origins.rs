@@ -1,17 +1,13 @@
 //! Browsers: pages of which origins may call, and which requests no other page can forge.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, LINK, LOCATION, ORIGIN, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, Method, Uri};
-use axum::middleware::Next;
-use axum::response::Response;
 use reqwest::Url;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::App;
 use crate::config::{Invalid, is_loopback};
 use crate::problem::{Kind, Problem};
 
@@ -53,6 +49,16 @@ impl Origins {
         (!self.0.is_empty()).then_some(layer)
     }
 
+    /// Refuses what a foreign page may have sent on its user's behalf.
+    pub fn guard(&self, request: &Request) -> Result<(), Problem> {
+        if self.is_forgeable(request) {
+            let detail =
+                "Pages of this origin may not do this; the operator can list it in cors.origins.";
+            return Err(Problem::new(Kind::CsrfRejected, detail));
+        }
+        Ok(())
+    }
+
     /// Whether a page that should not could have sent this. Browsers say where a request comes from in headers that no
     /// page can set; whoever sends neither is no browser.
     fn is_forgeable(&self, request: &Request) -> bool {
@@ -75,20 +81,6 @@ impl Origins {
             None => origin.is_some_and(|origin| !is_own(origin, request)),
         }
     }
-}
-
-/// Refuses what a foreign page may have sent on its user's behalf.
-pub async fn guard(
-    State(app): State<Arc<App>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
-    if app.origins.is_forgeable(&request) {
-        let detail =
-            "Pages of this origin may not do this; the operator can list it in cors.origins.";
-        return Err(Problem::new(Kind::CsrfRejected, detail));
-    }
-    Ok(next.run(request).await)
 }
 
 fn origin(text: &str) -> Result<HeaderValue, Invalid> {

@@ -12,35 +12,33 @@ mod process;
 mod report;
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{FromRequestParts, Request, State};
-use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::Value;
-use tower::ServiceBuilder;
 use tower::util::option_layer;
+use tower::{Service, ServiceBuilder, service_fn};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::App;
 use crate::auth::Caller;
+use crate::limits::held;
 use crate::openapi::{self, Route};
 use crate::problem::{Kind, Problem};
 use crate::scope::Scope;
-use crate::{limits, origins};
+use crate::server::Answers;
 
 /// The whole service but its socket.
-pub fn router(app: Arc<App>) -> Router {
-    layered(routed(&app), &app).with_state(app)
+pub fn service(app: Arc<App>) -> impl Answers {
+    surrounded(routed(), app)
 }
 
-fn routed(app: &Arc<App>) -> Router<Arc<App>> {
-    let in_flight = middleware::from_fn_with_state(Arc::clone(app), limits::in_flight);
-    let limited = add(scope_routes(), Router::new()).route_layer(in_flight);
-    // Whoever asks after our health is answered however busy we are.
-    add(service_routes(), limited)
+fn routed() -> Router<Arc<App>> {
+    add(service_routes(), add(scope_routes(), Router::new()))
         .route("/", get(page::page))
         .route("/page.css", get(page::page_css))
         .route("/page.js", get(page::page_js))
@@ -49,16 +47,32 @@ fn routed(app: &Arc<App>) -> Router<Arc<App>> {
         .method_not_allowed_fallback(async || Problem::from(Kind::MethodNotAllowed))
 }
 
-/// Every layer, the outermost first. Panics are caught within the headers for browsers, so that a page can read of them.
-fn layered(routes: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
-    let report = middleware::from_fn_with_state(Arc::clone(app), report::report);
-    let guard = middleware::from_fn_with_state(Arc::clone(app), origins::guard);
-    let layers = ServiceBuilder::new()
-        .layer(report)
-        .layer(option_layer(app.origins.cors()))
+/// What lies around every route, from the inside out. Panics are caught within the headers for browsers, so that a page can
+/// read of them. Functions rather than axum's layers: those cost an allocation and a copy of the request each.
+fn surrounded(routes: Router<Arc<App>>, app: Arc<App>) -> impl Answers {
+    let (guarded, reported) = (Arc::clone(&app), Arc::clone(&app));
+    let routes = routes.with_state(app);
+    let inner = ServiceBuilder::new()
+        .layer(option_layer(reported.origins.cors()))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(guard);
-    routes.layer(layers)
+        .service_fn(move |request| admitted(Arc::clone(&guarded), routes.clone(), request));
+    service_fn(move |request| report::report(Arc::clone(&reported), inner.clone(), request))
+}
+
+/// Lets a request in unless a foreign page forged it, or we are too busy.
+async fn admitted(
+    app: Arc<App>,
+    mut routes: Router,
+    request: Request,
+) -> Result<Response, Infallible> {
+    let admission = app
+        .origins
+        .guard(&request)
+        .and_then(|()| app.limits.admit(&request));
+    match admission {
+        Ok(permit) => Ok(held(routes.call(request).await?, permit)),
+        Err(problem) => Ok(problem.into_response()),
+    }
 }
 
 fn add(routes: Vec<Route>, router: Router<Arc<App>>) -> Router<Arc<App>> {
@@ -142,10 +156,12 @@ mod tests {
         config.cors.origins = vec![ORIGIN.to_owned()];
         let app = Arc::new(App::new(&config).unwrap());
         let broken = get(async || -> () { panic!("CANARY") });
-        let router = layered(routed(&app).route("/broken", broken), &app).with_state(app);
+        let service = surrounded(routed().route("/broken", broken), app);
         let ask = |path: &str| {
             let request = Request::get(path).header("origin", ORIGIN);
-            router.clone().oneshot(request.body(Body::empty()).unwrap())
+            service
+                .clone()
+                .oneshot(request.body(Body::empty()).unwrap())
         };
 
         let response = ask("/broken").await.unwrap();

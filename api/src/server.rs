@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::{Extension, Router};
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -25,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 
 use crate::config;
 
@@ -92,10 +93,29 @@ pub fn raise_open_files() {
     }
 }
 
+/// What answers requests.
+pub trait Answers:
+    Service<Request, Response = Response, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Answers for S where
+    S: Service<Request, Response = Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// Serves until `shutdown` is ready, then lets the requests in flight end, and `unattended` with what nobody waits for.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    service: impl Answers,
     bounds: Bounds,
     shutdown: impl Future<Output = ()>,
     unattended: impl Future<Output = ()>,
@@ -107,8 +127,8 @@ pub async fn serve(
     loop {
         tokio::select! {
             (stream, peer, room) = door.next() => {
-                let (router, watcher, closing) = (router.clone(), graceful.watcher(), closing.clone());
-                let connection = connection(stream, peer, router, bounds.head, watcher, closing);
+                let (service, watcher, closing) = (service.clone(), graceful.watcher(), closing.clone());
+                let connection = connection(stream, peer, service, bounds.head, watcher, closing);
                 tokio::spawn(async move {
                     connection.await;
                     drop(room);
@@ -166,7 +186,7 @@ impl Door {
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
-    router: Router,
+    service: impl Answers,
     head: Duration,
     watcher: Watcher,
     mut closing: watch::Receiver<()>,
@@ -185,14 +205,10 @@ async fn connection(
     let (read, write) = stream.into_split();
     let client = Client(Arc::new(read));
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let (router, client) = (router.clone(), client.clone());
-        async move {
-            let mut request: Request = request.map(Body::new);
-            request.extensions_mut().insert(Peer(peer));
-            request.extensions_mut().insert(client);
-            let Ok(response) = router.oneshot(request).await;
-            Ok::<_, Infallible>(response)
-        }
+        let mut request: Request = request.map(Body::new);
+        request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(client.clone());
+        service.clone().oneshot(request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -313,6 +329,7 @@ impl AsyncWrite for Socket {
 mod tests {
     use std::time::Instant;
 
+    use axum::Router;
     use axum::routing::get;
     use bytes::Bytes;
     use hyper::body::{Body as HttpBody, Frame};

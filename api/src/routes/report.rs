@@ -1,17 +1,21 @@
-//! The outermost layer: names the request, answers problems in full, and writes the one log line.
+//! The outermost of all: names the request, answers problems in full, and writes the one log line.
 
+use std::convert::Infallible;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use axum::extract::{Request, State};
+use axum::BoxError;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::Request;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, REFERRER_POLICY, USER_AGENT,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
-use axum::middleware::Next;
 use axum::response::Response;
+use tower::{Service, ServiceExt};
 use tracing::Level;
 
 use crate::App;
@@ -64,13 +68,23 @@ struct Line {
     id: String,
 }
 
-pub async fn report(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+/// The answer of `service`, completed, and the line about it.
+pub async fn report<S, B>(
+    app: Arc<App>,
+    service: S,
+    request: Request,
+) -> Result<Response, Infallible>
+where
+    S: Service<Request, Response = Response<B>, Error = Infallible>,
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
     let line = Line::new(&request);
-    let mut response = next.run(request).await;
+    let mut response = service.oneshot(request).await?.map(Body::new);
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let mut rendered = problem.render(&line.id);
         // Allow, those for browsers, and whatever else the layers below had to say.
-        let headers = mem::take(response.headers_mut());
+        let mut headers = mem::take(response.headers_mut());
+        headers.remove(CONTENT_LENGTH); // of the body that is not there yet
         rendered.headers_mut().extend(headers);
         rendered.extensions_mut().insert(problem);
         response = rendered;
@@ -85,7 +99,7 @@ pub async fn report(State(app): State<Arc<App>>, request: Request, next: Next) -
         headers.insert(X_REQUEST_ID, id);
     }
     line.write(&app, &response);
-    response
+    Ok(response)
 }
 
 impl Line {

@@ -22,6 +22,7 @@ mod process;
 mod processes;
 mod program;
 mod repository;
+#[allow(dead_code)] // shared with those about endurance
 mod running;
 mod secrets;
 mod sockets;
