@@ -26,6 +26,7 @@ pub mod overrides;
 pub mod page;
 pub mod parameters;
 pub mod problem;
+mod random;
 mod routes;
 pub mod scope;
 pub mod server;
@@ -122,8 +123,7 @@ impl App {
             bounds: server::Bounds::new(&config.limits, config.platform.cloud_run),
             parameters,
             templates,
-            starts: Starts::new(Arc::clone(&cloud_run), store, &config.start)
-                .map_err(|problem| Invalid::new("system", problem.cause().unwrap_or_default()))?,
+            starts: Starts::new(Arc::clone(&cloud_run), store, &config.start),
             on_running: config.start.on_running,
             watches: Watches::new(Arc::clone(&cloud_run), Arc::clone(&cloud_logging)),
             cloud_run,

@@ -1,4 +1,4 @@
-//! Every URL and every layer, on one screen.
+//! Every URL and what lies around them all, on one screen.
 
 mod cancel;
 mod document;

@@ -6,6 +6,7 @@ mod marker;
 mod record;
 mod sending;
 mod turns;
+mod unattended;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,10 +19,12 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::time::{sleep, timeout, timeout_at};
 
 use self::claims::{Claim, Claims, Taken};
+use self::marker::StartId;
 pub use self::marker::{IdempotencyKey, KEY_PATTERN, Marker};
 use self::record::{Depth, Known, Record};
 use self::sending::{Failure, Sending, unknown};
 use self::turns::Turns;
+use self::unattended::Unattended;
 use crate::cloud_run::CloudRun;
 use crate::config;
 use crate::execution::Execution;
@@ -100,10 +103,11 @@ struct Inner {
     turns: Turns,
     /// None where this process is the only one that starts.
     claims: Option<Claims>,
-    /// Starts under way, by what their markers have in common.
-    flights: Mutex<HashMap<String, Flight>>,
+    unattended: Arc<Unattended>,
+    /// Starts with a key under way, by what their markers have in common.
+    flights: Mutex<HashMap<StartId, Flight>>,
     /// Starts that may have been accepted unseen, by what their markers have in common.
-    doubts: Mutex<HashMap<String, Doubt>>,
+    doubts: Mutex<HashMap<StartId, Doubt>>,
     deadline: Duration,
     quiet: Duration,
 }
@@ -124,42 +128,26 @@ struct Doubt {
 
 impl Starts {
     /// Nothing is under way, nothing is known. `store` keeps the claims of many instances.
-    pub fn new(
-        cloud_run: Arc<CloudRun>,
-        store: Option<Store>,
-        settings: &config::Start,
-    ) -> Result<Self, Problem> {
+    pub fn new(cloud_run: Arc<CloudRun>, store: Option<Store>, settings: &config::Start) -> Self {
         let deadline = Duration::from_secs(settings.deadline_seconds);
         let quiet = Duration::from_secs(settings.quiet_seconds);
         let lag = SignedDuration::try_from(quiet).unwrap_or(SignedDuration::MAX);
         let record = Arc::new(Record::new(Arc::clone(&cloud_run), lag));
         // As long as its owner may send, and as what it sent may come true.
         let lease = deadline + quiet;
-        let claims = match store {
-            Some(Store {
-                google,
-                location,
-                base_url,
-            }) => Some(Claims::new(
-                google,
-                location,
-                &base_url,
-                &Marker::random()?,
-                lease,
-            )),
-            None => None,
-        };
-        Ok(Self(Arc::new(Inner {
+        let claims = store.map(|store| Claims::new(store, Marker::random(), lease));
+        Self(Arc::new(Inner {
             sending: Sending::new(Arc::clone(&cloud_run), Arc::clone(&record)),
             cloud_run,
             record,
             turns: Turns::default(),
             claims,
+            unattended: Arc::default(),
             flights: Mutex::default(),
             doubts: Mutex::default(),
             deadline,
             quiet,
-        })))
+        }))
     }
 
     /// Whether the store of claims takes them and gives them back; none if this process needs no store.
@@ -171,71 +159,88 @@ impl Starts {
     ///
     /// It goes on when the caller has gone: what has begun is not undone by a closed connection.
     pub async fn start(&self, start: Start) -> Result<Started, Problem> {
-        let (mut outcome, mine) = self.take_off(start)?;
-        let patience = match mine {
-            true => self.0.deadline + GRACE,
-            false => WAIT_FOR_THE_SAME,
+        let flying = match self.take_off(&start)? {
+            TakeOff::Alone => None,
+            TakeOff::First(flying) => Some(flying),
+            TakeOff::Again(outcome) => return landed(outcome).await,
         };
-        let landed = timeout(patience, outcome.wait_for(Option::is_some)).await;
-        let landed = landed.map_err(|_| match mine {
-            true => unknown(1, "the start is still under way after its deadline"),
-            false => in_progress(),
-        })?;
-        let outcome = match landed {
-            Ok(outcome) => outcome.clone(),
-            Err(_) => None, // its task panicked, which was logged there
-        };
-        let mut started = outcome.unwrap_or_else(|| Err(Kind::Internal.into()))?;
-        started.replayed |= !mine;
-        Ok(started)
+        let inner = Arc::clone(&self.0);
+        let deadline = Instant::now() + inner.deadline;
+        let work = self.0.unattended.attend(async move {
+            let outcome = inner.run(&start, deadline).await;
+            if let Some(flying) = flying {
+                flying.land(&outcome);
+            }
+            outcome
+        });
+        let unknown = || unknown(1, "the start is still under way after its deadline");
+        let outcome = timeout_at((deadline + GRACE).into(), work).await;
+        outcome.unwrap_or_else(|_| Err(unknown()))
     }
 
-    /// Waits for the starts that are under way now, those included whose callers have gone.
+    /// Waits for the starts that are under way and whose callers have gone.
     pub async fn landed(&self) {
-        for mut outcome in self.outcomes() {
-            let _ = outcome.wait_for(Option::is_some).await; // an error: it is over as well
+        self.0.unattended.done().await;
+    }
+
+    /// Joins the flight of the same start, or begins one. Nobody can repeat a start without a key.
+    fn take_off(&self, start: &Start) -> Result<TakeOff, Problem> {
+        if !start.marker.is_keyed() {
+            return Ok(TakeOff::Alone);
         }
-    }
-
-    fn outcomes(&self) -> Vec<Landing> {
-        let flights = self.0.flights();
-        flights
-            .values()
-            .map(|flight| flight.outcome.clone())
-            .collect()
-    }
-
-    /// Joins the flight of the same start, or begins one. The second value says whether it is a new one.
-    fn take_off(&self, start: Start) -> Result<(Landing, bool), Problem> {
         let mut flights = self.0.flights();
-        if let Some(flight) = flights.get(start.marker.start()) {
+        if let Some(flight) = flights.get(&start.marker.start()) {
             flight.marker.must_equal(&start.marker)?;
-            return Ok((flight.outcome.clone(), false));
+            return Ok(TakeOff::Again(flight.outcome.clone()));
         }
         let (land, outcome) = watch::channel(None);
-        let flight = Flight {
-            marker: start.marker.clone(),
-            outcome: outcome.clone(),
-        };
-        flights.insert(start.marker.start().to_owned(), flight);
-        let flying = Flying {
-            inner: Arc::clone(&self.0),
-            start: start.marker.start().to_owned(),
-        };
-        tokio::spawn(async move {
-            let deadline = Instant::now() + flying.inner.deadline;
-            let outcome = flying.inner.run(&start, deadline).await;
-            drop(flying);
-            land.send_replace(Some(outcome));
-        });
-        Ok((outcome, true))
+        let (marker, inner) = (start.marker, Arc::clone(&self.0));
+        flights.insert(marker.start(), Flight { marker, outcome });
+        let start = marker.start();
+        Ok(TakeOff::First(Flying { inner, start, land }))
     }
+}
+
+/// How a start begins.
+enum TakeOff {
+    /// Nobody else can wait for it.
+    Alone,
+    /// Others may come to wait for it.
+    First(Flying),
+    /// It is under way.
+    Again(Landing),
+}
+
+/// What came of the start that the same request began, if that is known soon.
+async fn landed(mut outcome: Landing) -> Result<Started, Problem> {
+    let landed = timeout(WAIT_FOR_THE_SAME, outcome.wait_for(Option::is_some)).await;
+    let outcome = match landed.map_err(|_| in_progress())? {
+        Ok(outcome) => outcome.clone(),
+        Err(_) => None, // it panicked, which was logged there
+    };
+    let started = outcome.unwrap_or_else(|| Err(Kind::Internal.into()))?;
+    Ok(Started {
+        replayed: true,
+        ..started
+    })
 }
 
 /// Takes a flight off the list when it is over, however it ends.
 struct Flying {
     inner: Arc<Inner>,
-    start: String,
+    start: StartId,
+    land: watch::Sender<Option<Result<Started, Problem>>>,
+}
+
+impl Flying {
+    /// Tells those who wait.
+    fn land(self, outcome: &Result<Started, Problem>) {
+        let land = self.land.clone();
+        drop(self);
+        if land.receiver_count() > 0 {
+            land.send_replace(Some(outcome.clone()));
+        }
+    }
 }
 
 impl Drop for Flying {
@@ -273,7 +278,7 @@ impl Inner {
     async fn look_up(&self, start: &Start, deadline: Instant) -> Result<Option<Started>, Problem> {
         let doubt = self
             .doubts()
-            .get(start.marker.start())
+            .get(&start.marker.start())
             .map(|doubt| doubt.sent_by);
         // As of now: only a list that was read after the quiet time says that nothing came of it.
         let quiet = doubt.is_none_or(|sent_by| sent_by.elapsed() >= self.quiet);
@@ -296,7 +301,7 @@ impl Inner {
     }
 
     async fn replay_named(&self, start: &Start, name: &str) -> Result<Started, Problem> {
-        self.doubts().remove(start.marker.start());
+        self.doubts().remove(&start.marker.start());
         let gone = "The execution that this Idempotency-Key started has been deleted. Use a new key for a new start.";
         let execution = self.cloud_run.get(name).await?;
         let execution = execution.ok_or_else(|| Problem::new(Kind::ExecutionNotFound, gone))?;
@@ -434,7 +439,7 @@ impl Inner {
     ) -> Result<Option<Execution>, Problem> {
         let doubtful = self.doubtful(start);
         let unfinished = self.unfinished(start, last, deadline).await?;
-        let settled = doubtful.iter().all(|start| self.record.knows(start));
+        let settled = doubtful.iter().all(|start| self.record.knows(*start));
         if !settled && (unfinished.is_empty() || start.on_running == OnRunning::Replace) {
             let detail = "Whether an earlier start of this scope came about is not known yet.";
             return Err(Problem::new(Kind::ScopeBusy, detail));
@@ -454,14 +459,14 @@ impl Inner {
     }
 
     /// Other starts of the scope that may still come true.
-    fn doubtful(&self, start: &Start) -> Vec<String> {
+    fn doubtful(&self, start: &Start) -> Vec<StartId> {
         let doubts = self.doubts();
         let others = doubts.iter().filter(|(other, doubt)| {
-            *other != start.marker.start()
+            **other != start.marker.start()
                 && doubt.scope == start.scope
                 && doubt.sent_by.elapsed() < self.quiet
         });
-        others.map(|(other, _)| other.clone()).collect()
+        others.map(|(other, _)| *other).collect()
     }
 
     /// The scope's unfinished executions as Cloud Run has them now: the newest, and if they are to be replaced all others.
@@ -537,7 +542,7 @@ impl Inner {
             .await;
         match outcome {
             Ok(execution) => {
-                self.doubts().remove(start.marker.start());
+                self.doubts().remove(&start.marker.start());
                 Ok(Started {
                     execution,
                     joined: false,
@@ -557,7 +562,7 @@ impl Inner {
         let mut doubts = self.doubts();
         doubts.retain(|_, doubt| doubt.sent_by.elapsed() < self.quiet);
         let scope = start.scope.clone();
-        doubts.insert(start.marker.start().to_owned(), Doubt { scope, sent_by });
+        doubts.insert(start.marker.start(), Doubt { scope, sent_by });
     }
 
     fn unknown(&self, sent_by: Instant, cause: &str) -> Problem {
@@ -570,11 +575,11 @@ impl Inner {
         read.unwrap_or_else(|_| Err(Kind::UpstreamTimeout.into()))
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<String, Flight>> {
+    fn flights(&self) -> MutexGuard<'_, HashMap<StartId, Flight>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn doubts(&self) -> MutexGuard<'_, HashMap<String, Doubt>> {
+    fn doubts(&self) -> MutexGuard<'_, HashMap<StartId, Doubt>> {
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

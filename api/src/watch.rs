@@ -6,7 +6,6 @@
 mod lines;
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use crate::execution::Execution;
 use crate::google::Error;
 use crate::log_budget::For;
 use crate::problem::{Kind, Problem};
+use crate::random;
 use crate::scope::Scope;
 
 /// How often an execution is read: a short run every second, a long one seldom. Its end is seen that much later.
@@ -568,9 +568,7 @@ fn pause_at(age: Duration) -> Duration {
 /// A time to wait that doubles with each failure and is different for everybody.
 fn after_failure(failures: u32, longest: Duration) -> Duration {
     let span = (POLL / 2 * 2_u32.saturating_pow(failures.min(10))).min(longest - POLL);
-    // The standard library's only source of random numbers.
-    let random = RandomState::new().hash_one(0) as f64 / u64::MAX as f64;
-    POLL + span.mul_f64(random)
+    POLL + span.mul_f64(random::fraction())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

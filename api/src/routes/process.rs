@@ -42,7 +42,7 @@ pub async fn start(
             &key,
             &format!("{:?} {}", query.on_running, given.canonical()),
         ),
-        None => Marker::random()?,
+        None => Marker::random(),
     };
     let overrides = app.templates.render(
         &granted.scope,

@@ -13,6 +13,7 @@ use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::Store;
 use super::marker::Marker;
 use super::record::KEY_LIFETIME;
 use crate::google::{Call, Error, Google};
@@ -93,27 +94,20 @@ struct Moment {
 }
 
 impl Claims {
-    /// `base_url` without a trailing slash; `lease` is how long a claim holds.
-    pub fn new(
-        google: Google,
-        location: Arc<Location>,
-        base_url: &str,
-        owner: &Marker,
-        lease: Duration,
-    ) -> Self {
-        let lease = SignedDuration::try_from(lease).unwrap_or(SignedDuration::MAX);
+    /// `owner` is nobody else's; `lease` is how long a claim holds.
+    pub fn new(store: Store, owner: Marker, lease: Duration) -> Self {
         Self {
-            google,
-            location,
-            base_url: base_url.to_owned(),
-            owner: owner.start().to_owned(),
-            lease,
+            google: store.google,
+            location: store.location,
+            base_url: store.base_url,
+            owner: owner.start().to_string(),
+            lease: SignedDuration::try_from(lease).unwrap_or(SignedDuration::MAX),
         }
     }
 
     /// Claims the key of a start, or says who has it.
     pub async fn take(&self, marker: &Marker) -> Result<Taken, Problem> {
-        let name = self.name(marker.start()).await?;
+        let name = self.name(&marker.start().to_string()).await?;
         let created = self.create(&name, &marker.to_string()).await;
         if let Ok(Some(claim)) = created {
             return Ok(Taken::New(claim));

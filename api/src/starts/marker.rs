@@ -4,10 +4,9 @@ use std::fmt;
 
 use axum::http::{HeaderMap, HeaderName};
 use ring::digest::{Context, SHA256};
-use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::page::hex;
 use crate::problem::{Kind, Problem};
+use crate::random;
 use crate::scope::Scope;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -15,10 +14,9 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const MAX_KEY_LENGTH: usize = 128;
 /// What [`IdempotencyKey::from_headers`] takes, as a regular expression.
 pub const KEY_PATTERN: &str = r#"^(?:[A-Za-z0-9._:~-]{1,128}|"[A-Za-z0-9._:~-]{1,128}")$"#;
-/// Bytes of a marker that tell one start from every other: as many as a UUID has.
-const START_BYTES: usize = 16;
-/// Bytes of a marker that tell whether a repeated key came with the same request.
-const FINGERPRINT_BYTES: usize = 8;
+/// Hexadecimal digits of a start and of a fingerprint.
+const START_DIGITS: usize = 32;
+const FINGERPRINT_DIGITS: usize = 16;
 
 /// The caller's name for one start (draft-ietf-httpapi-idempotency-key-header): 1 to 128 of `A-Za-z0-9._:~-`.
 #[derive(Clone, PartialEq, Eq)]
@@ -53,30 +51,33 @@ fn is_key(text: &str) -> bool {
 }
 
 /// Which start an execution came from, as any instance can tell at any time from the execution alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marker {
-    start: String,
-    fingerprint: Option<String>,
+    start: StartId,
+    /// Whether a repeated key came with the same request.
+    fingerprint: Option<u64>,
 }
+
+/// What is the same for every request with the same caller, scope and key: as many bits as a UUID has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StartId(u128);
 
 impl Marker {
     /// The marker of a start without a key: no other start ever has it.
-    pub fn random() -> Result<Self, Problem> {
-        let mut bytes = [0; START_BYTES];
-        let filled = SystemRandom::new().fill(&mut bytes);
-        filled
-            .map_err(|_| Problem::from(Kind::Internal).because("the system has no random bytes"))?;
-        Ok(Self {
-            start: hex(&bytes),
+    pub fn random() -> Self {
+        let (high, low) = (u128::from(random::number()), u128::from(random::number()));
+        Self {
+            start: StartId(high << 64 | low),
             fingerprint: None,
-        })
+        }
     }
 
     /// The marker of a start with a key. `request` is whatever must not differ when the key is repeated.
     pub fn keyed(identity: &str, scope: &Scope, key: &IdempotencyKey, request: &str) -> Self {
+        let start = digest(&[identity, scope.as_str(), &key.0]);
         Self {
-            start: digest(&[identity, scope.as_str(), &key.0], START_BYTES),
-            fingerprint: Some(digest(&[request], FINGERPRINT_BYTES)),
+            start: StartId(u128::from_be_bytes(start)),
+            fingerprint: Some(u64::from_be_bytes(digest(&[request]))),
         }
     }
 
@@ -86,20 +87,23 @@ impl Marker {
             Some((start, fingerprint)) => (start, Some(fingerprint)),
             None => (invocation_id, None),
         };
-        let is_hex = |text: &str, bytes| {
-            text.len() == 2 * bytes && text.bytes().all(|c| c.is_ascii_hexdigit())
+        let is_hex = |text: &str, digits| {
+            text.len() == digits && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
         };
-        let ours = is_hex(start, START_BYTES)
-            && fingerprint.is_none_or(|text| is_hex(text, FINGERPRINT_BYTES));
-        ours.then(|| Self {
-            start: start.to_owned(),
-            fingerprint: fingerprint.map(str::to_owned),
-        })
+        let ours = is_hex(start, START_DIGITS)
+            && fingerprint.is_none_or(|text| is_hex(text, FINGERPRINT_DIGITS));
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        ours.then(|| {
+            Some(Self {
+                start: StartId(u128::from_str_radix(start, 16).ok()?),
+                fingerprint: fingerprint.and_then(number),
+            })
+        })?
     }
 
     /// What is the same for every request with the same caller, scope and key.
-    pub fn start(&self) -> &str {
-        &self.start
+    pub fn start(&self) -> StartId {
+        self.start
     }
 
     /// Whether a caller can repeat this start.
@@ -120,20 +124,28 @@ impl Marker {
 impl fmt::Display for Marker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.fingerprint {
-            Some(fingerprint) => write!(f, "{}-{fingerprint}", self.start),
-            None => f.write_str(&self.start),
+            Some(fingerprint) => write!(f, "{}-{fingerprint:016x}", self.start),
+            None => self.start.fmt(f),
         }
     }
 }
 
-/// A digest of the texts, each with its length: `ab`, `c` must not be `a`, `bc`.
-fn digest(texts: &[&str], bytes: usize) -> String {
+impl fmt::Display for StartId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// The first bytes of a digest of the texts, each with its length: `ab`, `c` must not be `a`, `bc`.
+fn digest<const BYTES: usize>(texts: &[&str]) -> [u8; BYTES] {
     let mut context = Context::new(&SHA256);
     for text in texts {
         context.update(&(text.len() as u64).to_be_bytes());
         context.update(text.as_bytes());
     }
-    hex(&context.finish().as_ref()[..bytes])
+    let mut bytes = [0; BYTES];
+    bytes.copy_from_slice(&context.finish().as_ref()[..BYTES]);
+    bytes
 }
 
 #[cfg(test)]
@@ -162,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_marker_survives_the_way_through_an_execution() {
-        for marker in [Marker::random().unwrap(), marker("me", "acme", "k", "{}")] {
+        for marker in [Marker::random(), marker("me", "acme", "k", "{}")] {
             assert_eq!(Marker::parse(&marker.to_string()), Some(marker));
         }
         for foreign in [
@@ -172,6 +184,7 @@ mod tests {
             "5f0c-1",
             &"0".repeat(33),
             &format!("{}-", "0".repeat(32)),
+            &"A".repeat(32),
         ] {
             assert_eq!(Marker::parse(foreign), None, "{foreign}");
         }
@@ -196,7 +209,7 @@ mod tests {
             .must_equal(&marker("me", "acme", "k", "{\"a\":1}"))
             .unwrap_err();
         assert_eq!(reused.kind, Kind::IdempotencyKeyReused);
-        assert_ne!(Marker::random().unwrap(), Marker::random().unwrap());
+        assert_ne!(Marker::random(), Marker::random());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::marker::Marker;
+use super::marker::{Marker, StartId};
 use crate::cloud_run::CloudRun;
 use crate::execution::Execution;
 use crate::problem::{Kind, Problem};
@@ -51,7 +51,7 @@ pub struct Record {
 
 #[derive(Default)]
 struct Copy {
-    starts: HashMap<String, Known>,
+    starts: HashMap<StartId, Known>,
     /// By name.
     unfinished: HashMap<String, Unfinished>,
     /// All that was created since and was visible at the last read is here.
@@ -97,14 +97,14 @@ impl Record {
         let oldest = Timestamp::now() - KEY_LIFETIME;
         let copy = self.copy();
         copy.starts
-            .get(marker.start())
+            .get(&marker.start())
             .filter(|known| known.created_at > oldest)
             .cloned()
     }
 
     /// Whether an execution of the start was seen.
-    pub fn knows(&self, start: &str) -> bool {
-        self.copy().starts.contains_key(start)
+    pub fn knows(&self, start: StartId) -> bool {
+        self.copy().starts.contains_key(&start)
     }
 
     /// Names of executions of the scope whose end was not seen yet, newest first.
@@ -135,9 +135,9 @@ impl Record {
         let known = Known {
             name: execution.name.clone(),
             created_at: Timestamp::now(),
-            marker: marker.clone(),
+            marker: *marker,
         };
-        self.copy().starts.insert(marker.start().to_owned(), known);
+        self.copy().starts.insert(marker.start(), known);
     }
 
     /// Takes note that an execution is over or gone.
@@ -270,12 +270,12 @@ impl Copy {
         };
         let oldest = Timestamp::now() - KEY_LIFETIME;
         // Should there ever be two, the older one is the start's: that is what was answered first.
-        let earlier = self.starts.get(known.marker.start()).filter(|earlier| {
+        let earlier = self.starts.get(&known.marker.start()).filter(|earlier| {
             earlier.created_at > oldest
                 && (earlier.created_at, &earlier.name) <= (known.created_at, &known.name)
         });
         if earlier.is_none() && known.created_at > oldest {
-            self.starts.insert(known.marker.start().to_owned(), known);
+            self.starts.insert(known.marker.start(), known);
         }
     }
 }
@@ -312,7 +312,7 @@ mod tests {
         );
         let an_hour_ago = Timestamp::now() - SignedDuration::from_hours(1);
         for number in 0..10 * NOTES_PER_SWEEP {
-            let marker = Marker::random().unwrap();
+            let marker = Marker::random();
             record.add(&execution(number, &marker, an_hour_ago));
         }
         let copy = record.copy();

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use ring::rand::{SecureRandom, SystemRandom};
 use tokio::time::{sleep, timeout_at};
 use tower::retry::budget::{Budget, TpsBudget};
 
@@ -15,6 +14,7 @@ use crate::execution::Execution;
 use crate::google::{Error, MAX_RETRY_AFTER_SECONDS};
 use crate::overrides::Overrides;
 use crate::problem::{Kind, Problem};
+use crate::random;
 
 /// Sends per start, the first included (SRE book, "Handling Overload").
 const MAX_SENDS: u32 = 3;
@@ -228,10 +228,7 @@ fn failure(doubt: Option<Instant>, error: Error) -> Failure {
 
 fn backoff(sends: u32) -> Duration {
     let most = BACKOFF_CAP.min(BACKOFF_BASE * 2_u32.saturating_pow(sends - 1));
-    let mut bytes = [0; 4];
-    // Without random bytes the backoff is merely no longer random.
-    let _ = SystemRandom::new().fill(&mut bytes);
-    most.mul_f64(f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX))
+    most.mul_f64(random::fraction())
 }
 
 /// The problem of a start whose outcome is not known. `seconds`: when a repetition may send again.
