@@ -5,6 +5,7 @@
 mod job;
 
 use std::borrow::Cow;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,7 +123,7 @@ impl CloudRun {
             executions,
             newest: list.items.first().and_then(created),
             oldest: list.items.last().and_then(created),
-            next: next.map(Cow::into_owned),
+            next: next.map(|Text(next)| next.into_owned()),
         })
     }
 
@@ -197,7 +198,7 @@ impl CloudRun {
         let scope = self.variable(theirs, SCOPE).filter(|_| ours)?;
         let status = &theirs.status;
         let completed = status.condition("Completed");
-        let own = |text: &Option<Cow<'_, str>>| {
+        let own = |text: &Option<Text<'_>>| {
             text.as_deref()
                 .filter(|text| !text.is_empty())
                 .map(str::to_owned)
@@ -311,6 +312,18 @@ impl<'a> RunJobRequest<'a> {
     }
 }
 
+/// Borrowed where it can be. (Within an `Option`, serde copies a bare `Cow`.)
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
 #[derive(Deserialize)]
 struct List<'a> {
     #[serde(borrow, default)]
@@ -322,7 +335,7 @@ struct List<'a> {
 #[derive(Deserialize)]
 struct ListMetadata<'a> {
     #[serde(borrow, default, rename = "continue")]
-    next: Option<Cow<'a, str>>,
+    next: Option<Text<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -341,7 +354,7 @@ struct Metadata<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
     #[serde(borrow, default)]
-    creation_timestamp: Option<Cow<'a, str>>,
+    creation_timestamp: Option<Text<'a>>,
     #[serde(borrow, default)]
     labels: Labels<'a>,
 }
@@ -349,7 +362,7 @@ struct Metadata<'a> {
 #[derive(Default, Deserialize)]
 struct Labels<'a> {
     #[serde(borrow, default, rename = "run.googleapis.com/job")]
-    job: Option<Cow<'a, str>>,
+    job: Option<Text<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -376,7 +389,7 @@ struct TemplateSpec<'a> {
 #[derive(Deserialize)]
 struct Container<'a> {
     #[serde(borrow, default)]
-    name: Option<Cow<'a, str>>,
+    name: Option<Text<'a>>,
     #[serde(borrow, default)]
     env: Vec<Variable<'a>>,
 }
@@ -386,7 +399,7 @@ struct Variable<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
     #[serde(borrow, default)]
-    value: Option<Cow<'a, str>>,
+    value: Option<Text<'a>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -395,11 +408,11 @@ struct Status<'a> {
     #[serde(borrow)]
     conditions: Vec<GoogleCondition<'a>>,
     #[serde(borrow)]
-    start_time: Option<Cow<'a, str>>,
+    start_time: Option<Text<'a>>,
     #[serde(borrow)]
-    completion_time: Option<Cow<'a, str>>,
+    completion_time: Option<Text<'a>>,
     #[serde(borrow)]
-    log_uri: Option<Cow<'a, str>>,
+    log_uri: Option<Text<'a>>,
     running_count: u32,
     succeeded_count: u32,
     failed_count: u32,
@@ -422,9 +435,9 @@ struct GoogleCondition<'a> {
     #[serde(borrow, default)]
     status: Cow<'a, str>,
     #[serde(borrow, default)]
-    reason: Option<Cow<'a, str>>,
+    reason: Option<Text<'a>>,
     #[serde(borrow, default)]
-    message: Option<Cow<'a, str>>,
+    message: Option<Text<'a>>,
 }
 
 impl GoogleCondition<'_> {

@@ -198,10 +198,7 @@ async fn refusal(response: Response) -> Error {
 fn message(json: &Value, body: &[u8]) -> String {
     let told = json["error"]["message"].as_str();
     let text = told.map_or_else(|| String::from_utf8_lossy(body), Into::into);
-    let end = (0..=MAX_MESSAGE_BYTES.min(text.len()))
-        .rev()
-        .find(|&at| text.is_char_boundary(at));
-    text[..end.unwrap_or(0)].to_owned()
+    text[..text.floor_char_boundary(MAX_MESSAGE_BYTES)].to_owned()
 }
 
 /// What a caller is told of a failed read. A failed start needs more thought: `starts` has it.

@@ -75,7 +75,7 @@ pub struct Start {
 #[derive(Clone)]
 pub struct Started {
     /// The execution.
-    pub execution: Execution,
+    pub execution: Arc<Execution>,
     /// Whether some other start made it: the scope had it running.
     pub joined: bool,
     /// Whether an earlier request with the same key was answered with it.
@@ -307,7 +307,7 @@ impl Inner {
         let execution = execution.ok_or_else(|| Problem::new(Kind::ExecutionNotFound, gone))?;
         Ok(Started {
             joined: execution.invocation_id != Some(start.marker.to_string()),
-            execution,
+            execution: execution.into(),
             replayed: true,
         })
     }
@@ -498,7 +498,7 @@ impl Inner {
             self.record.joined(&start.marker, &execution);
         }
         Started {
-            execution,
+            execution: execution.into(),
             joined: true,
             replayed: false,
         }
@@ -544,7 +544,7 @@ impl Inner {
             Ok(execution) => {
                 self.doubts().remove(&start.marker.start());
                 Ok(Started {
-                    execution,
+                    execution: execution.into(),
                     joined: false,
                     replayed: false,
                 })

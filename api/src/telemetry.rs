@@ -163,23 +163,61 @@ impl Visit for Json<'_> {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.record_str(field, &format!("{value:?}"));
+        self.key(field.name());
+        self.line.push('"');
+        let _ = write!(Escaped::new(self.line), "{value:?}");
+        self.line.push('"');
     }
 }
 
-/// The text as a JSON string. Control and direction-changing characters are escaped, so that no reader of the log, human
-/// or program, is shown something that is not there.
+/// The text as a JSON string.
 fn quote(text: &str, line: &mut String) {
     line.push('"');
-    for c in cut(text).chars() {
-        match c {
-            '"' => line.push_str("\\\""),
-            '\\' => line.push_str("\\\\"),
-            c if c.is_control() || is_invisible(c) => drop(write!(line, "\\u{:04x}", u32::from(c))),
-            c => line.push(c),
+    let _ = Escaped::new(line).write_str(text);
+    line.push('"');
+}
+
+/// Writes the inside of a JSON string, cut short. Control and direction-changing characters are escaped, so that no reader of
+/// the log, human or program, is shown something that is not there.
+struct Escaped<'a> {
+    line: &'a mut String,
+    room: usize,
+}
+
+impl<'a> Escaped<'a> {
+    fn new(line: &'a mut String) -> Self {
+        Self {
+            line,
+            room: MAX_FIELD_BYTES,
         }
     }
-    line.push('"');
+}
+
+impl fmt::Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let text = cut(text, self.room);
+        self.room -= text.len();
+        if text.bytes().all(is_plain) {
+            self.line.push_str(text); // nearly always
+            return Ok(());
+        }
+        for c in text.chars() {
+            match c {
+                '"' => self.line.push_str("\\\""),
+                '\\' => self.line.push_str("\\\\"),
+                c if c.is_control() || is_invisible(c) => {
+                    write!(self.line, "\\u{:04x}", u32::from(c))?;
+                }
+                c => self.line.push(c),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the byte stands for itself in a JSON string, and is a character of its own.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
 
 fn is_invisible(c: char) -> bool {
@@ -192,11 +230,9 @@ fn is_invisible(c: char) -> bool {
     RANGES.iter().any(|range| range.contains(&u32::from(c)))
 }
 
-fn cut(text: &str) -> &str {
-    let end = (0..=MAX_FIELD_BYTES.min(text.len()))
-        .rev()
-        .find(|&at| text.is_char_boundary(at));
-    &text[..end.unwrap_or(0)]
+/// The beginning of the text that has so many bytes at most.
+fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
 }
 
 fn readable(event: &Event<'_>, line: &mut String) {
@@ -230,7 +266,7 @@ impl Visit for Readable<'_> {
 }
 
 fn printable(text: &str) -> String {
-    cut(text)
+    cut(text, MAX_FIELD_BYTES)
         .chars()
         .map(|c| {
             if c.is_control() || is_invisible(c) {
@@ -267,11 +303,17 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut_between_characters() {
-        assert_eq!(cut(&"ä".repeat(MAX_FIELD_BYTES)).len(), MAX_FIELD_BYTES);
-        assert_eq!(
-            cut(&format!("a{}", "ä".repeat(MAX_FIELD_BYTES))).len(),
-            MAX_FIELD_BYTES - 1
-        );
+        let long = "ä".repeat(MAX_FIELD_BYTES);
+        let quoted = |text: &str| {
+            let mut line = String::new();
+            quote(text, &mut line);
+            line.len() - 2
+        };
+        assert_eq!(quoted(&long), MAX_FIELD_BYTES);
+        assert_eq!(quoted(&format!("a{long}")), MAX_FIELD_BYTES - 1);
+        let mut line = String::new();
+        let pieces = write!(Escaped::new(&mut line), "{long} {long}");
+        assert_eq!((pieces, line.len()), (Ok(()), MAX_FIELD_BYTES));
     }
 
     /// The test runs itself once more, as a program whose output can be read.

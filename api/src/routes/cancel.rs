@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::{Extension, Json};
+use axum::response::Response;
 
-use super::report::About;
+use super::report::shown;
 use crate::App;
 use crate::auth::{Cancel, Granted};
 use crate::execution::Execution;
@@ -19,7 +19,7 @@ pub async fn cancel(
     granted: Granted<Cancel>,
     ExecutionName(name): ExecutionName,
     _: Fields<NoFields>,
-) -> Result<(StatusCode, Extension<About>, Json<Execution>), Problem> {
+) -> Result<Response, Problem> {
     let execution = app.execution(&granted.scope, &name).await?;
     let (status, execution) = match execution.state.is_finished() {
         true => (StatusCode::OK, execution),
@@ -31,7 +31,7 @@ pub async fn cancel(
             ),
         },
     };
-    Ok((status, Extension(About::from(&execution)), Json(execution)))
+    shown(status, execution.into())
 }
 
 /// An execution that Cloud Run did not cancel, since it had ended in between.

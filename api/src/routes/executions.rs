@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
 use axum::{Extension, Json};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
+use super::report::shown;
 use crate::App;
 use crate::auth::{Granted, Read};
 use crate::execution::Execution;
@@ -136,9 +139,10 @@ pub async fn show(
     ExecutionName(name): ExecutionName,
     Fields(Wait { wait }): Fields<Wait>,
     client: Option<Extension<Client>>,
-) -> Result<Json<Execution>, Problem> {
+) -> Result<Response, Problem> {
     let Some(seconds) = wait else {
-        return Ok(Json(app.execution(&granted.scope, &name).await?));
+        let execution = app.execution(&granted.scope, &name).await?;
+        return shown(StatusCode::OK, execution.into());
     };
     if !(1..=MAX_WAIT_SECONDS).contains(&seconds) {
         return Err(Problem::new(
@@ -158,8 +162,9 @@ pub async fn show(
         () = app.drains() => {}
         () = gone(client) => {}
     }
-    Ok(Json(match watcher {
-        Some(watcher) => watcher.execution()?.as_ref().clone(),
-        None => app.execution(&granted.scope, &name).await?, // why it could not be read in time
-    }))
+    let execution = match watcher {
+        Some(watcher) => watcher.execution()?,
+        None => app.execution(&granted.scope, &name).await?.into(), // why it could not be read in time
+    };
+    shown(StatusCode::OK, execution)
 }

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::header::LOCATION;
-use axum::http::{HeaderName, StatusCode};
-use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::report::About;
+use super::report::shown;
 use crate::App;
 use crate::auth::{self, Granted};
 use crate::extract::{Fields, json_body};
@@ -61,23 +60,22 @@ pub async fn start(
         })
         .await?;
     app.watches.started(&started.execution.name);
-    Ok(answer(started))
+    answer(started)
 }
 
-fn answer(started: Started) -> Response {
-    let execution = started.execution;
+fn answer(started: Started) -> Result<Response, Problem> {
     let status = match started.joined {
         true => StatusCode::OK,
         false => StatusCode::ACCEPTED,
     };
-    let replayed = started.replayed.then_some([(IDEMPOTENT_REPLAYED, "true")]);
-    let location = [(LOCATION, execution.links.itself.clone())];
-    (
-        status,
-        location,
-        replayed,
-        Extension(About::from(&execution)),
-        Json(execution),
-    )
-        .into_response()
+    let location = HeaderValue::try_from(&started.execution.links.itself);
+    let mut response = shown(status, started.execution)?;
+    if let Ok(location) = location {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    if started.replayed {
+        let replayed = HeaderValue::from_static("true");
+        response.headers_mut().insert(IDEMPOTENT_REPLAYED, replayed);
+    }
+    Ok(response)
 }

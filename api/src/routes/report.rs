@@ -2,18 +2,18 @@
 
 use std::convert::Infallible;
 use std::mem;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use axum::BoxError;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, REFERRER_POLICY, USER_AGENT,
-    X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
+    USER_AGENT, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::response::Response;
 use tower::{Service, ServiceExt};
 use tracing::Level;
@@ -21,6 +21,7 @@ use tracing::Level;
 use crate::App;
 use crate::execution::Execution;
 use crate::problem::{Kind, Problem};
+use crate::random;
 use crate::server::Peer;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -38,34 +39,37 @@ const DEFAULT_HEADERS: [(HeaderName, &str); 5] = [
     (REFERRER_POLICY, "no-referrer"),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
 ];
+/// What an execution mostly has as JSON, in bytes; more is no problem.
+const TYPICAL_EXECUTION_BYTES: usize = 1024;
 /// The longest request id taken from a client, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 64;
 
-/// What the log line says of the execution that a request was about; handlers add it to their response.
+/// The execution that a request was about, for its log line.
 #[derive(Clone)]
-pub struct About {
-    execution: String,
-    invocation_id: Option<String>,
-}
+struct About(Arc<Execution>);
 
-impl From<&Execution> for About {
-    fn from(execution: &Execution) -> Self {
-        Self {
-            execution: execution.name.clone(),
-            invocation_id: execution.invocation_id.clone(),
-        }
-    }
+/// An execution as the answer to a request about it.
+pub fn shown(status: StatusCode, execution: Arc<Execution>) -> Result<Response, Problem> {
+    let mut json = Vec::with_capacity(TYPICAL_EXECUTION_BYTES);
+    serde_json::to_writer(&mut json, &*execution)
+        .map_err(|error| Problem::from(Kind::Internal).because(error))?;
+    let mut response = Response::new(Body::from(json));
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response.extensions_mut().insert(About(execution));
+    Ok(response)
 }
 
 /// Everything of a request that its log line needs.
 struct Line {
     began: Instant,
     method: Method,
-    path: String,
-    user_agent: Option<String>,
-    peer: Option<String>,
+    uri: Uri,
+    user_agent: Option<HeaderValue>,
+    peer: Option<IpAddr>,
     trace: Option<String>,
-    id: String,
+    id: HeaderValue,
 }
 
 /// The answer of `service`, completed, and the line about it.
@@ -81,7 +85,7 @@ where
     let line = Line::new(&request);
     let mut response = service.oneshot(request).await?.map(Body::new);
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        let mut rendered = problem.render(&line.id);
+        let mut rendered = problem.render(line.id());
         // Allow, those for browsers, and whatever else the layers below had to say.
         let mut headers = mem::take(response.headers_mut());
         headers.remove(CONTENT_LENGTH); // of the body that is not there yet
@@ -90,45 +94,46 @@ where
         response = rendered;
     }
     let headers = response.headers_mut();
+    headers.reserve(DEFAULT_HEADERS.len() + 1);
     for (name, value) in DEFAULT_HEADERS {
         headers
             .entry(name)
             .or_insert(HeaderValue::from_static(value));
     }
-    if let Ok(id) = HeaderValue::try_from(&line.id) {
-        headers.insert(X_REQUEST_ID, id);
-    }
+    headers.insert(X_REQUEST_ID, line.id.clone());
     line.write(&app, &response);
     Ok(response)
 }
 
 impl Line {
     fn new(request: &Request) -> Self {
-        let text = |name| {
-            request
-                .headers()
-                .get(name)
-                .and_then(|value: &HeaderValue| value.to_str().ok())
-        };
+        let headers = request.headers();
+        let peer = request.extensions().get::<Peer>();
         Self {
             began: Instant::now(),
             method: request.method().clone(),
-            // Without the query: some put secrets there.
-            path: request.uri().path().to_owned(),
-            user_agent: text(USER_AGENT).map(str::to_owned),
-            peer: request
-                .extensions()
-                .get::<Peer>()
-                .map(|peer| peer.0.ip().to_string()),
-            trace: trace(request.headers()),
-            id: request_id(text(X_REQUEST_ID)),
+            uri: request.uri().clone(),
+            user_agent: headers.get(USER_AGENT).cloned(),
+            peer: peer.map(|peer| peer.0.ip()),
+            trace: trace(headers),
+            id: request_id(headers.get(X_REQUEST_ID)),
         }
+    }
+
+    /// Without the query: some put secrets there.
+    fn path(&self) -> &str {
+        self.uri.path()
+    }
+
+    fn id(&self) -> &str {
+        self.id.to_str().unwrap_or_default() // ASCII, by `request_id`
     }
 
     fn write(&self, app: &App, response: &Response) {
         let problem = response.extensions().get::<Problem>();
-        let about = response.extensions().get::<About>();
+        let about = response.extensions().get::<About>().map(|about| &about.0);
         let status = response.status().as_u16();
+        let micros = self.began.elapsed().as_micros() as u64;
         let project = app.project();
         let trace = self
             .trace
@@ -140,51 +145,44 @@ impl Line {
                 tracing::event!(
                     $level,
                     "httpRequest.requestMethod" = self.method.as_str(),
-                    "httpRequest.requestUrl" = &self.path[..],
+                    "httpRequest.requestUrl" = self.path(),
                     "httpRequest.status" = u64::from(status),
                     "httpRequest.latency" =
-                        &format!("{:.6}s", self.began.elapsed().as_secs_f64())[..],
-                    "httpRequest.userAgent" = self.user_agent.as_deref(),
-                    "httpRequest.remoteIp" = self.peer.as_deref(),
-                    requestId = &self.id[..],
-                    execution = about.map(|about| &about.execution[..]),
+                        %format_args!("{}.{:06}s", micros / 1_000_000, micros % 1_000_000),
+                    "httpRequest.userAgent" =
+                        self.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
+                    "httpRequest.remoteIp" = self.peer.map(tracing::field::display),
+                    requestId = self.id(),
+                    execution = about.map(|about| &about.name[..]),
                     invocationId = about.and_then(|about| about.invocation_id.as_deref()),
                     problem = problem.map(|problem| problem.kind.slug()),
                     cause = problem.and_then(Problem::cause),
                     "logging.googleapis.com/trace" = trace.as_deref(),
                     "{} {} {status}",
                     self.method,
-                    self.path
+                    self.path()
                 )
             };
         }
         match problem.map(|problem| problem.kind) {
             Some(Kind::Overloaded | Kind::Draining) => line!(Level::WARN),
             _ if status >= 500 => line!(Level::ERROR),
-            _ if self.path == "/health" || self.path == "/ready" => line!(Level::DEBUG),
+            _ if matches!(self.path(), "/health" | "/ready") => line!(Level::DEBUG),
             _ => line!(Level::INFO),
         }
     }
 }
 
 /// The id of a client that has one, so that its log and ours can be laid side by side; else one of ours.
-fn request_id(theirs: Option<&str>) -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let legal = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
-    match theirs {
-        Some(id) if (1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) && id.bytes().all(legal) => {
-            id.to_owned()
-        }
-        _ => {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
-            format!(
-                "{:x}-{:x}",
-                now.as_micros(),
-                COUNT.fetch_add(1, Ordering::Relaxed)
-            )
-        }
+fn request_id(theirs: Option<&HeaderValue>) -> HeaderValue {
+    let legal = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
+    let is_id = |id: &HeaderValue| {
+        (1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) && id.as_bytes().iter().all(legal)
+    };
+    let ours = || HeaderValue::try_from(format!("{:016x}", random::number()));
+    match theirs.filter(|id| is_id(id)) {
+        Some(id) => id.clone(),
+        None => ours().unwrap_or(HeaderValue::from_static("none")), // digits are legal
     }
 }
 

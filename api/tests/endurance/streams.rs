@@ -150,8 +150,9 @@ async fn thousands_of_streams_are_cheap_and_end_together() {
         "the last knew of the end after {latest:?}, {delayed:?} of it waiting for a processor; {gets} reads of the execution and {logs} of its lines in {seconds} s"
     );
     assert!(latest <= END + delayed, "{latest:?}");
+    // The cancellation looked at the execution as well.
     assert!(
-        gets <= seconds && logs <= seconds,
+        gets <= seconds + 1 && logs <= seconds,
         "{gets} {logs} in {seconds} s"
     );
     drop(streams);
