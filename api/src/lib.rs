@@ -28,6 +28,7 @@ pub mod parameters;
 pub mod problem;
 mod random;
 mod routes;
+mod schema;
 pub mod scope;
 pub mod server;
 pub mod starts;

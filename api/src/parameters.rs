@@ -1,40 +1,23 @@
 //! The parameters an operator declares, and the body of a caller checked against them.
 
-use jsonschema::{PatternOptions, Validator};
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value, json};
 
 use crate::config::Invalid;
 use crate::problem::{Kind, Problem};
-
-/// The keywords that a parameter's schema may use. An unknown one is most likely misspelt, and would check nothing.
-const KEYWORDS: &[&str] = &[
-    "type",
-    "title",
-    "description",
-    "default",
-    "examples",
-    "required",
-    "enum",
-    "const",
-    "pattern",
-    "format",
-    "minLength",
-    "maxLength",
-    "minimum",
-    "maximum",
-    "exclusiveMinimum",
-    "exclusiveMaximum",
-    "multipleOf",
-];
-/// A parameter ends up in an argument or a variable, so it is one scalar.
-const TYPES: &[&str] = &["string", "integer", "number", "boolean"];
+use crate::schema::Scalar;
 
 /// The declared parameters, compiled.
 pub struct Parameters {
+    declared: Vec<Declared>,
     schema: Value,
-    validator: Validator,
-    defaults: Map<String, Value>,
+}
+
+struct Declared {
+    name: String,
+    scalar: Scalar,
+    required: bool,
+    default: Option<Value>,
 }
 
 /// The values a caller gave, checked.
@@ -55,27 +38,21 @@ impl Given {
 
 impl Parameters {
     /// Compiles the declarations; says which of them is wrong and how to mend it.
-    pub fn new(declared: &Map<String, Value>) -> Result<Self, Invalid> {
-        let (mut properties, mut required, mut defaults) = (Map::new(), Vec::new(), Map::new());
-        for (name, declaration) in declared {
-            let mut schema = declaration_of(name, declaration)?;
-            if schema.remove("required") == Some(Value::Bool(true)) {
+    pub fn new(declarations: &Map<String, Value>) -> Result<Self, Invalid> {
+        let (mut declared, mut properties, mut required) = (Vec::new(), Map::new(), Vec::new());
+        for (name, declaration) in declarations {
+            let (parameter, schema) = declare(name, declaration)
+                .map_err(|cure| Invalid::new(format!("parameters.{name}"), cure))?;
+            if parameter.required {
                 required.push(Value::from(name.as_str()));
             }
-            if let Some(default) = schema.get("default") {
-                defaults.insert(name.clone(), default.clone());
-            }
             properties.insert(name.clone(), Value::Object(schema));
+            declared.push(parameter);
         }
         let schema = json!({
             "type": "object", "properties": properties, "required": required, "additionalProperties": false,
         });
-        let validator = compile("parameters", &schema)?;
-        Ok(Self {
-            schema,
-            validator,
-            defaults,
-        })
+        Ok(Self { declared, schema })
     }
 
     /// The JSON Schema of the body.
@@ -92,27 +69,26 @@ impl Parameters {
                 .find_map(|path| schema.pointer(path))
                 .cloned()
         };
-        let properties = self.schema["properties"].as_object();
-        let example = properties
-            .into_iter()
-            .flatten()
+        let properties = self.schema["properties"].as_object().into_iter().flatten();
+        let example: Map<_, _> = properties
             .filter_map(|(name, schema)| Some((name.clone(), given(schema)?)))
             .collect();
-        self.validator.is_valid(&example).then_some(example)
+        self.allow(&example).is_ok().then_some(example.into())
     }
 
     /// Whether a parameter of this name is declared.
     pub fn declares(&self, name: &str) -> bool {
-        self.schema["properties"].get(name).is_some()
+        self.find(name).is_some()
+    }
+
+    fn find(&self, name: &str) -> Option<&Declared> {
+        self.declared.iter().find(|declared| declared.name == name)
     }
 
     /// The names of the parameters a body must have.
     pub fn required(&self) -> impl Iterator<Item = &str> {
-        self.schema["required"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
+        let required = self.declared.iter().filter(|declared| declared.required);
+        required.map(|declared| &declared.name[..])
     }
 
     /// The values of a body. An empty body is an empty object.
@@ -122,45 +98,47 @@ impl Parameters {
         } else {
             parse(body)?
         };
-        self.validator
-            .validate(&given)
-            .map_err(|error| self.refusal(&error))?;
         match given {
-            Value::Object(values) => Ok(Given(values)),
-            _ => Err(Problem::new(
-                Kind::ValidationFailed,
-                "The body must be a JSON object.",
-            )),
+            Value::Object(values) => self.allow(&values).map(|()| Given(values)),
+            _ => Err(Problem::new(Kind::ValidationFailed, self.unexpected())),
         }
     }
 
     /// The given values with the defaults of those that were not given.
     pub fn complete(&self, given: Given) -> Map<String, Value> {
         let Given(mut values) = given;
-        for (name, default) in &self.defaults {
-            if !values.contains_key(name) {
-                values.insert(name.clone(), default.clone());
+        for declared in &self.declared {
+            if let Some(default) = &declared.default
+                && !values.contains_key(&declared.name)
+            {
+                values.insert(declared.name.clone(), default.clone());
             }
         }
         values
     }
 
-    /// Names the parameter and the rule, never the value: it may be long, hostile or secret.
-    fn refusal(&self, error: &jsonschema::ValidationError<'_>) -> Problem {
-        let place = error.instance_path().to_string();
-        let detail = match place.strip_prefix('/').filter(|name| self.declares(name)) {
-            Some(name) => format!("The parameter {name} is not valid: {}.", error.masked()),
-            None => self.unexpected(),
-        };
-        Problem::new(Kind::ValidationFailed, detail)
+    /// Names the parameter and the rule, never the value.
+    fn allow(&self, values: &Map<String, Value>) -> Result<(), Problem> {
+        let refuse = |detail| Err(Problem::new(Kind::ValidationFailed, detail));
+        for (name, value) in values {
+            let Some(declared) = self.find(name) else {
+                return refuse(self.unexpected());
+            };
+            if let Err(rule) = declared.scalar.check(value) {
+                return refuse(format!("The parameter {name} is not valid: {rule}."));
+            }
+        }
+        match self.required().all(|name| values.contains_key(name)) {
+            true => Ok(()),
+            false => refuse(self.unexpected()),
+        }
     }
 
     fn unexpected(&self) -> String {
-        let names: Vec<_> = self.schema["properties"]
-            .as_object()
-            .into_iter()
-            .flat_map(Map::keys)
-            .cloned()
+        let names: Vec<_> = self
+            .declared
+            .iter()
+            .map(|declared| &declared.name[..])
             .collect();
         let required: Vec<_> = self.required().collect();
         match (names.is_empty(), required.is_empty()) {
@@ -178,62 +156,39 @@ impl Parameters {
     }
 }
 
-fn declaration_of(name: &str, declaration: &Value) -> Result<Map<String, Value>, Invalid> {
-    let invalid = |cure: String| Invalid::new(format!("parameters.{name}"), cure);
+/// A parameter as it is declared, and its schema; the error is the cure.
+fn declare(name: &str, declaration: &Value) -> Result<(Declared, Map<String, Value>), String> {
     let mut characters = name.bytes();
     let legal = characters.next().is_some_and(|c| c.is_ascii_alphabetic())
         && characters.all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'-')
         && name.len() <= 64;
     if !legal || name == "scope" {
         let cure = "a parameter's name is 1 to 64 letters, digits, _ or -, begins with a letter, and is not `scope`";
-        return Err(invalid(cure.to_owned()));
+        return Err(cure.to_owned());
     }
-    let Value::Object(schema) = declaration else {
-        return Err(invalid(
-            r#"must be a table such as { type = "string" }"#.to_owned(),
-        ));
+    let Value::Object(mut schema) = declaration.clone() else {
+        return Err(r#"must be a table such as { type = "string" }"#.to_owned());
     };
-    if let Some(unknown) = schema.keys().find(|key| !KEYWORDS.contains(&key.as_str())) {
-        return Err(invalid(format!(
-            "knows no `{unknown}`; use some of: {}",
-            KEYWORDS.join(", ")
-        )));
-    }
-    if !schema
-        .get("type")
-        .and_then(Value::as_str)
-        .is_some_and(|kind| TYPES.contains(&kind))
+    let required = match schema.shift_remove("required") {
+        None => false,
+        Some(Value::Bool(required)) => required,
+        Some(_) => return Err("`required` must be true or false".to_owned()),
+    };
+    let scalar = Scalar::new(&schema)?;
+    let default = schema.get("default").cloned();
+    if let Some(rule) = default
+        .as_ref()
+        .and_then(|default| scalar.check(default).err())
     {
-        return Err(invalid(format!(
-            "needs a `type`, one of: {}",
-            TYPES.join(", ")
-        )));
+        return Err(format!("its own default does not pass: {rule}"));
     }
-    if schema
-        .get("required")
-        .is_some_and(|required| !required.is_boolean())
-    {
-        return Err(invalid("`required` must be true or false".to_owned()));
-    }
-    let mut own = schema.clone();
-    own.remove("required");
-    let validator = compile(&format!("parameters.{name}"), &Value::Object(own))?;
-    if let Some(error) = schema
-        .get("default")
-        .and_then(|default| validator.validate(default).err())
-    {
-        return Err(invalid(format!("its own default does not pass: {error}")));
-    }
-    Ok(schema.clone())
-}
-
-/// Patterns run on an engine whose time is linear in the text, so that no pattern can be made to hang on a body.
-fn compile(setting: &str, schema: &Value) -> Result<Validator, Invalid> {
-    jsonschema::draft202012::options()
-        .with_pattern_options(PatternOptions::regex())
-        .should_validate_formats(true)
-        .build(schema)
-        .map_err(|error| Invalid::new(setting, format!("is no valid JSON Schema: {error}")))
+    let declared = Declared {
+        name: name.to_owned(),
+        scalar,
+        required,
+        default,
+    };
+    Ok((declared, schema))
 }
 
 fn parse(body: &[u8]) -> Result<Value, Problem> {
@@ -426,15 +381,36 @@ mod tests {
             ),
             (
                 "a = { type = \"string\", pattern = \"(\" }",
-                "valid JSON Schema",
+                "`pattern` cannot be used",
             ),
             (
                 "a = { type = \"string\", pattern = \"(?=x)\" }",
-                "valid JSON Schema",
+                "`pattern` cannot be used",
+            ),
+            (
+                "a = { type = \"string\", pattern = 1 }",
+                "`pattern` must be a text",
             ),
             (
                 "a = { type = \"integer\", minimum = \"x\" }",
-                "valid JSON Schema",
+                "`minimum` must be a number",
+            ),
+            (
+                "a = { type = \"integer\", multipleOf = 0 }",
+                "greater than 0",
+            ),
+            (
+                "a = { type = \"string\", maxLength = -1 }",
+                "a whole number",
+            ),
+            ("a = { type = \"string\", enum = [] }", "a list"),
+            (
+                "a = { type = \"integer\", maxLength = 1 }",
+                "is for the types: string",
+            ),
+            (
+                "a = { type = \"string\", format = \"dat\" }",
+                "knows no `dat`",
             ),
             ("a = { type = \"integer\", default = \"x\" }", "default"),
             ("a = { type = \"string\", required = 1 }", "true or false"),

@@ -1,0 +1,258 @@
+//! The formats of texts that are checked.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use jiff::civil;
+
+/// The longest host name and the longest of its labels, in bytes (RFC 1035, section 2.3.4).
+const MAX_HOST_BYTES: usize = 253;
+const MAX_LABEL_BYTES: usize = 63;
+
+type Check = fn(&str) -> bool;
+
+/// Name, words for what fits, and the check.
+const FORMATS: &[(&str, &str, Check)] = &[
+    ("date", "a date such as 2026-11-24", is_date),
+    (
+        "date-time",
+        "a time such as 2026-11-24T09:30:00Z",
+        is_date_time,
+    ),
+    ("email", "an email address", is_email),
+    ("hostname", "the name of a host", is_host),
+    ("ipv4", "an IPv4 address", |text| {
+        text.parse::<Ipv4Addr>().is_ok()
+    }),
+    ("ipv6", "an IPv6 address", |text| {
+        text.parse::<Ipv6Addr>().is_ok()
+    }),
+    ("uri", "a URI such as https://example.com/path", is_uri),
+    ("uuid", "a UUID", is_uuid),
+];
+
+/// A format by its name.
+#[derive(Clone, Copy)]
+pub struct Format {
+    words: &'static str,
+    check: Check,
+}
+
+impl Format {
+    /// The format of JSON Schema's name.
+    pub fn new(name: &str) -> Result<Self, String> {
+        let found = FORMATS.iter().find(|(known, ..)| *known == name);
+        let names = || {
+            FORMATS
+                .iter()
+                .map(|(known, ..)| *known)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let (_, words, check) = found.ok_or_else(|| {
+            format!(
+                "`format` knows no `{name}`; use one of: {}, or a `pattern`",
+                names()
+            )
+        })?;
+        Ok(Self {
+            words,
+            check: *check,
+        })
+    }
+
+    /// Whether the text is of the format.
+    pub fn fits(self, text: &str) -> bool {
+        (self.check)(text)
+    }
+
+    /// What fits.
+    pub fn words(self) -> &'static str {
+        self.words
+    }
+}
+
+/// RFC 3339's full-date.
+fn is_date(text: &str) -> bool {
+    has_shape(text, "0000-00-00") && text.parse::<civil::Date>().is_ok()
+}
+
+/// RFC 3339's date-time; of leap seconds only those that could be.
+fn is_date_time(text: &str) -> bool {
+    let Some((date, time)) = text.split_at_checked(10) else {
+        return false;
+    };
+    let Some((clock, rest)) = time.split_at_checked("T00:00:00".len()) else {
+        return false;
+    };
+    let digits = |c: char| c.is_ascii_digit();
+    let offset = match rest.strip_prefix('.') {
+        Some(fraction) if fraction.starts_with(digits) => fraction.trim_start_matches(digits),
+        _ => rest,
+    };
+    let Some(offset) = offset_minutes(offset) else {
+        return false;
+    };
+    if !is_date(date) || !has_shape(&clock.to_ascii_uppercase(), "T00:00:00") {
+        return false;
+    }
+    let (hour, minute, second) = (two(clock, 1), two(clock, 4), two(clock, 7));
+    let minute_of_the_day = (hour * 60 + minute - offset).rem_euclid(24 * 60); // in UTC, where leap seconds are
+    let last_second = if minute_of_the_day == 24 * 60 - 1 {
+        60
+    } else {
+        59
+    };
+    hour <= 23 && minute <= 59 && second <= last_second
+}
+
+/// What a time's offset from UTC amounts to.
+fn offset_minutes(offset: &str) -> Option<i32> {
+    let sign = match offset.as_bytes() {
+        [b'Z' | b'z'] => return Some(0),
+        [b'+', ..] => 1,
+        [b'-', ..] => -1,
+        _ => return None,
+    };
+    let (hours, minutes) =
+        (has_shape(&offset[1..], "00:00")).then(|| (two(offset, 1), two(offset, 4)))?;
+    (hours <= 23 && minutes <= 59).then_some(sign * (hours * 60 + minutes))
+}
+
+/// The number that two digits of the text are.
+fn two(digits: &str, at: usize) -> i32 {
+    digits[at..at + 2].parse().unwrap_or(i32::MAX)
+}
+
+/// Whether the text is the shape: a digit for each 0, a hexadecimal one for each x, and the rest as it is.
+fn has_shape(text: &str, shape: &str) -> bool {
+    let fits = |(c, wanted): (u8, u8)| match wanted {
+        b'0' => c.is_ascii_digit(),
+        b'x' => c.is_ascii_hexdigit(),
+        _ => c == wanted,
+    };
+    text.len() == shape.len() && text.bytes().zip(shape.bytes()).all(fits)
+}
+
+fn is_email(text: &str) -> bool {
+    let legal = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~.".contains(&c);
+    text.rsplit_once('@').is_some_and(|(local, host)| {
+        let dots = local.starts_with('.') || local.ends_with('.') || local.contains("..");
+        (1..=64).contains(&local.len()) && local.bytes().all(legal) && !dots && is_host(host)
+    })
+}
+
+fn is_host(text: &str) -> bool {
+    let legal = |c: u8| c.is_ascii_alphanumeric() || c == b'-';
+    let label = |label: &str| {
+        (1..=MAX_LABEL_BYTES).contains(&label.len())
+            && label.bytes().all(legal)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= MAX_HOST_BYTES && text.split('.').all(label)
+}
+
+/// An absolute URI as RFC 3986 writes it: its characters, and a scheme.
+fn is_uri(text: &str) -> bool {
+    let legal = |c: u8| c.is_ascii_alphanumeric() || b"._~:/?#[]@!$&'()*+,;=%-".contains(&c);
+    let escaped = |rest: &str| rest.get(..2).is_some_and(|digits| has_shape(digits, "xx"));
+    text.bytes().all(legal)
+        && text.split('%').skip(1).all(escaped)
+        && text.parse::<reqwest::Url>().is_ok()
+}
+
+fn is_uuid(text: &str) -> bool {
+    has_shape(text, "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Each text against each format, held against the library for JSON Schema.
+    #[test]
+    fn a_format_is_what_the_library_takes_for_it() {
+        let texts = [
+            "",
+            "x",
+            "2026-11-24",
+            "2026-02-29",
+            "2024-02-29",
+            "2026-1-1",
+            "20261124",
+            "2026-11-24T09:30:00Z",
+            "2026-11-24t09:30:00.123z",
+            "2026-11-24T09:30:00+02:00",
+            "2026-11-24T24:00:00Z",
+            "2026-11-24T09:30Z",
+            "2026-11-24T09:30:00",
+            "2026-11-24 09:30:00Z",
+            "2026-11-24ä09:30:00Z",
+            "2026-11-24T09:30:00.Z",
+            "2026-11-24T09:30:00ä",
+            "2016-12-31T23:59:60Z",
+            "2016-12-31T12:59:60Z",
+            "2017-01-01T00:59:60+01:00",
+            "2026-11-24T09:30:00+24:00",
+            "2026-11-24T09:60:00Z",
+            "a@b",
+            "a@example.com",
+            "a.b+c@example.com",
+            ".a@example.com",
+            "a..b@example.com",
+            "a@-example.com",
+            "@b",
+            "a@",
+            "example.com",
+            "a-b.example",
+            "-a.example",
+            "a_b.example",
+            "xn--bcher-kva.example",
+            "127.0.0.1",
+            "127.0.0.256",
+            "127.0.0.01",
+            "::1",
+            "2001:db8::1",
+            "::ffff:192.0.2.1",
+            "1::2::3",
+            "https://example.com/a?b=c#d",
+            "https://example.com/ä",
+            "mailto:a@example.com",
+            "//example.com",
+            "/a",
+            "a b:c",
+            "https://example.com/%zz",
+            "https://[::1]:80/",
+            "urn:isbn:0451450523",
+            "5f0cb1c2-8a41-4d9a-9a55-0123456789ab",
+            "5F0CB1C2-8A41-4D9A-9A55-0123456789AB",
+            "5f0cb1c28a414d9a9a550123456789ab",
+        ];
+        for (name, ..) in FORMATS {
+            let format = Format::new(name).unwrap();
+            let schema = json!({ "type": "string", "format": name });
+            let library = jsonschema::draft202012::options()
+                .should_validate_formats(true)
+                .build(&schema);
+            let library = library.unwrap();
+            for text in texts {
+                assert_eq!(
+                    format.fits(text),
+                    library.is_valid(&json!(text)),
+                    "{name} {text:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_format_names_those_that_are_known() {
+        let error = Format::new("dat").err().unwrap();
+        assert!(
+            error.contains("`dat`") && error.contains("date, date-time"),
+            "{error}"
+        );
+    }
+}
