@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use reqwest::StatusCode;
+use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 

@@ -6,14 +6,14 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::Method;
 use bytes::Bytes;
 use jiff::Timestamp;
-use reqwest::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::google::{Call, Error, Google};
+use crate::google::{self, Call, Error, Google};
 use crate::log_budget::{For, LogBudget};
 use crate::metadata::Location;
 
@@ -147,10 +147,11 @@ impl CloudLogging {
         };
         let body =
             serde_json::to_vec(&request).map_err(|error| Error::NotSent(error.to_string()))?;
-        let url = format!("{}/v2/entries:list", self.base_url);
+        let uri = format!("{}/v2/entries:list", self.base_url).parse();
+        let uri = uri.map_err(google::not_a_uri)?;
         let call = Call {
             method: Method::POST,
-            url: &url,
+            uri: &uri,
             body: Some(Bytes::from(body)),
             timeout: TIMEOUT,
             max_bytes: MAX_BYTES,

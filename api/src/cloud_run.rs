@@ -9,13 +9,14 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::{Method, StatusCode, Uri};
 use bytes::Bytes;
-use reqwest::{Method, StatusCode, Url};
 use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
 
 pub use self::job::Job;
 use crate::execution::{self, Condition, Execution, Links, Tasks};
-use crate::google::{Call, Error, Google};
+use crate::google::{self, Call, Error, Google};
 use crate::metadata::{Location, Place};
 use crate::overrides::{INVOCATION_ID, Overrides, SCOPE};
 
@@ -35,6 +36,7 @@ pub struct CloudRun {
     base_url: Option<String>,
     job: String,
     container: Option<String>,
+    run_uri: OnceCell<Uri>,
 }
 
 /// A page of the job's executions, newest first.
@@ -63,6 +65,7 @@ impl CloudRun {
             base_url: given(&settings.base_url),
             job: settings.job.clone(),
             container: given(&settings.container),
+            run_uri: OnceCell::new(),
         }
     }
 
@@ -73,10 +76,10 @@ impl CloudRun {
 
     /// Starts an execution. Never repeated here: that could start two.
     pub async fn run(&self, overrides: &Overrides, timeout: Duration) -> Result<Execution, Error> {
-        let url = self.url(&format!("jobs/{}:run", self.job)).await?;
+        let uri = self.run_uri().await?;
         let body = RunJobRequest::new(overrides, self.container.as_deref());
         let body = serde_json::to_vec(&body).map_err(|error| Error::NotSent(error.to_string()))?;
-        let call = post(&url, body.into(), timeout);
+        let call = post(uri, body.into(), timeout);
         let answer = self.google.call_once(&call).await?;
         self.read_execution(&answer)
     }
@@ -86,8 +89,8 @@ impl CloudRun {
         if !self.may_be_an_execution(name) {
             return Ok(None);
         }
-        let url = self.url(&format!("executions/{name}")).await?;
-        match self.read(&url, MAX_EXECUTION_BYTES).await {
+        let uri = self.uri(&format!("executions/{name}")).await?;
+        match self.read(&uri, MAX_EXECUTION_BYTES).await {
             Ok(answer) => self.view(&answer),
             Err(Error::Refused {
                 status: StatusCode::NOT_FOUND,
@@ -99,12 +102,8 @@ impl CloudRun {
 
     /// A page of up to `limit` of the job's executions, newest first. `from` is an earlier page's `next`.
     pub async fn list(&self, from: Option<&str>, limit: u32) -> Result<Page, Error> {
-        let selector = format!("run.googleapis.com/job={}", self.job);
-        let mut query = vec![("labelSelector", selector), ("limit", limit.to_string())];
-        query.extend(from.map(|token| ("continue", token.to_owned())));
-        let url = Url::parse_with_params(&self.url("executions").await?, query);
-        let url = url.map_err(|error| Error::NotSent(error.to_string()))?;
-        let answer = self.read(url.as_str(), MAX_LIST_BYTES).await?;
+        let uri = self.uri(&self.list_path(from, limit)).await?;
+        let answer = self.read(&uri, MAX_LIST_BYTES).await?;
         let list: List<'_> = serde_json::from_slice(&answer).map_err(unreadable)?;
         let next = list
             .metadata
@@ -127,10 +126,22 @@ impl CloudRun {
         })
     }
 
+    fn list_path(&self, from: Option<&str>, limit: u32) -> String {
+        let job = format!("run.googleapis.com/job={}", self.job);
+        let mut path =
+            form_urlencoded::Serializer::for_suffix("executions?".to_owned(), "executions?".len());
+        path.append_pair("labelSelector", &job)
+            .append_pair("limit", &limit.to_string());
+        if let Some(token) = from {
+            path.append_pair("continue", token);
+        }
+        path.finish()
+    }
+
     /// Asks for an execution's end. `None`: it had finished before.
     pub async fn cancel(&self, name: &str) -> Result<Option<Execution>, Error> {
-        let url = self.url(&format!("executions/{name}:cancel")).await?;
-        let call = post(&url, Bytes::from_static(b"{}"), READ_TIMEOUT);
+        let uri = self.uri(&format!("executions/{name}:cancel")).await?;
+        let call = post(&uri, Bytes::from_static(b"{}"), READ_TIMEOUT);
         match self.google.call(&call).await {
             Ok(answer) => self.view(&answer),
             Err(Error::Refused {
@@ -152,12 +163,17 @@ impl CloudRun {
         })
     }
 
-    async fn url(&self, path: &str) -> Result<String, Error> {
+    /// The one that every start needs, made once.
+    async fn run_uri(&self) -> Result<&Uri, Error> {
+        let make = || async { self.uri(&format!("jobs/{}:run", self.job)).await };
+        self.run_uri.get_or_try_init(make).await
+    }
+
+    async fn uri(&self, path: &str) -> Result<Uri, Error> {
         let place = self.location.get().await?;
         let (root, project) = (self.root(place), &place.project);
-        Ok(format!(
-            "{root}/apis/run.googleapis.com/v1/namespaces/{project}/{path}"
-        ))
+        let uri = format!("{root}/apis/run.googleapis.com/v1/namespaces/{project}/{path}");
+        uri.parse().map_err(google::not_a_uri)
     }
 
     fn root(&self, place: &Place) -> String {
@@ -166,10 +182,10 @@ impl CloudRun {
     }
 
     /// A read may be repeated: once, at once, if the connection broke.
-    async fn read(&self, url: &str, max_bytes: usize) -> Result<Bytes, Error> {
+    async fn read(&self, uri: &Uri, max_bytes: usize) -> Result<Bytes, Error> {
         let call = Call {
             method: Method::GET,
-            url,
+            uri,
             body: None,
             timeout: READ_TIMEOUT,
             max_bytes,
@@ -247,10 +263,10 @@ impl CloudRun {
     }
 }
 
-fn post(url: &str, body: Bytes, timeout: Duration) -> Call<'_> {
+fn post(uri: &Uri, body: Bytes, timeout: Duration) -> Call<'_> {
     Call {
         method: Method::POST,
-        url,
+        uri,
         body: Some(body),
         timeout,
         max_bytes: MAX_EXECUTION_BYTES,
@@ -453,12 +469,12 @@ impl GoogleCondition<'_> {
 impl CloudRun {
     /// One that reaches nothing.
     pub(crate) fn for_tests() -> Self {
-        let http = crate::http_client::new().unwrap();
-        let metadata = crate::metadata::Metadata::new(http.clone(), "127.0.0.1:1");
+        let clients = crate::http_client::Clients::new().unwrap();
+        let metadata = crate::metadata::Metadata::new(clients.seldom, "127.0.0.1:1");
         let mut settings = crate::config::Config::defaults().unwrap().cloud_run;
         settings.job = "test-job".to_owned();
         let location = Arc::new(Location::new(metadata, "demo", "us-east4"));
-        Self::new(Google::new(http, None), location, &settings)
+        Self::new(Google::new(clients.often, None), location, &settings)
     }
 }
 

@@ -1,15 +1,21 @@
 //! Calls to Google's APIs: with a token, one second try if it was refused, and every way to fail told apart.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
+use axum::http::uri::InvalidUri;
+use axum::http::{Method, Request, Response, StatusCode, Uri};
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Method, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::client::legacy;
 use serde_json::Value;
+use tokio::time::timeout_at;
 
 use crate::access_token::AccessToken;
-use crate::http_client::{ReadError, describe, read_capped};
+use crate::http_client::{self, Often, ReadError, causes, read_capped};
 use crate::metadata;
 use crate::problem::{Kind, Problem};
 
@@ -17,13 +23,15 @@ use crate::problem::{Kind, Problem};
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 /// The longest `Retry-After` that is told from longer ones: a day, far beyond any deadline of ours.
 const MAX_RETRY_AFTER_READ_SECONDS: u64 = 24 * 3600;
+/// Headers of a request, the client's own included.
+const HEADERS: usize = 4;
 /// How much of Google's words about an error goes into the log, in bytes.
 const MAX_MESSAGE_BYTES: usize = 512;
 
 /// A caller of Google's APIs as the service account.
 #[derive(Clone)]
 pub struct Google {
-    http: Client,
+    http: Often,
     /// None for an emulator that wants none.
     token: Option<Arc<AccessToken>>,
 }
@@ -33,7 +41,7 @@ pub struct Call<'a> {
     /// GET reads; POST may change something.
     pub method: Method,
     /// Where to.
-    pub url: &'a str,
+    pub uri: &'a Uri,
     /// JSON, if any.
     pub body: Option<Bytes>,
     /// How long the call may take, a second try included. Once it is over nothing is sent, however late the token came.
@@ -83,7 +91,7 @@ impl Error {
 
 impl Google {
     /// Calls with tokens of `token`, or without any, for an emulator.
-    pub fn new(http: Client, token: Option<Arc<AccessToken>>) -> Self {
+    pub fn new(http: Often, token: Option<Arc<AccessToken>>) -> Self {
         Self { http, token }
     }
 
@@ -103,60 +111,94 @@ impl Google {
 
     async fn try_by(&self, end: Instant, call: &Call<'_>) -> Result<Bytes, Error> {
         let Some(token) = &self.token else {
-            return accepted(self.send(call, end, None).await?, call.max_bytes).await;
+            return accepted(self.send(call, end, None).await?, call.max_bytes, end).await;
         };
         let bearer = token.bearer().await?;
         let response = self.send(call, end, Some(bearer.clone())).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             token.forget(&bearer);
         }
-        accepted(response, call.max_bytes).await
+        accepted(response, call.max_bytes, end).await
     }
 
+    /// The answer's head. Its body may take until `end` as well.
     async fn send(
         &self,
         call: &Call<'_>,
         end: Instant,
         bearer: Option<HeaderValue>,
-    ) -> Result<Response, Error> {
+    ) -> Result<Response<Incoming>, Error> {
         // Whoever calls counts on it: what was not sent by then never will be, even if this process slept meanwhile.
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if Instant::now() >= end {
             return Err(Error::NotSent("there was no time left".to_owned()));
         }
-        let mut request = self.http.request(call.method.clone(), call.url);
-        request = request.timeout(left);
-        if let Some(bearer) = bearer {
-            request = request.header(AUTHORIZATION, bearer);
+        let request = request(call, bearer)?;
+        match timeout_at(end.into(), self.http.request(request)).await {
+            Ok(answer) => answer.map_err(|error| match was_not_taken(&error) {
+                true => Error::NotSent(causes(&error)),
+                false => Error::Silent(causes(&error)),
+            }),
+            Err(_) => Err(Error::Silent("timed out".to_owned())),
         }
-        if let Some(body) = &call.body {
-            let json = HeaderValue::from_static("application/json");
-            request = request.header(CONTENT_TYPE, json).body(body.clone());
-        }
-        request
-            .send()
-            .await
-            .map_err(|error| match error.is_connect() || error.is_builder() {
-                true => Error::NotSent(describe(&error)),
-                false => Error::Silent(describe(&error)),
-            })
     }
 }
 
-async fn accepted(response: Response, max_bytes: usize) -> Result<Bytes, Error> {
+fn request(call: &Call<'_>, bearer: Option<HeaderValue>) -> Result<Request<Full<Bytes>>, Error> {
+    let body = call.body.clone().unwrap_or_default();
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = call.method.clone();
+    *request.uri_mut() = call.uri.clone();
+    let headers = request.headers_mut();
+    headers.reserve(HEADERS);
+    headers.insert(
+        USER_AGENT,
+        HeaderValue::from_static(http_client::USER_AGENT),
+    );
+    if let Some(bearer) = bearer {
+        headers.insert(AUTHORIZATION, bearer);
+    }
+    if call.body.is_some() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    Ok(request)
+}
+
+/// Whether the request certainly had no effect: there was no connection, or the server says that it has not looked at it
+/// (RFC 9113, section 8.7).
+fn was_not_taken(error: &legacy::Error) -> bool {
+    let refused = |cause: &h2::Error| {
+        let reason = if cause.is_go_away() {
+            h2::Reason::NO_ERROR
+        } else {
+            h2::Reason::REFUSED_STREAM
+        };
+        cause.is_remote() && cause.reason() == Some(reason)
+    };
+    let cause = error.source().and_then(|hyper| hyper.source());
+    error.is_connect()
+        || cause
+            .and_then(|cause| cause.downcast_ref())
+            .is_some_and(refused)
+}
+
+async fn accepted(
+    response: Response<Incoming>,
+    max_bytes: usize,
+    end: Instant,
+) -> Result<Bytes, Error> {
     let status = response.status();
     if status.is_redirection() {
         return Err(Error::NotTheApi(format!("it answered {status}")));
     }
     if !status.is_success() {
-        return Err(refusal(response).await);
+        return Err(refusal(response, end).await);
     }
     let kind = response
         .headers()
         .get(CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok());
-    let is_json = kind.is_none_or(|kind| kind.starts_with("application/json"));
-    let body = read_capped(response, max_bytes)
+        .map(HeaderValue::as_bytes);
+    let is_json = kind.is_none_or(|kind| kind.starts_with(b"application/json"));
+    let body = read(response, max_bytes, end)
         .await
         .map_err(|error| match error {
             ReadError::TooLarge(_) => Error::Unreadable(error.to_string()),
@@ -169,7 +211,16 @@ async fn accepted(response: Response, max_bytes: usize) -> Result<Bytes, Error> 
     }
 }
 
-async fn refusal(response: Response) -> Error {
+async fn read(
+    response: Response<Incoming>,
+    max_bytes: usize,
+    end: Instant,
+) -> Result<Bytes, ReadError> {
+    let read = timeout_at(end.into(), read_capped(response.into_body(), max_bytes)).await;
+    read.unwrap_or_else(|_| Err(ReadError::BrokenOff("timed out".to_owned())))
+}
+
+async fn refusal(response: Response<Incoming>, end: Instant) -> Error {
     let status = response.status();
     let retry_after = response
         .headers()
@@ -178,7 +229,7 @@ async fn refusal(response: Response) -> Error {
     let retry_after_seconds = retry_after
         .and_then(|value| value.parse().ok())
         .map(|seconds: u64| seconds.min(MAX_RETRY_AFTER_READ_SECONDS));
-    let body = read_capped(response, MAX_REFUSAL_BYTES)
+    let body = read(response, MAX_REFUSAL_BYTES, end)
         .await
         .unwrap_or_default();
     let json: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -192,6 +243,11 @@ async fn refusal(response: Response) -> Error {
         code,
         message: message(&json, &body),
     }
+}
+
+/// What was put together is no place to call.
+pub fn not_a_uri(error: InvalidUri) -> Error {
+    Error::NotSent(error.to_string())
 }
 
 /// Google's words in an error answer: the JSON's message, or the beginning of whatever a front end sent instead.

@@ -1,40 +1,99 @@
-//! The one HTTP client: pooled, no redirects, no proxy, Google's roots compiled in, answers read up to a cap.
+//! The HTTP clients: pooled, no redirects, no proxy, Google's roots compiled in, answers read up to a cap.
 
-use std::error::Error as _;
+use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use reqwest::{Certificate, Client, Response, redirect};
-use rustls::pki_types::CertificateDer;
+use axum::body::HttpBody;
+use axum::http::Uri;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper_rustls::{HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use reqwest::redirect;
+use rustls::crypto::ring;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, ServiceBuilder};
 
-/// How long a connection may take to be made, TLS included.
+/// How long a connection may take to be made, its host's name resolved and TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections kept for the next request, per host: about as many as requests in flight.
 const MAX_IDLE_CONNECTIONS: usize = 256;
 
-/// Makes the client.
-pub fn new() -> Result<Client, reqwest::Error> {
-    trusting(webpki_root_certs::TLS_SERVER_ROOT_CERTS)
+/// Connects to a host.
+type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, BoxError>;
+
+/// hyper's own client, pooled.
+pub type Often = legacy::Client<Connector, Full<Bytes>>;
+
+/// The clients of the process, which trust the same roots.
+#[derive(Clone)]
+pub struct Clients {
+    /// For what is asked for seldom: the metadata server, and an issuer's keys.
+    pub seldom: reqwest::Client,
+    /// For Google's APIs, which most requests need: what reqwest itself is made of. reqwest would parse each URL twice, and
+    /// clone each request, in case of a redirect. That was a quarter of what a start cost.
+    pub often: Often,
 }
 
-/// The same client, but for whom it trusts: servers that these certificates vouch for, and nobody else.
-///
+impl Clients {
+    /// Clients of servers that a public authority vouches for.
+    pub fn new() -> Result<Self, BoxError> {
+        Self::trusting(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect())
+    }
+
+    /// Clients of servers that these roots vouch for, and of nobody else: tests and benchmarks have a Google of their own.
+    pub fn trusting(roots: RootCertStore) -> Result<Self, BoxError> {
+        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self {
+            often: often(tls.clone()),
+            seldom: seldom(tls)?,
+        })
+    }
+}
+
+fn often(tls: ClientConfig) -> Often {
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    let https = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_all_versions()
+        .wrap_connector(http);
+    let connector = ServiceBuilder::new()
+        .timeout(CONNECT_TIMEOUT)
+        .service(https);
+    legacy::Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+        .build(BoxCloneSyncService::new(connector))
+}
+
 /// No redirects: a token must not follow one. No proxy: it would see the metadata server's tokens.
-pub fn trusting(roots: &[CertificateDer<'_>]) -> Result<Client, reqwest::Error> {
-    // An error would only say that a provider is installed already, as in a second test of one process.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let roots = roots.iter().map(|der| Certificate::from_der(der));
-    Client::builder()
+fn seldom(mut tls: ClientConfig) -> Result<reqwest::Client, reqwest::Error> {
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    reqwest::Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .no_proxy()
-        .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
         .redirect(redirect::Policy::none())
         .referer(false)
         .tcp_nodelay(true)
-        .tls_certs_only(roots.collect::<Result<Vec<_>, _>>()?)
-        .user_agent(concat!("cloud-run-job-api/", env!("CARGO_PKG_VERSION")))
+        .tls_backend_preconfigured(tls)
+        .user_agent(USER_AGENT)
         .build()
 }
+
+/// Whose requests these are.
+pub const USER_AGENT: &str = concat!("cloud-run-job-api/", env!("CARGO_PKG_VERSION"));
 
 /// An answer that could not be read whole.
 #[derive(Debug, thiserror::Error)]
@@ -48,32 +107,36 @@ pub enum ReadError {
 }
 
 /// The body, if it has at most `cap` bytes.
-pub async fn read_capped(mut response: Response, cap: usize) -> Result<Bytes, ReadError> {
-    let announced = response.content_length().unwrap_or(0);
-    if announced > cap as u64 {
+pub async fn read_capped<B>(body: B, cap: usize) -> Result<Bytes, ReadError>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>>,
+{
+    if body.size_hint().lower() > cap as u64 {
         return Err(ReadError::TooLarge(cap));
     }
-    let mut body = BytesMut::with_capacity(announced as usize);
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .map_err(|e| ReadError::BrokenOff(describe(&e)))?
-    {
-        if body.len() + chunk.len() > cap {
-            return Err(ReadError::TooLarge(cap));
-        }
-        body.extend_from_slice(&chunk);
+    match Limited::new(body, cap).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(ReadError::TooLarge(cap)),
+        Err(error) => Err(ReadError::BrokenOff(causes(&*error))),
     }
-    Ok(body.freeze())
 }
 
-/// The error with its causes and without the URL: for the log, where the request's own fields say the rest.
+/// What happened to a request of reqwest's, without the URL: for the log, where the request's own fields say the rest.
 pub fn describe(error: &reqwest::Error) -> String {
-    let mut text = match () {
-        () if error.is_timeout() => "timed out".to_owned(),
-        () if error.is_connect() => "no connection".to_owned(),
-        () => "the request failed".to_owned(),
+    let what = match () {
+        () if error.is_timeout() => "timed out",
+        () if error.is_connect() => "no connection",
+        () => "the request failed",
     };
+    error.source().map_or_else(
+        || what.to_owned(),
+        |source| format!("{what}: {}", causes(source)),
+    )
+}
+
+/// The error with its causes.
+pub fn causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
         text = format!("{text}: {cause}");

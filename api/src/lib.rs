@@ -48,6 +48,7 @@ use crate::cloud_run::CloudRun;
 use crate::config::{Config, Invalid};
 use crate::execution::Execution;
 use crate::google::Google;
+use crate::http_client::{Clients, Often};
 use crate::limits::Limits;
 use crate::log_budget::LogBudget;
 use crate::metadata::{Location, Metadata};
@@ -84,27 +85,28 @@ pub struct App {
 impl App {
     /// Checks the settings against each other and connects the parts; nothing is sent anywhere yet.
     pub fn new(config: &Config) -> Result<Self, Invalid> {
-        let http = http_client::new().map_err(|error| Invalid::new("TLS", error.to_string()))?;
-        Self::with_client(config, http)
+        let clients = Clients::new().map_err(|error| Invalid::new("TLS", error.to_string()))?;
+        Self::with_clients(config, clients)
     }
 
-    /// The same with a client that trusts others: tests and benchmarks have a Google of their own.
-    pub fn with_client(config: &Config, http: reqwest::Client) -> Result<Self, Invalid> {
-        let auth = Auth::new(config, http.clone())?;
+    /// The same with clients that trust others.
+    pub fn with_clients(config: &Config, clients: Clients) -> Result<Self, Invalid> {
+        let Clients { seldom, often } = clients;
+        let auth = Auth::new(config, seldom.clone())?;
         config.check()?;
         let origins = Origins::new(&config.cors.origins)?;
         let limits = Limits::new(&config.limits, config.platform.cloud_run)?;
         let parameters = Parameters::new(&config.parameters)?;
         let templates = Templates::new(&config.overrides, &parameters)?;
-        let metadata = Metadata::new(http.clone(), &config.platform.metadata_host);
+        let metadata = Metadata::new(seldom, &config.platform.metadata_host);
         let location = Location::new(
             metadata.clone(),
             &config.cloud_run.project,
             &config.cloud_run.region,
         );
         let (location, token) = (Arc::new(location), Arc::new(AccessToken::new(metadata)));
-        let google = Google::new(http.clone(), Some(Arc::clone(&token)));
-        let store = store(config, http, &google, &location);
+        let google = Google::new(often.clone(), Some(Arc::clone(&token)));
+        let store = store(config, often, &google, &location);
         let cloud_run = Arc::new(CloudRun::new(
             google.clone(),
             Arc::clone(&location),
@@ -179,12 +181,7 @@ impl App {
 }
 
 /// Where keys are claimed, if not in this process alone.
-fn store(
-    config: &Config,
-    http: reqwest::Client,
-    google: &Google,
-    location: &Arc<Location>,
-) -> Option<Store> {
+fn store(config: &Config, http: Often, google: &Google, location: &Arc<Location>) -> Option<Store> {
     let (google, base_url) = match (&config.idempotency.store, &config.platform.firestore_host) {
         (config::Store::Memory, _) => return None,
         (config::Store::Firestore, None) => (google.clone(), FIRESTORE.to_owned()),

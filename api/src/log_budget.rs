@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::StatusCode;
+use axum::http::StatusCode;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::google::Error;

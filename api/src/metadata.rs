@@ -62,7 +62,8 @@ impl Metadata {
                 why: format!("it answered {status}"),
             });
         }
-        read_capped(response, MAX_BYTES)
+        let response = axum::http::Response::from(response);
+        read_capped(response.into_body(), MAX_BYTES)
             .await
             .map_err(|error| Error::Unusable {
                 path,

@@ -541,7 +541,8 @@ impl Pace {
 
 /// Whether the same read will fail again: the account may not read logs, most likely.
 fn is_final(error: &Error) -> bool {
-    let of_ours = |status: &reqwest::StatusCode| status.is_client_error() && status.as_u16() != 429;
+    let of_ours =
+        |status: &axum::http::StatusCode| status.is_client_error() && status.as_u16() != 429;
     matches!(error, Error::Refused { status, .. } if of_ours(status))
 }
 

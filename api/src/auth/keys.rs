@@ -136,7 +136,8 @@ impl Keys {
             return Err(format!("the answer was {}", response.status()));
         }
         let max_age = max_age(response.headers());
-        let body = read_capped(response, MAX_BYTES)
+        let body = axum::http::Response::from(response).into_body();
+        let body = read_capped(body, MAX_BYTES)
             .await
             .map_err(|error| error.to_string())?;
         let keys = parse(&body, self.algorithm).ok_or("the answer is no JWKS")?;
@@ -338,7 +339,7 @@ mod tests {
     #[test]
     fn keys_end_a_day_after_they_should_have_been_renewed() {
         let keys = Keys::new(
-            crate::http_client::new().unwrap(),
+            crate::http_client::Clients::new().unwrap().seldom,
             String::new(),
             Algorithm::RS256,
         );

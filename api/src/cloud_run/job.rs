@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{CloudRun, MAX_EXECUTION_BYTES, READ_TIMEOUT, post, unreadable};
-use crate::google::Error;
+use crate::google::{self, Error};
 
 /// Cloud Run's defaults for what a job does not say (Cloud Run, "Create jobs").
 const DEFAULT_TASKS: u32 = 1;
@@ -27,8 +27,8 @@ pub struct Job {
 impl CloudRun {
     /// The job as it is deployed.
     pub async fn describe(&self) -> Result<Job, Error> {
-        let url = self.url(&format!("jobs/{}", self.job)).await?;
-        let answer = self.read(&url, MAX_EXECUTION_BYTES).await?;
+        let uri = self.uri(&format!("jobs/{}", self.job)).await?;
+        let answer = self.read(&uri, MAX_EXECUTION_BYTES).await?;
         let GoogleJob { spec } = serde_json::from_slice(&answer).map_err(unreadable)?;
         let execution = spec.template.spec;
         let task = execution.template.spec;
@@ -48,11 +48,12 @@ impl CloudRun {
         let place = self.location.get().await?;
         let (root, project, region) = (self.root(place), &place.project, &place.region);
         let job = format!("projects/{project}/locations/{region}/jobs/{}", self.job);
-        let url = format!("{root}/v1/{job}:testIamPermissions");
+        let uri = format!("{root}/v1/{job}:testIamPermissions").parse();
+        let uri = uri.map_err(google::not_a_uri)?;
         let body = json!({ "permissions": permissions }).to_string();
         let answer = self
             .google
-            .call(&post(&url, body.into(), READ_TIMEOUT))
+            .call(&post(&uri, body.into(), READ_TIMEOUT))
             .await?;
         let granted: Granted = serde_json::from_slice(&answer).map_err(unreadable)?;
         Ok(granted.permissions)

@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::{Method, StatusCode, Uri};
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
-use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -264,11 +264,11 @@ impl Claims {
             update_time: Option<String>,
         }
         let place = self.location.get().await.map_err(unavailable)?;
-        let url = format!("{}/v1/{}:commit", self.base_url, root(&place.project));
+        let uri = self.uri(&format!("{}:commit", root(&place.project)))?;
         let body = Bytes::from(json!({ "writes": [write] }).to_string());
         let call = Call {
             method: Method::POST,
-            url: &url,
+            uri: &uri,
             body: Some(body),
             timeout: TIMEOUT,
             max_bytes: MAX_BYTES,
@@ -289,10 +289,10 @@ impl Claims {
     }
 
     async fn get(&self, name: &str) -> Result<Option<Bytes>, Problem> {
-        let url = format!("{}/v1/{name}", self.base_url);
+        let uri = self.uri(name)?;
         let call = Call {
             method: Method::GET,
-            url: &url,
+            uri: &uri,
             body: None,
             timeout: TIMEOUT,
             max_bytes: MAX_BYTES,
@@ -305,6 +305,11 @@ impl Claims {
             }) => Ok(None),
             Err(error) => Err(unavailable(error)),
         }
+    }
+
+    fn uri(&self, path: &str) -> Result<Uri, Problem> {
+        let uri = format!("{}/v1/{path}", self.base_url);
+        uri.parse().map_err(unavailable)
     }
 
     async fn name(&self, id: &str) -> Result<String, Problem> {

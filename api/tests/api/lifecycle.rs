@@ -19,7 +19,7 @@ async fn emulator() -> Emulator {
 }
 
 fn client() -> Client {
-    api::http_client::new().unwrap()
+    api::http_client::Clients::new().unwrap().seldom
 }
 
 #[tokio::test]

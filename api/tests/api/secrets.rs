@@ -105,7 +105,10 @@ async fn the_log_has_the_subject_and_the_reason_but_nothing_else_of_a_token() {
             .extend(change.as_object().unwrap().clone());
         Key::k1().token(&json!({"alg": "RS256", "kid": kid}), &claims)
     };
-    let (http, url) = (api::http_client::new().unwrap(), program.url());
+    let (http, url) = (
+        api::http_client::Clients::new().unwrap().seldom,
+        program.url(),
+    );
     let mut sent = Vec::new();
     for (token, query, status) in [
         (token("k1", json!({})), "", 202),

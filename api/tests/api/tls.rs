@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use api::{App, http_client};
+use api::App;
+use api::http_client::Clients;
+use axum::http::{Request, Response};
+use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
-use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::helpers::{TestApp, config, eventually, instant_job, problem};
+use crate::helpers::{TestApp, client, config, eventually, instant_job, problem};
 
 /// Sends per start; the service has the same number.
 const MOST_TRIES: u64 = 3;
@@ -59,11 +62,16 @@ struct Seen {
     trusted: AtomicU64,
 }
 
-/// A TLS server that passes everything on to the emulator.
-async fn server((certificate, key): Identity, emulator: String) -> (String, Arc<Seen>) {
+fn acceptor((certificate, key): Identity, protocols: &[&[u8]]) -> TlsAcceptor {
     let tls = ServerConfig::builder().with_no_client_auth();
-    let tls = tls.with_single_cert(vec![certificate], key).unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let mut tls = tls.with_single_cert(vec![certificate], key).unwrap();
+    tls.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    TlsAcceptor::from(Arc::new(tls))
+}
+
+/// A TLS server that passes everything on to the emulator.
+async fn server(identity: Identity, emulator: String) -> (String, Arc<Seen>) {
+    let acceptor = acceptor(identity, &[]);
     listen(move |stream, seen| {
         let (acceptor, emulator) = (acceptor.clone(), emulator.clone());
         async move {
@@ -131,8 +139,10 @@ where
 async fn service(world: &TestApp, authority: &Authority, url: &str) -> TestApp {
     let mut config = config(&world.emulator);
     config.cloud_run.base_url = url.to_owned();
-    let client = http_client::trusting(std::slice::from_ref(&authority.root)).unwrap();
-    let app = App::with_client(&config, client).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.root.clone()).unwrap();
+    let clients = Clients::trusting(roots).unwrap();
+    let app = App::with_clients(&config, clients).unwrap();
     TestApp::made(Arc::clone(&world.emulator), app).await
 }
 
@@ -184,4 +194,73 @@ async fn a_server_that_can_is_trusted() {
     eventually(|| seen.connections.load(Ordering::Relaxed) == 1 + MOST_TRIES).await;
     assert_eq!(seen.trusted.load(Ordering::Relaxed), 1);
     assert_eq!(world.runs(), (1, 1));
+}
+
+/// A server that speaks HTTP/2, as Google does. The first request meets this fate, the others are passed on.
+async fn http2_server(
+    identity: Identity,
+    emulator: String,
+    fate: h2::Reason,
+) -> (String, Arc<Seen>) {
+    let acceptor = acceptor(identity, &[b"h2"]);
+    listen(move |stream, seen| {
+        let (acceptor, emulator) = (acceptor.clone(), emulator.clone());
+        async move {
+            let stream = acceptor.accept(stream).await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                if seen.trusted.fetch_add(1, Ordering::Relaxed) == 0 {
+                    respond.send_reset(fate);
+                } else {
+                    tokio::spawn(pass(request, respond, emulator.clone()));
+                }
+            }
+        }
+    })
+    .await
+}
+
+async fn pass(
+    request: Request<h2::RecvStream>,
+    mut respond: h2::server::SendResponse<Bytes>,
+    emulator: String,
+) {
+    let (head, mut body) = request.into_parts();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.data().await {
+        bytes.extend_from_slice(&chunk.unwrap());
+    }
+    let url = format!("http://{emulator}{}", head.uri.path_and_query().unwrap());
+    let request = client().request(head.method, url).headers(head.headers);
+    let answer = request.body(bytes).send().await.unwrap();
+    let head = Response::builder().status(answer.status());
+    let mut stream = respond
+        .send_response(head.body(()).unwrap(), false)
+        .unwrap();
+    stream
+        .send_data(answer.bytes().await.unwrap(), true)
+        .unwrap();
+}
+
+/// What a server says it has not looked at is sent again at once; what it has, never.
+#[tokio::test]
+async fn a_refused_stream_is_sent_again_and_a_broken_one_is_not() {
+    let authority = Authority::new();
+    for (fate, accepted) in [
+        (h2::Reason::REFUSED_STREAM, true),
+        (h2::Reason::INTERNAL_ERROR, false),
+    ] {
+        let world = TestApp::with(instant_job(), |_| {}).await;
+        let genuine = authority.vouches_for("localhost", |_| {});
+        let (url, seen) = http2_server(genuine, world.emulator.host(), fate).await;
+        let service = service(&world, &authority, &url).await;
+        let response = service.keyless().await;
+        if accepted {
+            assert_eq!(response.status(), 202);
+            assert_eq!(seen.trusted.load(Ordering::Relaxed), 2);
+        } else {
+            problem(response, "start-outcome-unknown").await;
+        }
+        assert_eq!(world.runs(), (u64::from(accepted), u64::from(accepted)));
+    }
 }
