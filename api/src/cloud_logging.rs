@@ -157,8 +157,7 @@ impl CloudLogging {
             max_bytes: MAX_BYTES,
         };
         let answer = self.google.call(&call).await?;
-        let list: List<'_> = serde_json::from_slice(&answer)
-            .map_err(|error| Error::Unreadable(error.to_string()))?;
+        let list: List<'_> = google::json(&answer)?;
         let next = list
             .next_page_token
             .filter(|next| !next.is_empty())

@@ -104,7 +104,7 @@ impl CloudRun {
     pub async fn list(&self, from: Option<&str>, limit: u32) -> Result<Page, Error> {
         let uri = self.uri(&self.list_path(from, limit)).await?;
         let answer = self.read(&uri, MAX_LIST_BYTES).await?;
-        let list: List<'_> = serde_json::from_slice(&answer).map_err(unreadable)?;
+        let list: List<'_> = google::json(&answer)?;
         let next = list
             .metadata
             .and_then(|metadata| metadata.next)
@@ -202,7 +202,7 @@ impl CloudRun {
     }
 
     fn view(&self, answer: &[u8]) -> Result<Option<Execution>, Error> {
-        let theirs: GoogleExecution<'_> = serde_json::from_slice(answer).map_err(unreadable)?;
+        let theirs: GoogleExecution<'_> = google::json(answer)?;
         Ok(self.execution(&theirs))
     }
 
@@ -271,10 +271,6 @@ fn post(uri: &Uri, body: Bytes, timeout: Duration) -> Call<'_> {
         timeout,
         max_bytes: MAX_EXECUTION_BYTES,
     }
-}
-
-fn unreadable(error: serde_json::Error) -> Error {
-    Error::Unreadable(error.to_string())
 }
 
 #[derive(Serialize)]

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::timeout_at;
 
@@ -243,6 +244,12 @@ async fn refusal(response: Response<Incoming>, end: Instant) -> Error {
         code,
         message: message(&json, &body),
     }
+}
+
+/// The JSON of an answer. That it is UTF-8 is checked once, and not for each text in it.
+pub fn json<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, Error> {
+    let text = str::from_utf8(answer).map_err(|error| Error::Unreadable(error.to_string()))?;
+    serde_json::from_str(text).map_err(|error| Error::Unreadable(error.to_string()))
 }
 
 /// What was put together is no place to call.

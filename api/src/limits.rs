@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::config::{self, Invalid};
 use crate::problem::{Kind, Problem};
 use crate::scope::Scope;
-use crate::server::Peer;
+use crate::server::Client;
 
 /// Requests after which the keys that are as good as new are forgotten. A key used once is that after a minute divided by
 /// the rate, so this and the requests of a minute bound how many there are.
@@ -90,7 +90,7 @@ impl Limits {
                 .next_back()?;
             last.to_str().ok()?.rsplit(',').next()?.trim().parse().ok()
         };
-        let peer = || parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
+        let peer = || parts.extensions.get().map(Client::address);
         let address = match self.behind_front_end {
             true => forwarded().or_else(peer),
             false => peer(),
@@ -179,6 +179,7 @@ pub fn held(response: Response, permit: Option<OwnedSemaphorePermit>) -> Respons
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::pin::Pin;
     use std::task::{Context, Poll};
 
@@ -205,7 +206,8 @@ mod tests {
             }
             let mut parts = Request::new(Body::empty()).into_parts().0;
             parts.headers = headers;
-            parts.extensions.insert(Peer(peer.parse().unwrap()));
+            let peer: SocketAddr = peer.parse().unwrap();
+            parts.extensions.insert(Client::new(peer.ip(), None));
             limits(behind_front_end)
                 .address(&parts)
                 .unwrap()

@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -50,10 +50,6 @@ const OTHER_FILES: usize = 512;
 const DRAIN: Duration = Duration::from_secs(9);
 /// How long to wait when the system has no more sockets for us.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// The address of whoever is connected, as an extension of each request.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub SocketAddr);
 
 /// What connections may take of us.
 #[derive(Clone, Copy, Debug)]
@@ -203,10 +199,9 @@ async fn connection(
         return;
     }
     let (read, write) = stream.into_split();
-    let client = Client(Arc::new(read));
+    let client = Client::new(peer.ip(), Some(read));
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request: Request = request.map(Body::new);
-        request.extensions_mut().insert(Peer(peer));
         request.extensions_mut().insert(client.clone());
         service.clone().oneshot(request)
     });
@@ -251,14 +246,42 @@ async fn refused(error: &io::Error) {
 
 /// Whoever is connected, as an extension of each request.
 #[derive(Clone)]
-pub struct Client(Arc<OwnedReadHalf>);
+pub struct Client(Arc<Connected>);
+
+struct Connected {
+    address: IpAddr,
+    /// The address as text, made once for all log lines.
+    text: String,
+    socket: Option<OwnedReadHalf>,
+}
 
 impl Client {
+    /// A client at this address, and where its end is seen.
+    pub fn new(address: IpAddr, socket: Option<OwnedReadHalf>) -> Self {
+        Self(Arc::new(Connected {
+            address,
+            text: address.to_string(),
+            socket,
+        }))
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> IpAddr {
+        self.0.address
+    }
+
+    /// The same as text.
+    pub fn text(&self) -> &str {
+        &self.0.text
+    }
+
     /// Waits until the client has closed its side. hyper takes that for half of a conversation that goes on; whoever
     /// streams or waits for long takes it for the end, as everybody does.
     pub async fn gone(&self) {
-        let mut byte = [0];
-        let socket: &TcpStream = (*self.0).as_ref();
+        let Some(socket) = &self.0.socket else {
+            return std::future::pending().await;
+        };
+        let (mut byte, socket): (_, &TcpStream) = ([0], socket.as_ref());
         let peek = |cx: &mut Context<'_>| socket.poll_peek(cx, &mut ReadBuf::new(&mut byte));
         if matches!(std::future::poll_fn(peek).await, Ok(1..)) {
             // A next request has come already, and hides what follows: the next write will tell.

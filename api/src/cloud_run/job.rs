@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{CloudRun, MAX_EXECUTION_BYTES, READ_TIMEOUT, post, unreadable};
+use super::{CloudRun, MAX_EXECUTION_BYTES, READ_TIMEOUT, post};
 use crate::google::{self, Error};
 
 /// Cloud Run's defaults for what a job does not say (Cloud Run, "Create jobs").
@@ -29,7 +29,7 @@ impl CloudRun {
     pub async fn describe(&self) -> Result<Job, Error> {
         let uri = self.uri(&format!("jobs/{}", self.job)).await?;
         let answer = self.read(&uri, MAX_EXECUTION_BYTES).await?;
-        let GoogleJob { spec } = serde_json::from_slice(&answer).map_err(unreadable)?;
+        let GoogleJob { spec } = google::json(&answer)?;
         let execution = spec.template.spec;
         let task = execution.template.spec;
         let names = task.containers.into_iter();
@@ -55,7 +55,7 @@ impl CloudRun {
             .google
             .call(&post(&uri, body.into(), READ_TIMEOUT))
             .await?;
-        let granted: Granted = serde_json::from_slice(&answer).map_err(unreadable)?;
+        let granted: Granted = google::json(&answer)?;
         Ok(granted.permissions)
     }
 }

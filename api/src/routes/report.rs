@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::mem;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,7 +21,7 @@ use crate::App;
 use crate::execution::Execution;
 use crate::problem::{Kind, Problem};
 use crate::random;
-use crate::server::Peer;
+use crate::server::Client;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What every answer says unless its handler says otherwise: it is for nobody else, now and later, and no page.
@@ -39,6 +38,8 @@ const DEFAULT_HEADERS: [(HeaderName, &str); 5] = [
     (REFERRER_POLICY, "no-referrer"),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
 ];
+/// Room for the headers of an answer, those of a replayed start included: to grow means to hash them again.
+const MOST_HEADERS: usize = 12;
 /// What an execution mostly has as JSON, in bytes; more is no problem.
 const TYPICAL_EXECUTION_BYTES: usize = 1024;
 /// The longest request id taken from a client, in bytes.
@@ -54,6 +55,7 @@ pub fn shown(status: StatusCode, execution: Arc<Execution>) -> Result<Response, 
     serde_json::to_writer(&mut json, &*execution)
         .map_err(|error| Problem::from(Kind::Internal).because(error))?;
     let mut response = Response::new(Body::from(json));
+    response.headers_mut().reserve(MOST_HEADERS);
     *response.status_mut() = status;
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, json);
@@ -67,7 +69,7 @@ struct Line {
     method: Method,
     uri: Uri,
     user_agent: Option<HeaderValue>,
-    peer: Option<IpAddr>,
+    client: Option<Client>,
     trace: Option<String>,
     id: HeaderValue,
 }
@@ -94,7 +96,6 @@ where
         response = rendered;
     }
     let headers = response.headers_mut();
-    headers.reserve(DEFAULT_HEADERS.len() + 1);
     for (name, value) in DEFAULT_HEADERS {
         headers
             .entry(name)
@@ -108,13 +109,12 @@ where
 impl Line {
     fn new(request: &Request) -> Self {
         let headers = request.headers();
-        let peer = request.extensions().get::<Peer>();
         Self {
             began: Instant::now(),
             method: request.method().clone(),
             uri: request.uri().clone(),
             user_agent: headers.get(USER_AGENT).cloned(),
-            peer: peer.map(|peer| peer.0.ip()),
+            client: request.extensions().get().cloned(),
             trace: trace(headers),
             id: request_id(headers.get(X_REQUEST_ID)),
         }
@@ -151,7 +151,7 @@ impl Line {
                         %format_args!("{}.{:06}s", micros / 1_000_000, micros % 1_000_000),
                     "httpRequest.userAgent" =
                         self.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
-                    "httpRequest.remoteIp" = self.peer.map(tracing::field::display),
+                    "httpRequest.remoteIp" = self.client.as_ref().map(Client::text),
                     requestId = self.id(),
                     execution = about.map(|about| &about.name[..]),
                     invocationId = about.and_then(|about| about.invocation_id.as_deref()),

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::Store;
 use super::marker::Marker;
 use super::record::KEY_LIFETIME;
-use crate::google::{Call, Error, Google};
+use crate::google::{self, Call, Error, Google};
 use crate::metadata::Location;
 use crate::problem::{Kind, Problem};
 use crate::scope::Scope;
@@ -275,7 +275,7 @@ impl Claims {
         };
         match self.google.call(&call).await {
             Ok(answer) => {
-                let commit: Commit = serde_json::from_slice(&answer).map_err(unavailable)?;
+                let commit: Commit = google::json(&answer).map_err(unavailable)?;
                 let first = commit
                     .write_results
                     .into_iter()
@@ -337,7 +337,7 @@ fn is_precondition(code: &str, write: &Value) -> bool {
 }
 
 fn read(answer: &[u8]) -> Result<Document<'_>, Problem> {
-    serde_json::from_slice(answer).map_err(unavailable)
+    google::json(answer).map_err(unavailable)
 }
 
 fn unavailable(error: impl std::fmt::Display) -> Problem {
