@@ -24,6 +24,8 @@ use crate::overrides::{INVOCATION_ID, Overrides, SCOPE};
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long starting an execution may take.
 pub const RUN_TIMEOUT: Duration = Duration::from_secs(5);
+/// What the body of a start mostly has, in bytes; more is no problem.
+const TYPICAL_BODY_BYTES: usize = 512;
 /// The largest answer about one execution, in bytes.
 const MAX_EXECUTION_BYTES: usize = 1024 * 1024;
 /// The largest page of a list, in bytes.
@@ -78,8 +80,10 @@ impl CloudRun {
     pub async fn run(&self, overrides: &Overrides, timeout: Duration) -> Result<Execution, Error> {
         let uri = self.run_uri().await?;
         let body = RunJobRequest::new(overrides, self.container.as_deref());
-        let body = serde_json::to_vec(&body).map_err(|error| Error::NotSent(error.to_string()))?;
-        let call = post(uri, body.into(), timeout);
+        let mut json = Vec::with_capacity(TYPICAL_BODY_BYTES);
+        serde_json::to_writer(&mut json, &body)
+            .map_err(|error| Error::NotSent(error.to_string()))?;
+        let call = post(uri, json.into(), timeout);
         let answer = self.google.call_once(&call).await?;
         self.read_execution(&answer)
     }

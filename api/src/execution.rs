@@ -1,12 +1,15 @@
 //! Our own view of an execution, and how Google's conditions become a state.
 
-use schemars::JsonSchema;
-use serde::Serialize;
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+use serde_json::{Map, json};
 
 use crate::scope::Scope;
 
 /// Where an execution is on its way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Accepted; no task runs yet.
@@ -50,7 +53,7 @@ pub fn state(completed: Option<Condition<'_>>, started: Option<Condition<'_>>) -
 }
 
 /// How many tasks are where.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tasks {
     /// All of them.
@@ -68,7 +71,7 @@ pub struct Tasks {
 }
 
 /// An execution as callers see it. Nothing else of Google's answer is passed on: its environment can hold secrets.
-#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Execution {
     /// Its name, unique within the project and region.
@@ -116,30 +119,57 @@ impl Execution {
     }
 }
 
-/// Paths of this service about one execution.
-#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
+/// Paths of this service about one execution. Only the first is kept; the others follow from it where they are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Links {
     /// The execution itself.
-    #[serde(rename = "self")]
     pub itself: String,
-    /// Its changes and lines as they happen.
-    pub events: String,
-    /// Its lines.
-    pub logs: String,
-    /// Where to ask for its end, by POST.
-    pub cancel: String,
 }
+
+/// What there is below the execution's own path, and what it is.
+const BELOW: [(&str, &str); 3] = [
+    ("events", "Its changes and lines as they happen."),
+    ("logs", "Its lines."),
+    ("cancel", "Where to ask for its end, by POST."),
+];
 
 impl Links {
     /// The paths of the execution `name` of the scope.
     pub fn new(scope: &str, name: &str) -> Self {
-        let itself = format!("/scopes/{scope}/executions/{name}");
-        Self {
-            events: format!("{itself}/events"),
-            logs: format!("{itself}/logs"),
-            cancel: format!("{itself}/cancel"),
-            itself,
+        let itself = ["/scopes/", scope, "/executions/", name].concat();
+        Self { itself }
+    }
+}
+
+impl Serialize for Links {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut links = serializer.serialize_struct("Links", 1 + BELOW.len())?;
+        links.serialize_field("self", &self.itself)?;
+        for (name, _) in BELOW {
+            links.serialize_field(name, &format_args!("{}/{name}", self.itself))?;
         }
+        links.end()
+    }
+}
+
+impl JsonSchema for Links {
+    fn schema_name() -> Cow<'static, str> {
+        "Links".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let own = [("self", "The execution itself.")];
+        let all = own.into_iter().chain(BELOW);
+        let path = |told| json!({ "type": "string", "description": told });
+        let properties: Map<_, _> = all
+            .clone()
+            .map(|(name, told)| (name.to_owned(), path(told)))
+            .collect();
+        let names: Vec<_> = all.map(|(name, _)| name).collect();
+        json_schema!({
+            "type": "object", "description": "Paths of this service about one execution.",
+            "properties": properties, "required": names,
+        })
     }
 }
 

@@ -111,40 +111,35 @@ impl Google {
     }
 
     async fn try_by(&self, end: Instant, call: &Call<'_>) -> Result<Bytes, Error> {
-        let Some(token) = &self.token else {
-            return accepted(self.send(call, end, None).await?, call.max_bytes, end).await;
+        let bearer = match &self.token {
+            Some(token) => Some(token.bearer().await?),
+            None => None,
         };
-        let bearer = token.bearer().await?;
-        let response = self.send(call, end, Some(bearer.clone())).await?;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            token.forget(&bearer);
-        }
-        accepted(response, call.max_bytes, end).await
-    }
-
-    /// The answer's head. Its body may take until `end` as well.
-    async fn send(
-        &self,
-        call: &Call<'_>,
-        end: Instant,
-        bearer: Option<HeaderValue>,
-    ) -> Result<Response<Incoming>, Error> {
         // Whoever calls counts on it: what was not sent by then never will be, even if this process slept meanwhile.
         if Instant::now() >= end {
             return Err(Error::NotSent("there was no time left".to_owned()));
         }
-        let request = request(call, bearer)?;
-        match timeout_at(end.into(), self.http.request(request)).await {
-            Ok(answer) => answer.map_err(|error| match was_not_taken(&error) {
-                true => Error::NotSent(causes(&error)),
-                false => Error::Silent(causes(&error)),
-            }),
-            Err(_) => Err(Error::Silent("timed out".to_owned())),
+        let answer = timeout_at(end.into(), self.send(call, bearer.clone())).await;
+        let answer = answer.unwrap_or_else(|_| Err(Error::Silent("timed out".to_owned())));
+        if let (Some(token), Some(bearer), Err(error)) = (&self.token, bearer, &answer)
+            && error.is_about_the_token()
+        {
+            token.forget(&bearer);
         }
+        answer
+    }
+
+    async fn send(&self, call: &Call<'_>, bearer: Option<HeaderValue>) -> Result<Bytes, Error> {
+        let answer = self.http.request(request(call, bearer)).await;
+        let answer = answer.map_err(|error| match was_not_taken(&error) {
+            true => Error::NotSent(causes(&error)),
+            false => Error::Silent(causes(&error)),
+        });
+        accepted(answer?, call.max_bytes).await
     }
 }
 
-fn request(call: &Call<'_>, bearer: Option<HeaderValue>) -> Result<Request<Full<Bytes>>, Error> {
+fn request(call: &Call<'_>, bearer: Option<HeaderValue>) -> Request<Full<Bytes>> {
     let body = call.body.clone().unwrap_or_default();
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = call.method.clone();
@@ -161,7 +156,7 @@ fn request(call: &Call<'_>, bearer: Option<HeaderValue>) -> Result<Request<Full<
     if call.body.is_some() {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
-    Ok(request)
+    request
 }
 
 /// Whether the request certainly had no effect: there was no connection, or the server says that it has not looked at it
@@ -182,24 +177,20 @@ fn was_not_taken(error: &legacy::Error) -> bool {
             .is_some_and(refused)
 }
 
-async fn accepted(
-    response: Response<Incoming>,
-    max_bytes: usize,
-    end: Instant,
-) -> Result<Bytes, Error> {
+async fn accepted(response: Response<Incoming>, max_bytes: usize) -> Result<Bytes, Error> {
     let status = response.status();
     if status.is_redirection() {
         return Err(Error::NotTheApi(format!("it answered {status}")));
     }
     if !status.is_success() {
-        return Err(refusal(response, end).await);
+        return Err(refusal(response).await);
     }
     let kind = response
         .headers()
         .get(CONTENT_TYPE)
         .map(HeaderValue::as_bytes);
     let is_json = kind.is_none_or(|kind| kind.starts_with(b"application/json"));
-    let body = read(response, max_bytes, end)
+    let body = read_capped(response.into_body(), max_bytes)
         .await
         .map_err(|error| match error {
             ReadError::TooLarge(_) => Error::Unreadable(error.to_string()),
@@ -212,16 +203,7 @@ async fn accepted(
     }
 }
 
-async fn read(
-    response: Response<Incoming>,
-    max_bytes: usize,
-    end: Instant,
-) -> Result<Bytes, ReadError> {
-    let read = timeout_at(end.into(), read_capped(response.into_body(), max_bytes)).await;
-    read.unwrap_or_else(|_| Err(ReadError::BrokenOff("timed out".to_owned())))
-}
-
-async fn refusal(response: Response<Incoming>, end: Instant) -> Error {
+async fn refusal(response: Response<Incoming>) -> Error {
     let status = response.status();
     let retry_after = response
         .headers()
@@ -230,7 +212,7 @@ async fn refusal(response: Response<Incoming>, end: Instant) -> Error {
     let retry_after_seconds = retry_after
         .and_then(|value| value.parse().ok())
         .map(|seconds: u64| seconds.min(MAX_RETRY_AFTER_READ_SECONDS));
-    let body = read(response, MAX_REFUSAL_BYTES, end)
+    let body = read_capped(response.into_body(), MAX_REFUSAL_BYTES)
         .await
         .unwrap_or_default();
     let json: Value = serde_json::from_slice(&body).unwrap_or_default();

@@ -1,5 +1,7 @@
 //! What of a scope and its parameters reaches the job: templates, compiled at start-up, rendered per start.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use crate::config::{self, Invalid};
@@ -11,6 +13,8 @@ use crate::scope::Scope;
 pub const SCOPE: &str = "SCOPE";
 /// The variable that says which start an execution came from.
 pub const INVOCATION_ID: &str = "INVOCATION_ID";
+/// What an argument or a value mostly has, in bytes; more is no problem.
+const TYPICAL_VALUE_BYTES: usize = 64;
 /// The longest value of a variable, in bytes (Kubernetes' EnvVar as Cloud Run takes it); arguments are held to it too.
 const MAX_VALUE_BYTES: usize = 32_768;
 /// The most variables of a job's container (Cloud Run, "Configure environment variables for jobs").
@@ -129,16 +133,15 @@ impl Templates {
         &self,
         scope: &Scope,
         values: &Map<String, Value>,
-        invocation_id: &str,
+        invocation_id: String,
     ) -> Result<Overrides, Problem> {
         let mut args = Vec::with_capacity(self.args.len());
         for template in &self.args {
             args.extend(template.render(scope, values)?);
         }
-        let mut env = vec![
-            (SCOPE.to_owned(), scope.to_string()),
-            (INVOCATION_ID.to_owned(), invocation_id.to_owned()),
-        ];
+        let mut env = Vec::with_capacity(self.env.len() + 2);
+        env.push((SCOPE.to_owned(), scope.to_string()));
+        env.push((INVOCATION_ID.to_owned(), invocation_id));
         for (name, template) in &self.env {
             env.extend(
                 template
@@ -267,7 +270,7 @@ impl Template {
         scope: &Scope,
         values: &Map<String, Value>,
     ) -> Result<Option<String>, Problem> {
-        let mut text = String::new();
+        let mut text = String::with_capacity(TYPICAL_VALUE_BYTES);
         for part in &self.0 {
             match part {
                 Part::Text(literal) => text.push_str(literal),
@@ -302,18 +305,18 @@ fn placeholder(setting: &str, name: &str, parameters: &Parameters) -> Result<Par
 }
 
 /// A parameter as text. An integer may be written 5.0 in JSON and is 5 all the same.
-fn argument(name: &str, value: &Value) -> Result<String, Problem> {
+fn argument<'a>(name: &str, value: &'a Value) -> Result<Cow<'a, str>, Problem> {
     match value {
         Value::String(text) if text.contains('\0') => Err(Problem::new(
             Kind::ValidationFailed,
             format!("The parameter {name} must not contain the NUL character."),
         )),
-        Value::String(text) => Ok(text.clone()),
-        Value::Number(number) => Ok(match number.as_f64() {
+        Value::String(text) => Ok(Cow::Borrowed(text)),
+        Value::Number(number) => Ok(Cow::Owned(match number.as_f64() {
             Some(float) if number.is_f64() && float.fract() == 0.0 => format!("{float:.0}"),
             _ => number.to_string(),
-        }),
-        other => Ok(other.to_string()),
+        })),
+        other => Ok(Cow::Owned(other.to_string())),
     }
 }
 
@@ -343,7 +346,7 @@ mod tests {
         };
         templates(toml)
             .unwrap()
-            .render(&"acme".parse().unwrap(), &values, "id")
+            .render(&"acme".parse().unwrap(), &values, "id".to_owned())
             .unwrap()
     }
 
@@ -398,7 +401,7 @@ mod tests {
         for value in ["a\0b".to_owned(), "a".repeat(MAX_VALUE_BYTES + 1)] {
             let values = Map::from_iter([("document".to_owned(), value.into())]);
             let refused = templates
-                .render(&"acme".parse().unwrap(), &values, "id")
+                .render(&"acme".parse().unwrap(), &values, "id".to_owned())
                 .unwrap_err();
             assert_eq!(refused.kind, Kind::ValidationFailed);
         }
@@ -493,7 +496,7 @@ mod tests {
             let toml = format!("[overrides]\nargs = ['{text}']\nenv = {{}}\n[parameters]\ndocument = {{ type = 'string' }}");
             let Ok(templates) = templates(&toml) else { return Ok(()) };
             let values = Map::from_iter([("document".to_owned(), document.clone().into())]);
-            let rendered = templates.render(&"acme".parse().unwrap(), &values, "id").unwrap();
+            let rendered = templates.render(&"acme".parse().unwrap(), &values, "id".to_owned()).unwrap();
             let expected = text.replace("{{", "\u{1}").replace("}}", "\u{2}").replace("{scope}", "acme");
             let expected = expected.replace("{document}", "\u{3}").replace('\u{1}', "{").replace('\u{2}', "}");
             if !text.contains("{{{") && !text.contains("}}}") {

@@ -11,18 +11,17 @@ mod page;
 mod process;
 mod report;
 
-use std::any::Any;
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::FutureExt;
 use serde_json::Value;
-use tower::util::option_layer;
 use tower::{Service, ServiceBuilder, service_fn};
-use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::App;
 use crate::auth::Caller;
@@ -53,8 +52,7 @@ fn surrounded(routes: Router<Arc<App>>, app: Arc<App>) -> impl Answers {
     let (guarded, reported) = (Arc::clone(&app), Arc::clone(&app));
     let routes = routes.with_state(app);
     let inner = ServiceBuilder::new()
-        .layer(option_layer(reported.origins.cors()))
-        .layer(CatchPanicLayer::custom(panicked))
+        .option_layer(reported.origins.cors())
         .service_fn(move |request| admitted(Arc::clone(&guarded), routes.clone(), request));
     service_fn(move |request| report::report(Arc::clone(&reported), inner.clone(), request))
 }
@@ -65,14 +63,14 @@ async fn admitted(
     mut routes: Router,
     request: Request,
 ) -> Result<Response, Infallible> {
-    let admission = app
-        .origins
-        .guard(&request)
-        .and_then(|()| app.limits.admit(&request));
-    match admission {
-        Ok(permit) => Ok(held(routes.call(request).await?, permit)),
-        Err(problem) => Ok(problem.into_response()),
-    }
+    let allowed = app.origins.guard(&request);
+    let permit = match allowed.and_then(|()| app.limits.admit(&request)) {
+        Ok(permit) => permit,
+        Err(problem) => return Ok(problem.into_response()),
+    };
+    let answer = AssertUnwindSafe(routes.call(request)).catch_unwind();
+    let answer = answer.await.unwrap_or_else(|_| Ok(panicked()));
+    Ok(held(answer?, permit))
 }
 
 fn add(routes: Vec<Route>, router: Router<Arc<App>>) -> Router<Arc<App>> {
@@ -133,7 +131,7 @@ async fn not_found(State(app): State<Arc<App>>, request: Request) -> Problem {
 }
 
 /// The panic itself was logged where it happened.
-fn panicked(_: Box<dyn Any + Send>) -> Response {
+fn panicked() -> Response {
     Problem::from(Kind::Internal)
         .because("a handler panicked")
         .into_response()

@@ -259,19 +259,24 @@ struct Turn {
 
 impl Inner {
     async fn run(&self, start: &Start, deadline: Instant) -> Result<Started, Problem> {
-        if !start.marker.is_keyed() {
-            return self.begin(start, deadline).await;
+        // What most starts do not need is boxed, here and below: it would make the future of every start three times as large.
+        if start.marker.is_keyed()
+            && let Some(outcome) = Box::pin(self.by_key(start, deadline)).await
+        {
+            return outcome;
         }
+        self.begin(start, deadline).await
+    }
+
+    /// What came of a key before, or comes of it among many instances; none if it is to be started here.
+    async fn by_key(&self, start: &Start, deadline: Instant) -> Option<Result<Started, Problem>> {
         if let Some(known) = self.record.find(&start.marker) {
-            return self.replay(start, &known).await;
+            return Some(self.replay(start, &known).await);
         }
         if let Some(claims) = &self.claims {
-            return self.begin_claimed(claims, start, deadline).await;
+            return Some(self.begin_claimed(claims, start, deadline).await);
         }
-        match self.look_up(start, deadline).await? {
-            Some(replayed) => Ok(replayed),
-            None => self.begin(start, deadline).await,
-        }
+        self.look_up(start, deadline).await.transpose()
     }
 
     /// The execution that an earlier request with the same key started. Fails where that cannot be told yet.
@@ -370,9 +375,14 @@ impl Inner {
 
     /// Starts, whatever the key's past; what else the scope is running counts.
     async fn begin(&self, start: &Start, deadline: Instant) -> Result<Started, Problem> {
-        if start.on_running == OnRunning::Allow {
-            return self.send(start, deadline).await;
+        match start.on_running {
+            OnRunning::Allow => self.send(start, deadline).await,
+            _ => Box::pin(self.begin_in_turn(start, deadline)).await,
         }
+    }
+
+    /// Starts if nothing else of the scope stands against it.
+    async fn begin_in_turn(&self, start: &Start, deadline: Instant) -> Result<Started, Problem> {
         let turn = self.turn(start, deadline).await?;
         let way = timeout_at(
             deadline.into(),

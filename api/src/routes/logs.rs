@@ -64,7 +64,11 @@ pub async fn read(
         .encode(&list)
     });
     if wants_text(&headers) {
-        return Ok(text(&execution.links.logs, &lines, next_page));
+        return Ok(text(
+            &format!("{}/logs", execution.links.itself),
+            &lines,
+            next_page,
+        ));
     }
     Ok(Json(Lines { lines, next_page }).into_response())
 }

@@ -46,7 +46,7 @@ pub async fn start(
     let overrides = app.templates.render(
         &granted.scope,
         &app.parameters.complete(given),
-        &marker.to_string(),
+        marker.to_string(),
     )?;
     app.limits.start(&granted.scope)?;
     let on_running = query.on_running.unwrap_or(app.on_running);

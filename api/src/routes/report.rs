@@ -5,8 +5,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::BoxError;
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
@@ -75,17 +74,13 @@ struct Line {
 }
 
 /// The answer of `service`, completed, and the line about it.
-pub async fn report<S, B>(
+pub async fn report(
     app: Arc<App>,
-    service: S,
+    service: impl Service<Request, Response = Response, Error = Infallible>,
     request: Request,
-) -> Result<Response, Infallible>
-where
-    S: Service<Request, Response = Response<B>, Error = Infallible>,
-    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-{
+) -> Result<Response, Infallible> {
     let line = Line::new(&request);
-    let mut response = service.oneshot(request).await?.map(Body::new);
+    let mut response = service.oneshot(request).await?;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let mut rendered = problem.render(line.id());
         // Allow, those for browsers, and whatever else the layers below had to say.

@@ -116,14 +116,14 @@ impl Sending {
                 }
                 Outcome::Answered => {
                     doubt = Some(sent_by);
-                    match self.look(marker, since, &LOOK_AFTER_ERROR, deadline).await {
+                    match Box::pin(self.look(marker, since, &LOOK_AFTER_ERROR, deadline)).await {
                         Ok(Some(execution)) => return Ok(execution),
                         Ok(None) if again && self.budget.withdraw() => {}
                         Ok(None) | Err(_) => return Err(failure(doubt, error)),
                     }
                 }
                 Outcome::Silent => {
-                    let found = self.look_until(marker, since, deadline).await;
+                    let found = Box::pin(self.look_until(marker, since, deadline)).await;
                     return found.ok_or_else(|| failure(Some(sent_by), error));
                 }
             }
