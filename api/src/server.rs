@@ -20,7 +20,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use rustix::net::{listen, sockopt::set_tcp_user_timeout};
+use rustix::net::sockopt::set_tcp_user_timeout;
+use rustix::net::{Shutdown, listen, shutdown};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -199,7 +200,8 @@ async fn connection(
         return;
     }
     let (read, write) = stream.into_split();
-    let client = Client::new(peer.ip(), Some(read));
+    let write = Arc::new(write);
+    let client = Client::new(peer.ip(), Some(Arc::clone(&write)));
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request: Request = request.map(Body::new);
         request.extensions_mut().insert(client.clone());
@@ -210,7 +212,7 @@ async fn connection(
         .header_read_timeout(head)
         .max_buf_size(MAX_HEAD_BYTES)
         .half_close(true) // a body that ends early still gets its answer
-        .serve_connection(TokioIo::new(Socket(write)), service);
+        .serve_connection(TokioIo::new(Socket { read, write }), service);
     if let Err(error) = watcher.watch(connection).await {
         ended_early(peer, &error);
     }
@@ -252,12 +254,12 @@ struct Connected {
     address: IpAddr,
     /// The address as text, made once for all log lines.
     text: String,
-    socket: Option<OwnedReadHalf>,
+    socket: Option<Arc<OwnedWriteHalf>>,
 }
 
 impl Client {
     /// A client at this address, and where its end is seen.
-    pub fn new(address: IpAddr, socket: Option<OwnedReadHalf>) -> Self {
+    pub fn new(address: IpAddr, socket: Option<Arc<OwnedWriteHalf>>) -> Self {
         Self(Arc::new(Connected {
             address,
             text: address.to_string(),
@@ -281,7 +283,7 @@ impl Client {
         let Some(socket) = &self.0.socket else {
             return std::future::pending().await;
         };
-        let (mut byte, socket): (_, &TcpStream) = ([0], socket.as_ref());
+        let (mut byte, socket): (_, &TcpStream) = ([0], (**socket).as_ref());
         let peek = |cx: &mut Context<'_>| socket.poll_peek(cx, &mut ReadBuf::new(&mut byte));
         if matches!(std::future::poll_fn(peek).await, Ok(1..)) {
             // A next request has come already, and hides what follows: the next write will tell.
@@ -298,53 +300,71 @@ pub async fn gone(client: Option<Extension<Client>>) {
     }
 }
 
-/// A socket whose reading side others than hyper may look at.
-struct Socket(OwnedWriteHalf);
+/// A socket that others than hyper may look at, by its writing half: tokio's own way to read knows from a short read that there
+/// is no more, and saves a call to the system for each request.
+struct Socket {
+    read: OwnedReadHalf,
+    write: Arc<OwnedWriteHalf>,
+}
 
-impl AsyncRead for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
+impl Socket {
+    fn stream(&self) -> &TcpStream {
+        (*self.write).as_ref()
+    }
+
+    /// Writes once there is room.
+    fn poll_write_with(
+        &self,
         cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let socket: &TcpStream = self.0.as_ref();
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(socket.poll_read_ready(cx))?;
-            match socket.try_read_buf(buffer) {
+            ready!(self.stream().poll_write_ready(cx))?;
+            match write(self.stream()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                outcome => return Poll::Ready(outcome.map(drop)),
+                outcome => return Poll::Ready(outcome),
             }
         }
     }
 }
 
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.read).poll_read(cx, buffer)
+    }
+}
+
 impl AsyncWrite for Socket {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        self.poll_write_with(cx, |stream| stream.try_write(bytes))
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+        self.poll_write_with(cx, |stream| stream.try_write_vectored(slices))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(())) // nothing is kept back
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(shutdown(self.stream(), Shutdown::Write).map_err(io::Error::from))
     }
 }
 

@@ -1,0 +1,190 @@
+//! Programs under measurement, and what they take of the machine. Linux: it is read from `/proc`.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+/// The processor of whatever is measured, and that of everything else.
+const MEASURED: usize = 0;
+const OTHERS: usize = 1;
+const MEBIBYTE: f64 = 1024.0 * 1024.0;
+
+/// Processors that this program may use, before it keeps to one.
+fn processors() -> usize {
+    static COUNT: OnceLock<usize> = OnceLock::new();
+    *COUNT.get_or_init(|| available_parallelism().map_or(1, usize::from))
+}
+
+/// Keeps this thread, and those that it starts, on one processor. False where there is only one.
+fn pin(cpu: usize) -> bool {
+    if processors() < 2 {
+        return false;
+    }
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu);
+    sched_setaffinity(None, &cpus).is_ok()
+}
+
+/// Leaves the processor for what is measured to it.
+pub fn step_aside() -> bool {
+    pin(OTHERS)
+}
+
+/// A program, alone on its processor. Dropping it ends it and its children.
+pub struct Running {
+    child: Child,
+}
+
+impl Running {
+    /// Starts it; its standard output goes nowhere, its errors to the file.
+    pub fn start(command: &mut Command, errors: &Path) -> anyhow::Result<Self> {
+        let errors = fs::File::create(errors)?;
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(errors);
+        pin(MEASURED); // a child is where its parent was
+        let child = command.spawn();
+        step_aside();
+        let child =
+            child.with_context(|| format!("starting {}", command.get_program().display()))?;
+        Ok(Self { child })
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+
+    /// Waits until it has; how it was.
+    pub fn wait(&mut self) -> anyhow::Result<()> {
+        let status = self.child.wait()?;
+        ensure!(status.success(), "it ended with {status}");
+        Ok(())
+    }
+
+    /// Tells it to end, and waits for that.
+    pub fn terminate(&mut self, patience: Duration) {
+        signal(&self.processes());
+        let begun = Instant::now();
+        while !self.has_ended() && begun.elapsed() < patience {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Time on a processor so far, its children's included.
+    pub fn cpu(&self) -> Duration {
+        let ticks: u64 = self.processes().iter().filter_map(|pid| ticks(*pid)).sum();
+        Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    }
+
+    /// Resident memory in MiB, by its name in `/proc/PID/status`: `VmRSS`, or `VmHWM` for the most so far.
+    pub fn memory(&self, field: &str) -> f64 {
+        let all = self.processes();
+        let kibibytes = all.iter().filter_map(|pid| status(*pid, field));
+        kibibytes.sum::<u64>() as f64 / 1024.0
+    }
+
+    /// It and its children, the youngest first.
+    fn processes(&self) -> Vec<u32> {
+        let mut all = vec![self.child.id()];
+        let mut next = 0;
+        while let Some(pid) = all.get(next) {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+            let children = children.unwrap_or_default();
+            all.extend(
+                children
+                    .split_whitespace()
+                    .filter_map(|pid| pid.parse::<u32>().ok()),
+            );
+            next += 1;
+        }
+        all.reverse();
+        all
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.terminate(Duration::from_secs(3));
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn signal(processes: &[u32]) {
+    for pid in processes {
+        if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+    }
+}
+
+/// User and system time, in ticks (proc(5)).
+fn ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields = stat.rsplit_once(')')?.1.split_whitespace();
+    fields
+        .skip(11)
+        .take(2)
+        .map(|ticks| ticks.parse::<u64>().ok())
+        .sum()
+}
+
+fn status(pid: u32, field: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    line.trim_start_matches(':')
+        .trim()
+        .strip_suffix(" kB")?
+        .parse()
+        .ok()
+}
+
+/// Time that the whole machine has spent working.
+pub fn busy() -> Duration {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let fields = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1);
+    let ticks: Vec<u64> = fields.filter_map(|ticks| ticks.parse().ok()).collect();
+    let idle: u64 = ticks.iter().skip(3).take(2).sum();
+    let all: u64 = ticks.iter().take(8).sum();
+    Duration::from_secs_f64((all - idle) as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// Time that this program has spent working.
+pub fn own() -> Duration {
+    let ticks = ticks(std::process::id()).unwrap_or_default();
+    Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// The size of a file in MiB.
+pub fn size(path: &Path) -> Option<f64> {
+    Some(fs::metadata(path).ok()?.len() as f64 / MEBIBYTE)
+}
+
+/// What this is measured on.
+pub fn description() -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
+    let model = model.map_or("", |model| model.trim_start_matches(['\t', ' ', ':']));
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!(
+        "{} processors, {model}, Linux {}",
+        processors(),
+        kernel.trim()
+    )
+}
