@@ -138,6 +138,18 @@ impl App {
         })
     }
 
+    /// Fetches what the first start would otherwise wait for: a token, and where the job is. If that fails, each request tries
+    /// again.
+    pub fn warm_up(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (token, location) = (Arc::clone(&self.token), Arc::clone(&self.location));
+        async move {
+            let (token, place) = tokio::join!(token.bearer(), location.get());
+            if let Some(error) = token.err().or(place.err()) {
+                tracing::warn!(cause = %error, "nothing can be started yet");
+            }
+        }
+    }
+
     /// The OpenAPI document of the service as it is configured: JSON, made when first asked for.
     pub fn document(&self) -> Bytes {
         let make = || format!("{:#}\n", routes::document(self)).into();

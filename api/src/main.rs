@@ -54,6 +54,7 @@ async fn run() -> anyhow::Result<()> {
         .await
         .with_context(|| format!("listening on {}:{} (PORT, API__HOST)", address.0, address.1))?;
     tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
+    tokio::spawn(app.warm_up());
     let shutdown = async move {
         tokio::select! { _ = terminate.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
         tracing::info!("draining");

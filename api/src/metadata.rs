@@ -148,14 +148,13 @@ impl Location {
     }
 
     async fn ask(&self) -> Result<Place, Error> {
-        let project = match self.project.as_str() {
-            "" => self.metadata.text("project/project-id").await?,
-            project => project.to_owned(),
+        let ask = async |told: &str, path| match told {
+            "" => self.metadata.text(path).await,
+            name => Ok(name.to_owned()),
         };
-        let region = match self.region.as_str() {
-            "" => self.metadata.text("instance/region").await?,
-            region => region.to_owned(),
-        };
+        let project = ask(&self.project, "project/project-id");
+        let region = ask(&self.region, "instance/region");
+        let (project, region) = tokio::try_join!(project, region)?;
         Ok(Place { project, region })
     }
 }
