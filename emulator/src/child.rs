@@ -25,6 +25,8 @@ use crate::runner::{Cancelled, asked_to_end};
 const LONGEST_LINE: usize = 256 * 1024;
 /// How long output may still arrive after the process is gone, should a descendant have left its group.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
+/// How long a killed process may take to be gone: only one that waits in the kernel, as for a disk, takes any time.
+const DYING: Duration = Duration::from_secs(5);
 /// What a shell reports for a program that it cannot start.
 const CANNOT_START: i32 = 127;
 
@@ -248,7 +250,10 @@ fn character_boundary(bytes: &[u8], limit: usize) -> usize {
 
 /// Every process group that runs, so that all can be ended at once, whatever their tasks are waiting for.
 #[derive(Debug, Default)]
-pub(crate) struct Children(Mutex<Registry>);
+pub(crate) struct Children {
+    registry: Mutex<Registry>,
+    one_ended: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Registry {
@@ -265,7 +270,7 @@ struct Group<'a> {
 
 impl Children {
     fn registry(&self) -> MutexGuard<'_, Registry> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts the command at the head of a new process group. The lock is held meanwhile: a child must not
@@ -300,9 +305,24 @@ impl Children {
     pub(crate) fn close(&self) {
         let mut registry = self.registry();
         registry.closed = true;
-        for group in registry.groups.drain() {
-            let _gone = kill_process_group(group, Signal::KILL);
+        for group in &registry.groups {
+            let _gone = kill_process_group(*group, Signal::KILL);
         }
+    }
+
+    /// Returns once every process that was started has been waited for, or after [`DYING`].
+    pub(crate) async fn ended(&self) {
+        let all = async {
+            loop {
+                // Registered before looking, so that an end in between is not missed.
+                let one_ended = self.one_ended.notified();
+                if self.registry().groups.is_empty() {
+                    return;
+                }
+                one_ended.await;
+            }
+        };
+        let _in_time = timeout(DYING, all).await;
     }
 }
 
@@ -329,6 +349,7 @@ impl Drop for Group<'_> {
             .is_some_and(|leader| registry.groups.remove(&leader))
         {
             self.kill();
+            self.children.one_ended.notify_waiters();
         }
     }
 }

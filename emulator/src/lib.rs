@@ -178,11 +178,12 @@ For gcloud{note}:
         self.cloud.tokens.revoke();
     }
 
-    /// Stops serving, kills every child with its process group, and returns once the port is free again.
+    /// Stops serving, kills every child with its process group, and returns once they are gone and the port is free.
     pub async fn stop(mut self) {
         self.cloud.children.close();
         self.server.abort();
         let _cancelled = (&mut self.server).await;
+        self.cloud.children.ended().await;
     }
 }
 

@@ -6,7 +6,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::helpers::{World, condition, env, settings, shell, until_dead};
+use crate::helpers::{World, alive, condition, env, settings, shell, until_dead};
 
 #[tokio::test]
 async fn a_task_gets_exactly_the_environment_of_cloud_run() {
@@ -207,6 +207,16 @@ async fn dropping_the_emulator_kills_the_children_and_theirs() {
     for pid in &lines[..2] {
         until_dead(pid).await;
     }
+}
+
+#[tokio::test]
+async fn stopping_returns_once_the_children_are_gone() {
+    let world = World::of(shell("echo $$; exec sleep 60")).await;
+    let name = world.run(json!({ "taskCount": 50 })).await;
+    let pids = world.until_lines(&name, 50).await;
+    world.emulator.stop().await;
+    let left: Vec<_> = pids.iter().filter(|pid| alive(pid)).collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[tokio::test]
