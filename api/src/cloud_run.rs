@@ -105,7 +105,7 @@ impl CloudRun {
     }
 
     /// A page of up to `limit` of the job's executions, newest first. `from` is an earlier page's `next`.
-    pub async fn list(&self, from: Option<&str>, limit: u32) -> Result<Page, Error> {
+    pub async fn list(&self, from: Option<&str>, limit: usize) -> Result<Page, Error> {
         let uri = self.uri(&self.list_path(from, limit)).await?;
         let answer = self.read(&uri, MAX_LIST_BYTES).await?;
         let list: List<'_> = google::json(&answer)?;
@@ -130,7 +130,7 @@ impl CloudRun {
         })
     }
 
-    fn list_path(&self, from: Option<&str>, limit: u32) -> String {
+    fn list_path(&self, from: Option<&str>, limit: usize) -> String {
         let job = format!("run.googleapis.com/job={}", self.job);
         let mut path =
             form_urlencoded::Serializer::for_suffix("executions?".to_owned(), "executions?".len());

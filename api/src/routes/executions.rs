@@ -25,7 +25,7 @@ use crate::server::{Client, gone};
 const DEFAULT_LIMIT: usize = 20;
 const MAX_LIMIT: usize = 100;
 /// Executions of the job read at a time: of all scopes, so more than are wanted.
-const PAGE: u32 = 100;
+const PAGE: usize = 100;
 /// Pages of the job's executions looked through for one answer; a scope that ran long ago gets a `nextPage` sooner.
 const MAX_PAGES: usize = 10;
 /// The longest an answer is held back: proxies commonly give up on one a little later.

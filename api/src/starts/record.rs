@@ -19,9 +19,11 @@ use crate::scope::Scope;
 pub const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 /// How far Google's clock and ours may be apart.
 pub const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(60);
-/// Executions of the first page, which mostly is the only one, and of those that follow.
-const FIRST_PAGE: u32 = 100;
-const NEXT_PAGES: u32 = 500;
+/// Executions of a page when nothing says how many there are to read, and of the pages that follow.
+const FIRST_PAGE: usize = 100;
+const NEXT_PAGES: usize = 500;
+/// Room on the first page for executions that others started since the last read.
+const SPARE: usize = 10;
 /// Pages read at most: Cloud Run keeps 1,000 finished executions of a job and runs 1,000 per region.
 const MAX_PAGES: usize = 100;
 /// Notes taken of executions until what is past is forgotten: also where nobody ever has the list read.
@@ -56,10 +58,15 @@ struct Copy {
     unfinished: HashMap<String, Unfinished>,
     /// All that was created since and was visible at the last read is here.
     from: Option<Timestamp>,
-    /// Notes taken since the last sweep.
-    notes: usize,
     /// When the newest execution of that read was created: Google's clock, as all creation times.
     newest: Option<Timestamp>,
+    /// How many executions that read had to see if it was of what is newer, and how many notes were taken since.
+    seen: Option<usize>,
+    notes_since: usize,
+    /// Notes taken since the last sweep.
+    notes: usize,
+    /// Unfinished executions were given up since the current read began, so that it cannot vouch for all.
+    gave_up: bool,
 }
 
 struct Unfinished {
@@ -124,10 +131,8 @@ impl Record {
     pub fn add(&self, execution: &Execution) {
         let mut copy = self.copy();
         copy.add(execution);
-        copy.notes += 1;
-        if copy.notes >= NOTES_PER_SWEEP {
-            copy.forget_the_old(self.lag);
-        }
+        copy.notes_since += 1;
+        copy.sweep_in_time(self.lag);
     }
 
     /// Takes note that a start was answered with an execution that some other start made. Cloud Run's list cannot say so.
@@ -178,36 +183,24 @@ impl Record {
     }
 
     async fn copy_list(&self, back_to: Timestamp) -> Result<(), Problem> {
-        let stop_at = self.stop_at(back_to);
-        let (mut token, mut limit, mut newest) = (None, FIRST_PAGE, None);
+        let (stop_at, mut limit) = self.copy().begin_to_read(back_to, self.lag);
+        let (mut token, mut newest, mut seen) = (None, None, 0);
         for _ in 0..MAX_PAGES {
             let page = self.cloud_run.list(token.as_deref(), limit).await?;
             let mut copy = self.copy();
             for execution in &page.executions {
-                copy.add(execution);
+                let created_at = copy.add(execution);
+                seen += usize::from(created_at >= stop_at);
             }
             newest = newest.max(moment(page.newest.as_deref()));
             let passed = moment(page.oldest.as_deref()).is_some_and(|oldest| oldest < stop_at);
             if passed || page.next.is_none() {
-                (copy.from, copy.newest) = (Some(back_to), copy.newest.max(newest));
+                copy.end_reading(back_to, newest, Some(seen).filter(|_| stop_at > back_to));
                 return Ok(());
             }
             (token, limit) = (page.next, NEXT_PAGES);
         }
         Err(Problem::from(Kind::UpstreamProtocol).because("the list of executions has no end"))
-    }
-
-    /// Where reading may stop: at the newest execution of the last read, and a little before, since the list may show an
-    /// execution late.
-    fn stop_at(&self, back_to: Timestamp) -> Timestamp {
-        let mut copy = self.copy();
-        copy.forget_the_old(self.lag);
-        match (copy.from, copy.newest) {
-            (Some(from), Some(newest)) if from <= back_to => {
-                newest.checked_sub(self.lag).unwrap_or(back_to)
-            }
-            _ => back_to,
-        }
     }
 
     fn copy(&self) -> MutexGuard<'_, Copy> {
@@ -230,6 +223,34 @@ fn moment(text: Option<&str>) -> Option<Timestamp> {
 }
 
 impl Copy {
+    /// Where reading may stop, and how many executions to ask for first. It stops at the newest execution of the last read,
+    /// and a little before, since the list may show an execution late.
+    fn begin_to_read(&mut self, back_to: Timestamp, lag: SignedDuration) -> (Timestamp, usize) {
+        self.sweep_in_time(lag);
+        let notes = std::mem::take(&mut self.notes_since);
+        self.gave_up = false;
+        match (self.from, self.newest) {
+            (Some(from), Some(newest)) if from <= back_to => {
+                let expected = self.seen.map_or(FIRST_PAGE, |seen| seen + notes + SPARE);
+                let stop_at = newest.checked_sub(lag).unwrap_or(back_to);
+                (stop_at, expected.min(NEXT_PAGES))
+            }
+            _ => (back_to, FIRST_PAGE),
+        }
+    }
+
+    fn end_reading(&mut self, back_to: Timestamp, newest: Option<Timestamp>, seen: Option<usize>) {
+        self.from = Some(back_to).filter(|_| !self.gave_up);
+        self.newest = self.newest.max(newest);
+        self.seen = seen;
+    }
+
+    fn sweep_in_time(&mut self, lag: SignedDuration) {
+        if self.notes >= NOTES_PER_SWEEP {
+            self.forget_the_old(lag);
+        }
+    }
+
     /// Forgets keys past their time, and starts without a key once nobody can be looking for them any more.
     fn forget_the_old(&mut self, lag: SignedDuration) {
         let now = Timestamp::now();
@@ -246,12 +267,14 @@ impl Copy {
             // Read anew, but for those that the list may not show yet.
             self.unfinished
                 .retain(|_, unfinished| unfinished.created_at > late);
-            (self.from, self.newest) = (None, None);
+            (self.from, self.newest, self.gave_up) = (None, None, true);
         }
         self.notes = 0;
     }
 
-    fn add(&mut self, execution: &Execution) {
+    /// Takes note of an execution; when it was created.
+    fn add(&mut self, execution: &Execution) -> Timestamp {
+        self.notes += 1;
         let created_at = moment(execution.created_at.as_deref()).unwrap_or_else(Timestamp::now);
         if execution.state.is_finished() {
             self.unfinished.remove(&execution.name);
@@ -261,7 +284,7 @@ impl Copy {
                 .insert(execution.name.clone(), Unfinished { scope, created_at });
         }
         let Some(marker) = execution.invocation_id.as_deref().and_then(Marker::parse) else {
-            return;
+            return created_at;
         };
         let known = Known {
             name: execution.name.clone(),
@@ -277,6 +300,7 @@ impl Copy {
         if earlier.is_none() && known.created_at > oldest {
             self.starts.insert(known.marker.start(), known);
         }
+        created_at
     }
 }
 
@@ -318,6 +342,39 @@ mod tests {
         let copy = record.copy();
         assert!(copy.starts.len() <= NOTES_PER_SWEEP);
         assert!(copy.unfinished.len() <= MAX_UNFINISHED + NOTES_PER_SWEEP);
+    }
+
+    #[test]
+    fn a_read_asks_for_about_as_many_as_there_can_be() {
+        let lag = SignedDuration::from_secs(30);
+        let mut copy = Copy::default();
+        let now = Timestamp::now();
+        let a_day_ago = now - KEY_LIFETIME;
+        assert_eq!(copy.begin_to_read(a_day_ago, lag), (a_day_ago, FIRST_PAGE));
+        copy.end_reading(a_day_ago, Some(now), None);
+        let newer = now - lag;
+        assert_eq!(copy.begin_to_read(now, lag), (newer, FIRST_PAGE));
+        copy.end_reading(a_day_ago, Some(now), Some(3));
+        copy.notes_since = 2;
+        assert_eq!(copy.begin_to_read(now, lag), (newer, 5 + SPARE));
+        copy.end_reading(a_day_ago, Some(now), Some(100_000));
+        assert_eq!(copy.begin_to_read(now, lag), (newer, NEXT_PAGES));
+    }
+
+    #[test]
+    fn a_read_vouches_for_nothing_that_was_given_up_meanwhile() {
+        let lag = SignedDuration::from_secs(30);
+        let mut copy = Copy::default();
+        let now = Timestamp::now();
+        let an_hour_ago = now - SignedDuration::from_hours(1);
+        copy.begin_to_read(Timestamp::UNIX_EPOCH, lag);
+        for number in 0..=MAX_UNFINISHED {
+            copy.add(&execution(number, &Marker::random(), an_hour_ago));
+        }
+        copy.sweep_in_time(lag);
+        copy.end_reading(Timestamp::UNIX_EPOCH, Some(now), None);
+        let again = copy.begin_to_read(Timestamp::UNIX_EPOCH, lag);
+        assert_eq!(again, (Timestamp::UNIX_EPOCH, FIRST_PAGE));
     }
 
     #[test]
