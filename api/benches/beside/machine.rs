@@ -81,8 +81,7 @@ impl Running {
 
     /// Time on a processor so far, its children's included.
     pub fn cpu(&self) -> Duration {
-        let ticks: u64 = self.processes().iter().filter_map(|pid| ticks(*pid)).sum();
-        Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+        self.processes().iter().map(|pid| cpu(*pid)).sum()
     }
 
     /// Resident memory in MiB, by its name in `/proc/PID/status`: `VmRSS`, or `VmHWM` for the most so far.
@@ -127,15 +126,17 @@ fn signal(processes: &[u32]) {
     }
 }
 
-/// User and system time, in ticks (proc(5)).
-fn ticks(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields = stat.rsplit_once(')')?.1.split_whitespace();
-    fields
-        .skip(11)
-        .take(2)
-        .map(|ticks| ticks.parse::<u64>().ok())
-        .sum()
+/// Time that the threads of a process have had a processor (Linux's documentation of schedstats).
+fn cpu(pid: u32) -> Duration {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let nanoseconds = threads.filter_map(|thread| {
+        let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanoseconds.sum())
 }
 
 fn status(pid: u32, field: &str) -> Option<u64> {
@@ -165,8 +166,7 @@ pub fn busy() -> Duration {
 
 /// Time that this program has spent working.
 pub fn own() -> Duration {
-    let ticks = ticks(std::process::id()).unwrap_or_default();
-    Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    cpu(std::process::id())
 }
 
 /// The size of a file in MiB.
