@@ -19,6 +19,7 @@ use crate::access_token::AccessToken;
 use crate::http_client::{self, Often, ReadError, causes, read_capped};
 use crate::metadata;
 use crate::problem::{Kind, Problem};
+use crate::waits;
 
 /// The largest error answer read, in bytes, for the log alone.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
@@ -98,28 +99,36 @@ impl Google {
 
     /// The body of a 2xx answer. A 401 is answered by one more try with a fresh token: it proves that nothing was done.
     pub async fn call(&self, call: &Call<'_>) -> Result<Bytes, Error> {
-        let end = Instant::now() + call.timeout;
-        match self.try_by(end, call).await {
-            Err(error) if error.is_about_the_token() => self.try_by(end, call).await,
+        let began = Instant::now();
+        let end = began + call.timeout;
+        match self.try_by(began, end, call).await {
+            Err(error) if error.is_about_the_token() => {
+                self.try_by(Instant::now(), end, call).await
+            }
             outcome => outcome,
         }
     }
 
     /// The same with one try. After a 401 the next one has a fresh token.
     pub async fn call_once(&self, call: &Call<'_>) -> Result<Bytes, Error> {
-        self.try_by(Instant::now() + call.timeout, call).await
+        let began = Instant::now();
+        self.try_by(began, began + call.timeout, call).await
     }
 
-    async fn try_by(&self, end: Instant, call: &Call<'_>) -> Result<Bytes, Error> {
+    async fn try_by(&self, began: Instant, end: Instant, call: &Call<'_>) -> Result<Bytes, Error> {
         let bearer = match &self.token {
-            Some(token) => Some(token.bearer().await?),
+            Some(token) => Some(token.bearer().await),
             None => None,
         };
+        let ready = Instant::now();
+        waits::note(ready - began, Duration::ZERO);
+        let bearer = bearer.transpose()?;
         // Whoever calls counts on it: what was not sent by then never will be, even if this process slept meanwhile.
-        if Instant::now() >= end {
+        if ready >= end {
             return Err(Error::NotSent("there was no time left".to_owned()));
         }
         let answer = timeout_at(end.into(), self.send(call, bearer.clone())).await;
+        waits::note(Duration::ZERO, ready.elapsed());
         let answer = answer.unwrap_or_else(|_| Err(Error::Silent("timed out".to_owned())));
         if let (Some(token), Some(bearer), Err(error)) = (&self.token, bearer, &answer)
             && error.is_about_the_token()

@@ -33,6 +33,7 @@ pub mod scope;
 pub mod server;
 pub mod starts;
 pub mod telemetry;
+mod waits;
 pub mod watch;
 
 use std::future::Future;

@@ -57,7 +57,7 @@ pub struct Answer {
     pub description: &'static str,
     /// Its media types and their schemas.
     pub contents: &'static [(&'static str, SchemaOf)],
-    /// The headers it has besides `X-Request-Id`: keys of `components.headers`.
+    /// The headers it has besides those of every answer: keys of `components.headers`.
     pub headers: &'static [&'static str],
 }
 
@@ -306,9 +306,9 @@ fn types(kinds: &[Kind]) -> Value {
         .collect()
 }
 
-/// Headers of a response by name; every answer has the request's id.
+/// Headers of a response by name, with those that every answer can have.
 fn headers(names: &[&str]) -> Value {
-    let names = std::iter::once(&"X-Request-Id").chain(names);
+    let names = ["X-Request-Id", "Server-Timing"].iter().chain(names);
     let headers: Map<String, Value> = names
         .map(|name| ((*name).to_owned(), reference("headers", name)))
         .collect();
@@ -358,6 +358,10 @@ fn components() -> Value {
             "X-Request-Id": {
                 "description": "The name of this request in the service's log: the client's own X-Request-Id if it sent one that can be logged.",
                 "schema": text,
+            },
+            "Server-Timing": {
+                "description": "Milliseconds that this request waited for Google's answers (upstream) and for an access token (token); absent if it did not.",
+                "schema": { "type": "string", "examples": ["upstream;dur=118.4"] },
             },
             "Location": {
                 "description": "The path of the execution.",

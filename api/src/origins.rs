@@ -27,7 +27,8 @@ impl Origins {
     /// Answers preflights, and lets pages of the listed origins read every answer; nothing if none is listed.
     /// Without credentials: callers send a token, and no page gets to use a cookie.
     pub fn cors(&self) -> Option<CorsLayer> {
-        let expose = ["idempotent-replayed", "x-request-id"].map(HeaderName::from_static);
+        let expose =
+            ["idempotent-replayed", "server-timing", "x-request-id"].map(HeaderName::from_static);
         let allow = ["idempotency-key", "last-event-id"].map(HeaderName::from_static);
         let layer = CorsLayer::new()
             .allow_origin(AllowOrigin::list(self.0.iter().cloned()))

@@ -128,16 +128,17 @@ impl Templates {
         }
     }
 
-    /// The overrides of one start. `invocation_id` marks the execution as this start's.
+    /// The overrides of one start. `invocation_id` marks the execution as this start's; `trace` is the request's, if it has one.
     pub fn render(
         &self,
         scope: &Scope,
         values: &Map<String, Value>,
         invocation_id: String,
+        trace: Option<&str>,
     ) -> Result<Overrides, Problem> {
         let mut args = Vec::with_capacity(self.args.len());
         for template in &self.args {
-            args.extend(template.render(scope, values)?);
+            args.extend(template.render(scope, values, trace)?);
         }
         let mut env = Vec::with_capacity(self.env.len() + 2);
         env.push((SCOPE.to_owned(), scope.to_string()));
@@ -145,7 +146,7 @@ impl Templates {
         for (name, template) in &self.env {
             env.extend(
                 template
-                    .render(scope, values)?
+                    .render(scope, values, trace)?
                     .map(|value| (name.clone(), value)),
             );
         }
@@ -213,7 +214,7 @@ fn within(setting: &str, value: Option<u32>, most: u32) -> Result<Option<u32>, I
     }
 }
 
-/// A text with placeholders: `{scope}`, `{parameter}`; `{{` and `}}` are the braces themselves.
+/// A text with placeholders: `{scope}`, `{trace}`, `{parameter}`; `{{` and `}}` are the braces themselves.
 #[derive(Debug)]
 struct Template(Vec<Part>);
 
@@ -221,6 +222,7 @@ struct Template(Vec<Part>);
 enum Part {
     Text(String),
     Scope,
+    Trace,
     Parameter(String),
 }
 
@@ -264,17 +266,22 @@ impl Template {
             .any(|part| matches!(part, Part::Parameter(name) if name == parameter))
     }
 
-    /// One pass: what a value contains is never looked at for placeholders. Nothing if a parameter is absent.
+    /// One pass: what a value contains is never looked at for placeholders. Nothing if a parameter, or the trace, is absent.
     fn render(
         &self,
         scope: &Scope,
         values: &Map<String, Value>,
+        trace: Option<&str>,
     ) -> Result<Option<String>, Problem> {
         let mut text = String::with_capacity(TYPICAL_VALUE_BYTES);
         for part in &self.0 {
             match part {
                 Part::Text(literal) => text.push_str(literal),
                 Part::Scope => text.push_str(scope.as_str()),
+                Part::Trace => match trace {
+                    Some(trace) => text.push_str(trace),
+                    None => return Ok(None),
+                },
                 Part::Parameter(name) => match values.get(name) {
                     Some(value) => text.push_str(&argument(name, value)?),
                     None => return Ok(None),
@@ -295,6 +302,7 @@ fn placeholder(setting: &str, name: &str, parameters: &Parameters) -> Result<Par
     match name {
         "scope" => Ok(Part::Scope),
         name if parameters.declares(name) => Ok(Part::Parameter(name.to_owned())),
+        "trace" => Ok(Part::Trace), // unless there is a parameter of this name
         name => {
             let cure = format!(
                 "names an undeclared parameter `{name}`: declare it under [parameters], or write {{{{ and }}}} for braces"
@@ -346,7 +354,7 @@ mod tests {
         };
         templates(toml)
             .unwrap()
-            .render(&"acme".parse().unwrap(), &values, "id".to_owned())
+            .render(&"acme".parse().unwrap(), &values, "id".to_owned(), None)
             .unwrap()
     }
 
@@ -372,6 +380,22 @@ mod tests {
                 pair("PLAIN", "as it is")
             ]
         );
+    }
+
+    #[test]
+    fn the_trace_of_a_request_can_be_given_on_and_a_parameter_of_that_name_comes_first() {
+        let trace = |toml: &str, values: Value, trace: Option<&str>| {
+            let (scope, templates) = ("acme".parse().unwrap(), templates(toml).unwrap());
+            let rendered =
+                templates.render(&scope, values.as_object().unwrap(), String::new(), trace);
+            rendered.unwrap().args
+        };
+        let plain = "[overrides]\nargs = ['--trace={trace}']\nenv = {}";
+        assert_eq!(trace(plain, json!({}), Some("0af7")), ["--trace=0af7"]);
+        assert!(trace(plain, json!({}), None).is_empty());
+        let declared = format!("{plain}\n[parameters]\ntrace = {{ type = 'string' }}");
+        let given = json!({"trace": "mine"});
+        assert_eq!(trace(&declared, given, Some("0af7")), ["--trace=mine"]);
     }
 
     #[test]
@@ -401,7 +425,7 @@ mod tests {
         for value in ["a\0b".to_owned(), "a".repeat(MAX_VALUE_BYTES + 1)] {
             let values = Map::from_iter([("document".to_owned(), value.into())]);
             let refused = templates
-                .render(&"acme".parse().unwrap(), &values, "id".to_owned())
+                .render(&"acme".parse().unwrap(), &values, "id".to_owned(), None)
                 .unwrap_err();
             assert_eq!(refused.kind, Kind::ValidationFailed);
         }
@@ -496,7 +520,7 @@ mod tests {
             let toml = format!("[overrides]\nargs = ['{text}']\nenv = {{}}\n[parameters]\ndocument = {{ type = 'string' }}");
             let Ok(templates) = templates(&toml) else { return Ok(()) };
             let values = Map::from_iter([("document".to_owned(), document.clone().into())]);
-            let rendered = templates.render(&"acme".parse().unwrap(), &values, "id".to_owned()).unwrap();
+            let rendered = templates.render(&"acme".parse().unwrap(), &values, "id".to_owned(), None).unwrap();
             let expected = text.replace("{{", "\u{1}").replace("}}", "\u{2}").replace("{scope}", "acme");
             let expected = expected.replace("{document}", "\u{3}").replace('\u{1}', "{").replace('\u{2}', "}");
             if !text.contains("{{{") && !text.contains("}}}") {

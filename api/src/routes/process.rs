@@ -9,7 +9,7 @@ use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::report::shown;
+use super::report::{shown, trace};
 use crate::App;
 use crate::auth::{self, Granted};
 use crate::extract::{Fields, json_body};
@@ -32,6 +32,7 @@ pub async fn start(
     request: Request,
 ) -> Result<Response, Problem> {
     let key = IdempotencyKey::from_headers(request.headers())?;
+    let trace = trace(request.headers());
     let given = app.parameters.check(&json_body(request).await?)?;
     let marker = match key {
         // What the caller sent, not what our defaults made of it: these may change from one release to the next.
@@ -47,6 +48,7 @@ pub async fn start(
         &granted.scope,
         &app.parameters.complete(given),
         marker.to_string(),
+        trace.as_deref(),
     )?;
     app.limits.start(&granted.scope)?;
     let on_running = query.on_running.unwrap_or(app.on_running);

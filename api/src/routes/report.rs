@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,6 +22,7 @@ use crate::execution::Execution;
 use crate::problem::{Kind, Problem};
 use crate::random;
 use crate::server::Client;
+use crate::waits::{self, SERVER_TIMING};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What every answer says unless its handler says otherwise: it is for nobody else, now and later, and no page.
@@ -80,7 +82,8 @@ pub async fn report(
     request: Request,
 ) -> Result<Response, Infallible> {
     let line = Line::new(&request);
-    let mut response = service.oneshot(request).await?;
+    let (response, waited) = waits::noted(pin!(service.oneshot(request))).await;
+    let mut response = response?;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let mut rendered = problem.render(line.id());
         // Allow, those for browsers, and whatever else the layers below had to say.
@@ -97,6 +100,9 @@ pub async fn report(
             .or_insert(HeaderValue::from_static(value));
     }
     headers.insert(X_REQUEST_ID, line.id.clone());
+    if let Some(waited) = waited.header() {
+        headers.insert(SERVER_TIMING, waited);
+    }
     line.write(&app, &response);
     Ok(response)
 }
@@ -182,7 +188,7 @@ fn request_id(theirs: Option<&HeaderValue>) -> HeaderValue {
 }
 
 /// The trace's id (32 hexadecimal digits) from W3C's `traceparent` or Google's `X-Cloud-Trace-Context`.
-fn trace(headers: &HeaderMap) -> Option<String> {
+pub fn trace(headers: &HeaderMap) -> Option<String> {
     let text = |name| {
         headers
             .get(name)

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -14,6 +14,7 @@ use crate::cloud_run::CloudRun;
 use crate::execution::Execution;
 use crate::problem::{Kind, Problem};
 use crate::scope::Scope;
+use crate::waits;
 
 /// How long a key names its start.
 pub const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
@@ -171,9 +172,9 @@ impl Record {
             last.0 = Some((began, back_to, outcome.clone()));
             outcome
         });
-        reading
-            .await
-            .unwrap_or_else(|error| Err(Problem::from(Kind::Internal).because(error)))
+        let outcome = reading.await;
+        waits::note(Duration::ZERO, asked_at.elapsed());
+        outcome.unwrap_or_else(|error| Err(Problem::from(Kind::Internal).because(error)))
     }
 
     /// How far back is worth reading: further than asked only if that is known already.

@@ -79,6 +79,7 @@ async fn a_page_can_read_problems_and_the_headers_it_needs() {
             "retry-after",
             "idempotent-replayed",
             "x-request-id",
+            "server-timing",
             "link",
         ] {
             assert!(

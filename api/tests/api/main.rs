@@ -17,6 +17,7 @@ mod leaks;
 mod lifecycle;
 mod limits;
 mod logs;
+mod observability;
 mod process;
 #[allow(dead_code)] // shared with the proofs, which use all of it
 mod processes;

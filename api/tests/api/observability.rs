@@ -1,0 +1,111 @@
+//! What an operator can follow from one place to the next, and how long each waited for the other.
+
+use std::time::{Duration, Instant};
+
+use emulator::{Emulator, Fault, Job, Operation, Rule, Settings};
+use reqwest::Client;
+use serde_json::{Value, json};
+
+use crate::helpers::{PATIENCE, TestApp, instant_job};
+use crate::running::Program;
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+/// A job that logs as Cloud Logging reads it, with the two marks from its environment.
+const LOGGING_JOB: &str = r#"printf '{"message":"done","invocationId":"%s","logging.googleapis.com/trace":"%s"}\n' "$INVOCATION_ID" "$TRACE""#;
+
+#[tokio::test]
+async fn one_trace_and_one_invocation_are_in_the_log_the_environment_and_the_jobs_lines() {
+    let job = Job::new("test-job", ["sh", "-c", LOGGING_JOB]);
+    let settings = Settings {
+        jobs: vec![job],
+        project: "demo".to_owned(),
+        ..Settings::default()
+    };
+    let emulator = Emulator::start(settings).await.unwrap();
+    let trace_of_the_job = ("API__OVERRIDES__ENV__TRACE", "projects/demo/traces/{trace}");
+    let program = Program::start(&emulator, &[trace_of_the_job]);
+    let http = api::http_client::Clients::new().unwrap().seldom;
+    let trace = format!("projects/demo/traces/{TRACE}");
+
+    let start = http.post(format!("{}/scopes/acme/process", program.url));
+    let start = start.header("traceparent", format!("00-{TRACE}-b7ad6b7169203331-01"));
+    let execution: Value = start.send().await.unwrap().json().await.unwrap();
+    let (name, invocation) = (&execution["name"], &execution["invocationId"]);
+
+    let entry = entry_of(&http, &emulator, name.as_str().unwrap()).await;
+    assert_eq!(entry["jsonPayload"]["invocationId"], *invocation);
+    assert_eq!(entry["trace"], trace);
+
+    program.terminate();
+    let (_, log) = program.ended(Duration::from_secs(10)).await;
+    let of_the_start: Vec<Value> = log
+        .iter()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|line: &Value| line["httpRequest"]["requestMethod"] == "POST")
+        .collect();
+    assert_eq!(of_the_start.len(), 1);
+    let line = &of_the_start[0];
+    assert_eq!(line["logging.googleapis.com/trace"], trace);
+    assert_eq!(
+        (&line["execution"], &line["invocationId"]),
+        (name, invocation)
+    );
+}
+
+/// The first thing that the execution logged, as Cloud Logging has it.
+async fn entry_of(http: &Client, emulator: &Emulator, execution: &str) -> Value {
+    let token = format!(
+        "{}/computeMetadata/v1/instance/service-accounts/default/token",
+        emulator.url()
+    );
+    let token = http.get(token).header("Metadata-Flavor", "Google");
+    let token: Value = token.send().await.unwrap().json().await.unwrap();
+    let filter = format!("labels.\"run.googleapis.com/execution_name\"=\"{execution}\"");
+    let query = json!({ "resourceNames": ["projects/demo"], "filter": filter });
+    let begun = Instant::now();
+    loop {
+        let page = http
+            .post(format!("{}/v2/entries:list", emulator.url()))
+            .bearer_auth(token["access_token"].as_str().unwrap())
+            .json(&query);
+        let page: Value = page.send().await.unwrap().json().await.unwrap();
+        if let Some(entry) = page["entries"].get(0) {
+            return entry.clone();
+        }
+        assert!(begun.elapsed() < PATIENCE, "no entry in {page}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_tells_how_long_google_took() {
+    let app = TestApp::with(instant_job(), |_| {}).await;
+    let slow = Rule::new(Operation::Run, Fault::Delay { ms: 300 });
+    app.emulator.faults().add(slow.nth(2));
+    app.keyless().await;
+
+    let told = timing(app.keyless().await.headers());
+    let (name, upstream) = told.split_once(";dur=").unwrap();
+    let upstream: f64 = upstream.parse().unwrap();
+    assert_eq!(name, "upstream", "there was a token already");
+    assert!((300.0..2_000.0).contains(&upstream), "{told}");
+
+    let nothing_asked = app.get("/health").send().await.unwrap();
+    assert!(nothing_asked.headers().get("server-timing").is_none());
+}
+
+#[tokio::test]
+async fn an_answer_tells_how_long_a_token_took() {
+    let app = TestApp::with(instant_job(), |_| {}).await;
+    let slow = Rule::new(Operation::Token, Fault::Delay { ms: 300 });
+    app.emulator.faults().add(slow);
+    let told = timing(app.keyless().await.headers());
+    let token = told.strip_prefix("token;dur=").unwrap();
+    let (token, upstream) = token.split_once(", upstream;dur=").unwrap();
+    assert!(token.parse::<f64>().unwrap() >= 300.0, "{told}");
+    assert!(upstream.parse::<f64>().unwrap() < 300.0, "{told}");
+}
+
+fn timing(headers: &reqwest::header::HeaderMap) -> String {
+    headers["server-timing"].to_str().unwrap().to_owned()
+}
