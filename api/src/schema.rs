@@ -4,6 +4,7 @@
 //! hold it against that library.
 
 mod format;
+mod pattern;
 
 use std::cmp::Ordering;
 
@@ -29,10 +30,6 @@ const RULES: &[(&str, &[&str])] = &[
 ];
 /// The keywords that only tell about a parameter.
 const ANNOTATIONS: &[&str] = &["type", "title", "description", "default", "examples"];
-/// What ECMA-262 takes for a space (sections 12.2 and 12.3).
-const SPACES: &str = r"\t\n\x0b\x0c\r \u{a0}\u{1680}\u{2000}-\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}\u{feff}";
-/// The least distance of a quotient from a whole number that is not taken for rounding: 0.3 is a multiple of 0.1.
-const ROUNDING: f64 = 1e-9;
 
 /// A compiled schema.
 pub struct Scalar {
@@ -134,7 +131,7 @@ fn rule(keyword: &str, argument: &Value) -> Result<Rule, String> {
         }),
         "const" => Rule::OneOf(vec![argument.clone()]),
         "pattern" => {
-            let pattern = Regex::new(&translated(text()?));
+            let pattern = Regex::new(&pattern::translated(text()?));
             let pattern = pattern.map_err(|error| format!("`pattern` cannot be used: {error}"))?;
             Rule::Matches(pattern, text()?.to_owned())
         }
@@ -150,29 +147,6 @@ fn rule(keyword: &str, argument: &Value) -> Result<Rule, String> {
             _ => return Err(must_be("greater than 0")),
         },
     })
-}
-
-/// A pattern of ECMA-262, which JSON Schema takes, for an engine whose time is linear in the text: no pattern can be made to
-/// hang on a body. What they share, they write alike, but for the classes of characters, which in ECMA-262 are ASCII's.
-fn translated(pattern: &str) -> String {
-    let (mut text, mut characters) = (String::with_capacity(pattern.len()), pattern.chars());
-    while let Some(c) = characters.next() {
-        let escaped = if c == '\\' { characters.next() } else { None };
-        match escaped {
-            None => text.push(c),
-            Some('d') => text.push_str("[0-9]"),
-            Some('D') => text.push_str("[^0-9]"),
-            Some('w') => text.push_str("[0-9A-Za-z_]"),
-            Some('W') => text.push_str("[^0-9A-Za-z_]"),
-            Some('s') => text.extend(["[", SPACES, "]"]),
-            Some('S') => text.extend(["[^", SPACES, "]"]),
-            Some(edge @ ('b' | 'B')) => {
-                text.extend([r"(?-u:\", edge.encode_utf8(&mut [0; 4]), ")"])
-            }
-            Some(other) => text.extend(['\\', other]),
-        }
-    }
-    text
 }
 
 impl Kind {
@@ -253,17 +227,30 @@ fn compare(one: &Number, other: &Number) -> Ordering {
     }
 }
 
+/// Of the decimals as they are written, which doubles only come near to: 0.3 is a multiple of 0.1.
 fn is_multiple(number: &Number, divisor: &Number) -> bool {
-    match (whole(number), whole(divisor)) {
-        (Some(number), Some(divisor)) => number % divisor == 0,
-        _ => {
-            let (number, divisor) = (float(number), float(divisor));
-            let quotient = number / divisor;
-            // A double beyond that has no fraction, but its rest is exact.
-            let is_exact = quotient.abs() > 1.0 / f64::EPSILON;
-            (quotient - quotient.round()).abs() < ROUNDING && (!is_exact || number % divisor == 0.0)
-        }
-    }
+    let (Some((digits, exponent)), Some((divisor, unit))) = (decimal(number), decimal(divisor))
+    else {
+        return false;
+    };
+    let Ok(finer) = u32::try_from(unit - exponent) else {
+        let rest = |rest, _| rest * 10 % divisor;
+        return (unit..exponent).fold(digits % divisor, rest) == 0;
+    };
+    let divisor = 10_i128
+        .checked_pow(finer)
+        .and_then(|power| divisor.checked_mul(power));
+    divisor.map_or(digits == 0, |divisor| digits % divisor == 0)
+}
+
+/// The number's digits, and the power of ten that they are to be multiplied by.
+fn decimal(number: &Number) -> Option<(i128, i32)> {
+    let text = number.to_string();
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let places = i32::try_from(fraction.len()).ok()?;
+    let digits = format!("{whole}{fraction}").parse().ok()?;
+    Some((digits, exponent.parse::<i32>().ok()? - places))
 }
 
 /// The number if it is whole, however it is written, and not beyond all counting: of such a double the fraction is 0, too.
@@ -396,12 +383,32 @@ mod tests {
     }
 
     #[test]
-    fn rounding_is_not_taken_for_a_rest() {
-        let cents = scalar(&json!({ "type": "number", "multipleOf": 0.01 }));
-        for value in [json!(0.07), json!(19.99), json!(5), json!(1e6)] {
-            assert!(cents.check(&value).is_ok(), "{value}");
+    fn rounding_is_not_taken_for_a_rest_nor_a_rest_for_rounding() {
+        let fits = |value: Value, divisor: Value| {
+            let multiples = scalar(&json!({ "type": "number", "multipleOf": divisor }));
+            multiples.check(&value).is_ok()
+        };
+        for (value, divisor) in [
+            (json!(0.07), json!(0.01)),
+            (json!(-19.99), json!(0.01)),
+            (json!(111848.18), json!(0.01)),
+            (json!(1e6), json!(0.01)),
+            (json!(1e300), json!(2.5)),
+            (json!(0), json!(1e-300)),
+            (json!(u64::MAX), json!(5)),
+        ] {
+            assert!(fits(value.clone(), divisor.clone()), "{value} {divisor}");
         }
-        assert!(cents.check(&json!(0.075)).is_err());
+        for (value, divisor) in [
+            (json!(0.075), json!(0.01)),
+            (json!(5.0000000001), json!(1)),
+            (json!(1e-10), json!(0.25)),
+            (json!(1e-300), json!(1)),
+            (json!(1e300), json!(7)),
+            (json!(i64::MAX), json!(2)),
+        ] {
+            assert!(!fits(value.clone(), divisor.clone()), "{value} {divisor}");
+        }
     }
 
     #[test]
