@@ -146,7 +146,7 @@ impl CloudLogging {
             page_token: from,
         };
         let body =
-            serde_json::to_vec(&request).map_err(|error| Error::NotSent(error.to_string()))?;
+            serde_json::to_vec(&request).map_err(|error| Error::NotTaken(error.to_string()))?;
         let uri = format!("{}/v2/entries:list", self.base_url).parse();
         let uri = uri.map_err(google::not_a_uri)?;
         let call = Call {

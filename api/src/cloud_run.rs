@@ -82,7 +82,7 @@ impl CloudRun {
         let body = RunJobRequest::new(overrides, self.container.as_deref());
         let mut json = Vec::with_capacity(TYPICAL_BODY_BYTES);
         serde_json::to_writer(&mut json, &body)
-            .map_err(|error| Error::NotSent(error.to_string()))?;
+            .map_err(|error| Error::NotTaken(error.to_string()))?;
         let call = post(uri, json.into(), timeout);
         let answer = self.google.call_once(&call).await?;
         self.read_execution(&answer)
@@ -195,7 +195,7 @@ impl CloudRun {
             max_bytes,
         };
         match self.google.call(&call).await {
-            Err(Error::Silent(_) | Error::NotSent(_)) => self.google.call(&call).await,
+            Err(Error::Silent(_) | Error::NotTaken(_)) => self.google.call(&call).await,
             outcome => outcome,
         }
     }

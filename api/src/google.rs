@@ -58,9 +58,9 @@ pub enum Error {
     /// There is no access token or no place to call: nothing was sent.
     #[error("{0}")]
     Metadata(#[from] metadata::Error),
-    /// There was no connection: nothing was sent.
-    #[error("nothing was sent: {0}")]
-    NotSent(String),
+    /// There was no connection, or the server says that it has not looked at the request: nothing was done.
+    #[error("nothing was done: {0}")]
+    NotTaken(String),
     /// A complete answer with an error status.
     #[error("answered {status}: {message}")]
     Refused {
@@ -117,18 +117,20 @@ impl Google {
 
     async fn try_by(&self, began: Instant, end: Instant, call: &Call<'_>) -> Result<Bytes, Error> {
         let bearer = match &self.token {
-            Some(token) => Some(token.bearer().await),
+            Some(token) => {
+                let _waiting = waits::token(began);
+                Some(token.bearer().await?)
+            }
             None => None,
         };
         let ready = Instant::now();
-        waits::note(ready - began, Duration::ZERO);
-        let bearer = bearer.transpose()?;
         // Whoever calls counts on it: what was not sent by then never will be, even if this process slept meanwhile.
         if ready >= end {
-            return Err(Error::NotSent("there was no time left".to_owned()));
+            return Err(Error::NotTaken("there was no time left".to_owned()));
         }
+        let waiting = waits::upstream(ready);
         let answer = timeout_at(end.into(), self.send(call, bearer.clone())).await;
-        waits::note(Duration::ZERO, ready.elapsed());
+        drop(waiting);
         let answer = answer.unwrap_or_else(|_| Err(Error::Silent("timed out".to_owned())));
         if let (Some(token), Some(bearer), Err(error)) = (&self.token, bearer, &answer)
             && error.is_about_the_token()
@@ -141,7 +143,7 @@ impl Google {
     async fn send(&self, call: &Call<'_>, bearer: Option<HeaderValue>) -> Result<Bytes, Error> {
         let answer = self.http.request(request(call, bearer)).await;
         let answer = answer.map_err(|error| match was_not_taken(&error) {
-            true => Error::NotSent(causes(&error)),
+            true => Error::NotTaken(causes(&error)),
             false => Error::Silent(causes(&error)),
         });
         accepted(answer?, call.max_bytes).await
@@ -245,7 +247,7 @@ pub fn json<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, Error> {
 
 /// What was put together is no place to call.
 pub fn not_a_uri(error: InvalidUri) -> Error {
-    Error::NotSent(error.to_string())
+    Error::NotTaken(error.to_string())
 }
 
 /// Google's words in an error answer: the JSON's message, or the beginning of whatever a front end sent instead.
@@ -261,7 +263,7 @@ impl From<Error> for Problem {
         let cause = error.to_string();
         let problem = match error {
             Error::Metadata(_) => Kind::UpstreamAuthUnavailable.into(),
-            Error::NotSent(_) => Kind::UpstreamUnavailable.into(),
+            Error::NotTaken(_) => Kind::UpstreamUnavailable.into(),
             Error::Silent(_) => Kind::UpstreamTimeout.into(),
             Error::Unreadable(_) | Error::NotTheApi(_) => Kind::UpstreamProtocol.into(),
             Error::Refused {

@@ -21,6 +21,8 @@ use tower::{BoxError, ServiceBuilder};
 
 /// How long a connection may take to be made, its host's name resolved and TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// After how long a connection whose other end has gone without a word is given up: all requests may share it.
+const SILENCE: Duration = Duration::from_secs(10);
 /// Connections kept for the next request, per host: about as many as requests in flight.
 const MAX_IDLE_CONNECTIONS: usize = 256;
 
@@ -63,6 +65,11 @@ fn often(tls: ClientConfig) -> Often {
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);
+    http.set_keepalive(Some(SILENCE));
+    http.set_keepalive_interval(Some(SILENCE));
+    http.set_keepalive_retries(Some(1));
+    #[cfg(target_os = "linux")] // elsewhere the kernel's own patience, of minutes
+    http.set_tcp_user_timeout(Some(SILENCE));
     let https = HttpsConnectorBuilder::new()
         .with_tls_config(tls)
         .https_or_http()

@@ -487,8 +487,12 @@ impl Inner {
         last: Option<&str>,
         deadline: Instant,
     ) -> Result<Vec<Execution>, Problem> {
-        self.read(Depth::All, deadline).await?;
-        let mut names = self.record.unfinished(&start.scope);
+        let mut names = loop {
+            self.read(Depth::All, deadline).await?;
+            if let Some(names) = self.record.unfinished(&start.scope) {
+                break names;
+            }
+        };
         if let Some(last) = last.filter(|last| !names.iter().any(|name| name == last)) {
             names.insert(0, last.to_owned());
         }

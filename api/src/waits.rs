@@ -1,8 +1,8 @@
-//! How long a request waited for others: its `Server-Timing` header tells.
+//! How long a request waited for Google: its `Server-Timing` header tells.
 
 use std::cell::Cell;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::{HeaderName, HeaderValue};
 
@@ -17,9 +17,17 @@ tokio::task_local! {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Waited {
     /// An access token that had to be fetched.
-    pub token: Duration,
+    token: Duration,
     /// Google's answers.
-    pub upstream: Duration,
+    upstream: Duration,
+}
+
+/// A wait of the request that this runs for, if it runs for one. It lasts until it is dropped, also by whoever has no more
+/// time for it.
+#[must_use]
+pub struct Wait {
+    began: Instant,
+    add: fn(&mut Waited, Duration),
 }
 
 /// Runs the work of a request, which is too large to be moved once more, and tells what it waited for.
@@ -28,15 +36,26 @@ pub async fn noted<F: Future>(work: Pin<&mut F>) -> (F::Output, Waited) {
     WAITED.scope(Cell::default(), work).await
 }
 
-/// Takes note of a wait; of none if no request is waiting here.
-pub fn note(token: Duration, upstream: Duration) {
-    let _nobody = WAITED.try_with(|waited| {
-        let before = waited.get();
-        waited.set(Waited {
-            token: before.token + token,
-            upstream: before.upstream + upstream,
+/// Waits for an access token.
+pub fn token(began: Instant) -> Wait {
+    let add = |waited: &mut Waited, time| waited.token += time;
+    Wait { began, add }
+}
+
+/// Waits for an answer of Google's.
+pub fn upstream(began: Instant) -> Wait {
+    let add = |waited: &mut Waited, time| waited.upstream += time;
+    Wait { began, add }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        let _nobody = WAITED.try_with(|cell| {
+            let mut waited = cell.get();
+            (self.add)(&mut waited, self.began.elapsed());
+            cell.set(waited);
         });
-    });
+    }
 }
 
 impl Waited {
@@ -62,20 +81,27 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_waited_for_is_summed_and_told() {
-        let millis = Duration::from_millis;
+    async fn waits_are_summed_and_told_also_those_that_were_given_up() {
+        let ago = |millis| Instant::now() - Duration::from_millis(millis);
         let work = pin!(async {
-            note(millis(12), millis(100));
-            note(Duration::from_nanos(80), millis(3));
-            5
+            drop(token(ago(12)));
+            drop(upstream(ago(100)));
+            let too_long = async {
+                let _waiting = upstream(ago(200));
+                std::future::pending::<()>().await;
+            };
+            let given_up = tokio::time::timeout(Duration::ZERO, too_long).await;
+            given_up.is_err()
         });
-        let (answer, waited) = noted(work).await;
+        let (given_up, waited) = noted(work).await;
+        assert!(given_up);
+        let (token, upstream) = (waited.token.as_millis(), waited.upstream.as_millis());
+        assert!(token >= 12 && upstream >= 300, "{token} {upstream}");
         let told = waited.header().unwrap();
-        assert_eq!(
-            (answer, told.as_bytes()),
-            (5, &b"token;dur=12.0, upstream;dur=103.0"[..])
-        );
+        let told = told.to_str().unwrap();
+        assert!(told.starts_with("token;dur=") && told.contains(", upstream;dur="));
+
         assert!(noted(pin!(async {})).await.1.header().is_none());
-        note(millis(1), millis(1)); // by nobody's request
+        drop(super::upstream(ago(1))); // of nobody's request
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -115,9 +115,11 @@ impl Record {
         self.copy().starts.contains_key(&start)
     }
 
-    /// Names of executions of the scope whose end was not seen yet, newest first.
-    pub fn unfinished(&self, scope: &Scope) -> Vec<String> {
+    /// Names of executions of the scope whose end was not seen yet, newest first. None if that takes another read, because
+    /// some were given up since the last.
+    pub fn unfinished(&self, scope: &Scope) -> Option<Vec<String>> {
         let copy = self.copy();
+        copy.from.filter(|from| *from <= Depth::All.timestamp())?;
         let mut of_scope: Vec<_> = copy
             .unfinished
             .iter()
@@ -125,7 +127,7 @@ impl Record {
             .map(|(name, unfinished)| (unfinished.created_at, name.clone()))
             .collect();
         of_scope.sort_by(|a, b| b.cmp(a));
-        of_scope.into_iter().map(|(_, name)| name).collect()
+        Some(of_scope.into_iter().map(|(_, name)| name).collect())
     }
 
     /// Takes note of an execution, or of its end.
@@ -172,8 +174,8 @@ impl Record {
             last.0 = Some((began, back_to, outcome.clone()));
             outcome
         });
+        let _waiting = waits::upstream(asked_at);
         let outcome = reading.await;
-        waits::note(Duration::ZERO, asked_at.elapsed());
         outcome.unwrap_or_else(|error| Err(Problem::from(Kind::Internal).because(error)))
     }
 
@@ -376,6 +378,32 @@ mod tests {
         copy.end_reading(Timestamp::UNIX_EPOCH, Some(now), None);
         let again = copy.begin_to_read(Timestamp::UNIX_EPOCH, lag);
         assert_eq!(again, (Timestamp::UNIX_EPOCH, FIRST_PAGE));
+    }
+
+    #[test]
+    fn what_was_given_up_since_the_read_is_missed() {
+        let record = Record::new(
+            Arc::new(CloudRun::for_tests()),
+            SignedDuration::from_secs(30),
+        );
+        let scope = "acme".parse().unwrap();
+        let now = Timestamp::now();
+        record.copy().end_reading(now, Some(now), None);
+        assert!(
+            record.unfinished(&scope).is_none(),
+            "that read was not of all"
+        );
+        let all = Depth::All.timestamp();
+        record.copy().end_reading(all, Some(now), None);
+        assert!(
+            record
+                .unfinished(&scope)
+                .is_some_and(|names| names.is_empty())
+        );
+        for number in 0..MAX_UNFINISHED + NOTES_PER_SWEEP {
+            record.add(&execution(number, &Marker::random(), now));
+        }
+        assert!(record.unfinished(&scope).is_none());
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Sending {
             if Instant::now() >= deadline {
                 return Err(failure(
                     doubt,
-                    Error::NotSent("there was no time left".to_owned()),
+                    Error::NotTaken("there was no time left".to_owned()),
                 ));
             }
             // Half of what is left: the other half is for looking, should there be no answer.
@@ -96,7 +96,7 @@ impl Sending {
                 Err(error) => error,
             };
             let sent_by = Instant::now(); // a token, or a second try, may have come first
-            tracing::warn!(invocationId = %marker, sends, %error, "a start was not accepted");
+            tracing::warn!(invocationId = %marker, sends, %error, "a send of a start got no good answer");
             let again = sends < MAX_SENDS;
             match outcome(&error) {
                 Outcome::NotStarted(wait) if again => {
@@ -202,7 +202,7 @@ impl Sending {
 /// had no effect, and even 503 does not say that (Google's AIP-194).
 fn outcome(error: &Error) -> Outcome {
     match error {
-        Error::Metadata(_) | Error::NotSent(_) => Outcome::NotStarted(None),
+        Error::Metadata(_) | Error::NotTaken(_) => Outcome::NotStarted(None),
         Error::Refused {
             status,
             retry_after_seconds,

@@ -228,3 +228,26 @@ async fn a_body_that_trickles_is_given_up() {
     drop(read);
     trickle.await.unwrap();
 }
+
+/// A connection whose other end is gone without a word must not be waited on for as long as the kernel likes.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn idle_connections_to_google_are_kept_alive() {
+    let app = TestApp::with(instant_job(), |_| {}).await;
+    app.start("acme").await;
+    let emulator = app.emulator.host();
+    let (_, port) = emulator.rsplit_once(':').unwrap();
+    let port = format!(":{:04X}", port.parse::<u16>().unwrap());
+    // proc(5), and the kernel's proc_net_tcp: established is 01, and 02 is a timer of keepalives.
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let timers: Vec<_> = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields[2].ends_with(&port) && fields[3] == "01")
+        .map(|fields| fields[5][..2].to_owned())
+        .collect();
+    assert!(
+        !timers.is_empty() && timers.iter().all(|timer| timer == "02"),
+        "{timers:?}"
+    );
+}
