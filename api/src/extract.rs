@@ -9,7 +9,9 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::problem::{Kind, Problem};
 use crate::scope::{self, Scope};
@@ -69,22 +71,40 @@ fn not_utf8(parts: &Parts) -> Problem {
 /// The query, if it has the fields of `T` and no others.
 pub struct Fields<T>(pub T);
 
-impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Fields<T> {
+impl<T: DeserializeOwned + JsonSchema, S: Sync> FromRequestParts<S> for Fields<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         match Query::try_from_uri(&parts.uri) {
             Ok(Query(fields)) => Ok(Self(fields)),
             Err(error) => {
-                let detail = "The query has a field that is unknown here, or a value that is not allowed for it.";
+                let detail = format!(
+                    "The query has a field that is unknown here, or a value that is not allowed for it. Fields of this query: {}.",
+                    names::<T>()
+                );
                 Err(Problem::new(Kind::MalformedRequest, detail).because(error))
             }
         }
     }
 }
 
+/// The fields of a query. What was sent instead is not repeated: some put secrets there.
+fn names<T: JsonSchema>() -> String {
+    let schema = schemars::schema_for!(T);
+    let fields = schema.get("properties").and_then(Value::as_object);
+    let names: Vec<_> = fields
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| &name[..])
+        .collect();
+    match names[..] {
+        [] => "none".to_owned(),
+        _ => names.join(", "),
+    }
+}
+
 /// A query without fields.
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NoFields {}
 

@@ -199,6 +199,7 @@ pub struct Problem {
     cause: Option<String>,
     retry_after_seconds: Option<u64>,
     execution: Option<String>,
+    invocation_id: Option<String>,
 }
 
 impl Problem {
@@ -211,6 +212,7 @@ impl Problem {
             cause: None,
             retry_after_seconds,
             execution: None,
+            invocation_id: None,
         }
     }
 
@@ -236,6 +238,17 @@ impl Problem {
     pub fn execution(mut self, path: String) -> Self {
         self.execution = Some(path);
         self
+    }
+
+    /// Names the start that failed, for the log: lines about its sends have the same name.
+    pub fn of_invocation(mut self, id: String) -> Self {
+        self.invocation_id = Some(id);
+        self
+    }
+
+    /// The start that failed.
+    pub fn invocation_id(&self) -> Option<&str> {
+        self.invocation_id.as_deref()
     }
 
     /// What the log should say of it; nothing for a mere mistake of the caller's.

@@ -122,7 +122,7 @@ For a program:
   export GCE_METADATA_HOST={host}
 
 For gcloud{note}:
-  export http_proxy={url} \\
+  export http_proxy={url} no_proxy=localhost,127.0.0.1 \\
     CLOUDSDK_API_ENDPOINT_OVERRIDES_RUN=http://run.googleapis.com/ \\
     CLOUDSDK_API_ENDPOINT_OVERRIDES_LOGGING=http://logging.googleapis.com/ \\
     CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true \\

@@ -60,7 +60,8 @@ pub async fn start(
             overrides,
             on_running,
         })
-        .await?;
+        .await
+        .map_err(|problem| problem.of_invocation(marker.to_string()))?;
     app.watches.started(&started.execution.name);
     answer(started)
 }

@@ -155,7 +155,9 @@ impl Line {
                     "httpRequest.remoteIp" = self.client.as_ref().map(Client::text),
                     requestId = self.id(),
                     execution = about.map(|about| &about.name[..]),
-                    invocationId = about.and_then(|about| about.invocation_id.as_deref()),
+                    invocationId = about
+                        .and_then(|about| about.invocation_id.as_deref())
+                        .or(problem.and_then(Problem::invocation_id)),
                     problem = problem.map(|problem| problem.kind.slug()),
                     cause = problem.and_then(Problem::cause),
                     "logging.googleapis.com/trace" = trace.as_deref(),

@@ -92,6 +92,21 @@ async fn bad_pages_never_reach_the_upstream() {
 }
 
 #[tokio::test]
+async fn an_unknown_field_of_a_query_is_answered_with_those_that_are_known() {
+    let (app, execution) = printing(1, 1).await;
+    let list = "/scopes/acme/executions";
+    for (path, fields) in [(link(&execution, "logs"), "page"), (list, "limit, page")] {
+        let asked = app.get(&format!("{path}?cursor=a")).send().await.unwrap();
+        let told = problem(asked, "malformed-request").await;
+        let detail = told["detail"].as_str().unwrap();
+        assert!(
+            detail.ends_with(&format!("Fields of this query: {fields}.")),
+            "{detail}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn another_scopes_lines_are_not_to_be_had() {
     let (app, execution) = printing(1, 1).await;
     let path = link(&execution, "logs").replace("acme", "globex");

@@ -101,8 +101,9 @@ impl Reader {
     }
 
     fn paste(&mut self, block: &Block, shown: Option<&Block>) {
-        let (_, port) = self.terminal.as_ref().unwrap();
+        let (terminal, port) = self.terminal.as_ref().unwrap();
         let code = block.text.replace(":8080", &format!(":{port}"));
+        let code = code.replace(":8787", &format!(":{}", terminal.emulator_port()));
         let only_reads = !code.contains("-X POST");
         let begun = Instant::now();
         loop {

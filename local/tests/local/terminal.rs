@@ -65,6 +65,12 @@ impl Terminal {
         port
     }
 
+    /// The emulator's port, from the line for programs.
+    pub fn emulator_port(&self) -> u16 {
+        let port = |line: &String| Some(line.split_once("GCE_METADATA_HOST=127.0.0.1:")?.1.parse());
+        self.shown.iter().find_map(port).unwrap().unwrap()
+    }
+
     /// The first line from now on that is wanted.
     pub fn until(&mut self, patience: Duration, wanted: impl Fn(&str) -> bool) -> String {
         let begun = Instant::now();
