@@ -4,37 +4,41 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// The processor of whatever is measured, and that of everything else.
-const MEASURED: usize = 0;
-const OTHERS: usize = 1;
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
 
 /// Processors that this program may use, before it keeps to one.
-fn processors() -> usize {
-    static COUNT: OnceLock<usize> = OnceLock::new();
-    *COUNT.get_or_init(|| available_parallelism().map_or(1, usize::from))
+fn processors() -> &'static [usize] {
+    static ALL: OnceLock<Vec<usize>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let allowed = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
+        let all = 0..CpuSet::MAX_CPU;
+        all.filter(|cpu| allowed.is_set(*cpu)).collect()
+    })
 }
 
-/// Keeps this thread, and those that it starts, on one processor. False where there is only one.
+/// Keeps this thread, and those that it starts, on one processor. False where that cannot be.
 fn pin(cpu: usize) -> bool {
-    if processors() < 2 {
-        return false;
-    }
     let mut cpus = CpuSet::new();
     cpus.set(cpu);
     sched_setaffinity(None, &cpus).is_ok()
 }
 
-/// Leaves the processor for what is measured to it.
+/// Leaves the first processor to what is measured. False where there is no other.
 pub fn step_aside() -> bool {
-    pin(OTHERS)
+    matches!(processors(), [_, other, ..] if pin(*other))
+}
+
+/// Goes where what is measured is to be.
+fn step_in() {
+    if let [measured, _, ..] = processors() {
+        pin(*measured);
+    }
 }
 
 /// A program, alone on its processor. Dropping it ends it and its children.
@@ -50,7 +54,7 @@ impl Running {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(errors);
-        pin(MEASURED); // a child is where its parent was
+        step_in(); // a child is where its parent was
         let child = command.spawn();
         step_aside();
         let child =
@@ -184,7 +188,7 @@ pub fn description() -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!(
         "{} processors, {model}, Linux {}",
-        processors(),
+        processors().len(),
         kernel.trim()
     )
 }

@@ -42,9 +42,9 @@ Usage: cargo bench -p api --bench beside [-- OPTION…]
   --count               user instructions (valgrind) and system calls (strace) per request instead: the same figures each time
   --api PATH            this build of the service, and not the one made for it
   --job PATH            this build of the sample job
-  --quick               a few hundred milliseconds of everything, to see that it works
+  --quick               a few hundred milliseconds of everything, of the programs as the tests have them, to see that it works
   --json FILE           writes all figures
-  --report FILE         puts the tables between the lines `<!-- beside -->` and `<!-- end -->` of a file
+  --report FILE         puts the tables between the lines `<!-- beside -->` (`<!-- counts -->`) and `<!-- end -->` of a file
   --list                the contenders, and what would bring those that are missing
 ";
 
@@ -87,7 +87,11 @@ fn options() -> anyhow::Result<Option<Options>> {
             Long("count") => options.count = true,
             Long("api") => options.api = Some(words.value()?.into()),
             Long("job") => options.job = Some(words.value()?.into()),
-            Long("quick") => options.plan = Plan::quick(),
+            Long("quick") => {
+                options.plan = Plan::quick();
+                options.api = Some(env!("CARGO_BIN_EXE_api").into());
+                options.job = Some(emulator::job_binary().context("building the sample job")?);
+            }
             Long("json") => options.json = Some(words.value()?.into()),
             Long("report") => options.report = Some(words.value()?.into()),
             Long("list") => options.list = true,
@@ -143,7 +147,7 @@ fn run(options: &Options, directory: &std::path::Path) -> anyhow::Result<()> {
         }
     };
     if !machine::step_aside() {
-        println!("There is one processor only: what is measured shares it with the load.");
+        println!("There is no processor for it alone: what is measured shares one with the load.");
     }
     let upstream = Upstream::start()?;
     let setting = Setting {
@@ -187,7 +191,8 @@ fn run(options: &Options, directory: &std::path::Path) -> anyhow::Result<()> {
         std::fs::write(path, format!("{figures:#}\n")).context("writing the figures")?;
     }
     if let Some(path) = &options.report {
-        report::insert(path, &tables)?;
+        let name = if options.count { "counts" } else { "beside" };
+        report::insert(path, name, &tables)?;
     }
     Ok(())
 }

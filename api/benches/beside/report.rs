@@ -13,8 +13,7 @@ use crate::measure::{Figures, Measured, Round};
 
 /// What the others are divided by, if it is there.
 const YARDSTICK: &str = "nginx";
-/// Between these lines of a file the tables go.
-const BEGIN: &str = "<!-- beside -->\n";
+/// Between such a line, with its own name, and this one each kind of tables goes into a file.
 const END: &str = "<!-- end -->";
 
 /// When, where, and of what.
@@ -192,19 +191,20 @@ pub fn counts(all: &[Counted]) -> String {
     text
 }
 
-/// Puts the tables into a file, in the place of those that are there.
-pub fn insert(path: &Path, tables: &str) -> anyhow::Result<()> {
+/// Puts the tables into a file, in the place of those that are there by this name.
+pub fn insert(path: &Path, name: &str, tables: &str) -> anyhow::Result<()> {
+    let begin = format!("<!-- {name} -->\n");
     let file =
         std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let (before, rest) = file
-        .split_once(BEGIN)
-        .with_context(|| format!("there is no line {BEGIN}"))?;
+        .split_once(&begin)
+        .with_context(|| format!("there is no line {begin}"))?;
     let (_, after) = rest
         .split_once(END)
         .with_context(|| format!("there is no line {END} after it"))?;
     std::fs::write(
         path,
-        format!("{before}{BEGIN}{}\n\n{END}{after}", tables.trim_end()),
+        format!("{before}{begin}{}\n\n{END}{after}", tables.trim_end()),
     )?;
     Ok(())
 }
