@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::json;
 
+use crate::build;
 use crate::issuer::{Key, now};
 use crate::load;
 use crate::machine::Running;
@@ -171,6 +172,7 @@ impl Setting<'_> {
         let settings = folder("").join("api.toml");
         api.environment
             .push(("API_CONFIG", settings.display().to_string()));
+        api.environment.extend(build::environment());
         Ok(api)
     }
 

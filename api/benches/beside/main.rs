@@ -1,6 +1,6 @@
 //! What a start costs, beside what people would use instead: CPU, throughput, latency, memory, time to the first answer.
 //!
-//! `cargo bench -p api --bench beside` takes three minutes, uses loopback alone and installs nothing: what is not there is
+//! `cargo bench -p api --bench beside` takes five minutes with all contenders, uses loopback alone and installs nothing: what is not there is
 //! left out, with the command that brings it. The program under measurement has processor 0 to itself; the load and the
 //! stand-in for Google share processor 1. All contenders run in one go, in turns, there and back again; ratios are taken
 //! round by round, since machines are shared and their speed drifts.
