@@ -1,6 +1,20 @@
 //! Starts a Cloud Run Job for a scope and follows it to its end.
 //!
 //! `serve` is the whole service; the program and its tests run the same function.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> anyhow::Result<()> {
+//! let mut config = api::config::Config::defaults()?;
+//! config.auth.mode = "public".to_owned();
+//! config.cloud_run.job = "test-job".to_owned();
+//! let app = api::App::new(&config)?;
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! let shutdown = std::future::ready(()); // in the program, a signal
+//! api::serve(listener, app, shutdown).await;
+//! # Ok(())
+//! # }
+//! ```
 
 #![cfg_attr(
     not(test),

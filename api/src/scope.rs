@@ -13,6 +13,15 @@ pub const PATTERN: &str = "^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$";
 ///
 /// Wide enough for UUIDs and the ids of identity providers; narrow enough to be an argument, an
 /// environment value, a log field and a URL segment unquoted. Compared byte by byte, never folded.
+///
+/// ```
+/// use api::scope::Scope;
+///
+/// let scope: Scope = "acme".parse()?;
+/// assert_eq!(scope.as_str(), "acme");
+/// assert!("../acme".parse::<Scope>().is_err());
+/// # Ok::<(), api::scope::Invalid>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Scope(String);
 
