@@ -143,7 +143,11 @@ impl Google {
     async fn send(&self, call: &Call<'_>, bearer: Option<HeaderValue>) -> Result<Bytes, Error> {
         let answer = self.http.request(request(call, bearer)).await;
         let answer = answer.map_err(|error| match was_not_taken(&error) {
-            true => Error::NotTaken(causes(&error)),
+            true => Error::NotTaken(format!(
+                "{}: {}",
+                call.uri.host().unwrap_or_default(),
+                causes(&error)
+            )),
             false => Error::Silent(causes(&error)),
         });
         accepted(answer?, call.max_bytes).await

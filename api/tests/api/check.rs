@@ -209,6 +209,18 @@ async fn the_container_is_one_of_the_jobs() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_reached_is_named() {
+    let emulator = emulator(real_job()).await;
+    let unreachable = |config: &mut Config| {
+        config.cloud_logging.base_url = "https://logging.invalid".to_owned();
+    };
+    let report = report(&emulator, unreachable).await.json();
+    let logs = finding(&report, "logs");
+    assert_eq!(logs["verdict"], "failed");
+    assert!(logs.to_string().contains("logging.invalid"), "{logs}");
+}
+
+#[tokio::test]
 async fn without_a_metadata_server_the_rest_is_said_to_be_open() {
     let emulator = emulator(real_job()).await;
     let report = report(&emulator, |config| {
