@@ -55,7 +55,7 @@ impl Gcloud {
             .stdin(std::process::Stdio::null());
         command
             .env("http_proxy", self.emulator.url())
-            .env_remove("no_proxy")
+            .env("no_proxy", "localhost,127.0.0.1")
             .env_remove("NO_PROXY");
         command.env("CLOUDSDK_CONFIG", &self.configuration);
         for (name, value) in [

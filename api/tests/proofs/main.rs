@@ -12,10 +12,10 @@ mod outage;
 #[allow(dead_code)] // shared with the tests next door
 #[path = "../api/helpers.rs"]
 mod helpers;
-#[allow(dead_code)]
+#[allow(dead_code)] // shared as well
 #[path = "../api/processes.rs"]
 mod processes;
-#[allow(dead_code)]
+#[allow(dead_code)] // shared as well
 #[path = "../api/store.rs"]
 mod store;
 

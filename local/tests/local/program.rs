@@ -34,6 +34,7 @@ fn it_prints_what_to_try_and_then_what_the_job_prints() {
         &format!("http://localhost:{port}/\n"),
         "export GCE_METADATA_HOST=127.0.0.1:",
         "export http_proxy=http://127.0.0.1:",
+        "no_proxy=localhost,127.0.0.1", // for the curl line, pasted into the same shell
     ] {
         assert!(shown.contains(text), "{text} in {shown}");
     }
