@@ -1,29 +1,22 @@
-//! Who calls, and what they may do. A handler takes [`Granted`], and so cannot forget to ask.
+//! Who calls, and what they may do: headers and claims in, permissions out.
 
 mod grants;
-mod keys;
+mod jwks;
+mod jwt;
 mod provider;
 mod ring_provider;
-mod tokens;
 mod verified;
 
-use std::marker::PhantomData;
 use std::sync::Arc;
 
-use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
-use axum::http::request::Parts;
 use reqwest::Client;
 use serde_json::{Value, json};
 
-pub use self::grants::Operation;
-use self::grants::Permissions;
-use self::tokens::Tokens;
-use crate::App;
+pub use self::grants::Permissions;
+use self::jwt::Tokens;
 use crate::config::{Config, Invalid};
-use crate::extract;
-use crate::problem::Problem;
-use crate::scope::Scope;
+use crate::http::problem::Problem;
 
 /// Who may call.
 pub enum Auth {
@@ -73,7 +66,8 @@ impl Auth {
         }
     }
 
-    async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+    /// Who sent these headers. Refused with 401 without a valid token, 503 if none can be checked.
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
         match self {
             Self::Public(caller) | Self::Iam(caller) => Ok(caller.clone()),
             Self::Bearer(tokens) => tokens.caller(headers).await,
@@ -96,7 +90,8 @@ fn unknown_mode(mode: &str) -> Invalid {
 pub struct Caller {
     /// Tells callers apart who must not share idempotency keys: issuer and subject; empty where nobody is known.
     pub identity: String,
-    permissions: Arc<Permissions>,
+    /// What the caller may do.
+    pub permissions: Arc<Permissions>,
 }
 
 impl Caller {
@@ -106,78 +101,5 @@ impl Caller {
             identity: String::new(),
             permissions: Arc::new(Permissions::everything()),
         }
-    }
-}
-
-/// Refused with 401 without a valid token, 503 if none can be checked.
-impl FromRequestParts<Arc<App>> for Caller {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        app.auth.caller(&parts.headers).await
-    }
-}
-
-/// A type that stands for an operation, so that a handler's signature names what it does to the scope.
-pub trait Verb {
-    /// What must be granted.
-    const OPERATION: Operation;
-}
-
-/// Starts executions.
-pub struct Start;
-/// Reads executions, their events and their lines.
-pub struct Read;
-/// Asks for an execution's end.
-pub struct Cancel;
-
-impl Verb for Start {
-    const OPERATION: Operation = Operation::Start;
-}
-impl Verb for Read {
-    const OPERATION: Operation = Operation::Read;
-}
-impl Verb for Cancel {
-    const OPERATION: Operation = Operation::Cancel;
-}
-
-/// A caller who may do the operation to the scope in the path, and has not asked too often.
-pub struct Granted<V> {
-    /// Who it is.
-    pub caller: Caller,
-    /// Whom it is about.
-    pub scope: Scope,
-    verb: PhantomData<V>,
-}
-
-impl<V: Verb> FromRequestParts<Arc<App>> for Granted<V> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let granted = Self::check(parts, app).await;
-        // Whoever is refused is known by address alone, and counted too: nobody may try scopes or tokens without end.
-        let identity = granted
-            .as_ref()
-            .map_or("", |granted| &granted.caller.identity);
-        app.limits.request(parts, identity)?;
-        granted
-    }
-}
-
-impl<V: Verb> Granted<V> {
-    /// Who it is comes first: a stranger learns nothing of scopes, not even what they look like.
-    async fn check(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let caller = Caller::from_request_parts(parts, app).await?;
-        let scope = extract::scope(parts).await?;
-        let verdict = caller.permissions.check(&scope, V::OPERATION);
-        verdict.map_err(|kind| {
-            let identity = &caller.identity;
-            Problem::from(kind).because(format!("{identity} has no grant for this"))
-        })?;
-        Ok(Self {
-            caller,
-            scope,
-            verb: PhantomData,
-        })
     }
 }

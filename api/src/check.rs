@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 
 use crate::App;
 use crate::auth::Auth;
-use crate::cloud_logging;
-use crate::cloud_run::Job;
 use crate::config::{Config, Invalid};
-use crate::google::Error;
-use crate::log_budget::For;
-use crate::metadata::Place;
-use crate::problem::Problem;
+use crate::gcp::client::Error;
+use crate::gcp::cloud_logging;
+use crate::gcp::cloud_run::Job;
+use crate::gcp::log_budget::For;
+use crate::gcp::metadata::Place;
+use crate::http::problem::Problem;
 
 /// What a start needs on the job: `runWithOverrides` comes with no role but the one below and stronger ones.
 const STARTING: [&str; 2] = ["run.jobs.run", "run.jobs.runWithOverrides"];

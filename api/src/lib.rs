@@ -21,33 +21,18 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]
 
-pub mod access_token;
 pub mod auth;
 pub mod check;
-pub mod cloud_logging;
-pub mod cloud_run;
 pub mod config;
 pub mod execution;
-mod extract;
-pub mod google;
-pub mod http_client;
-mod limits;
-pub mod log_budget;
-pub mod metadata;
-mod openapi;
-mod origins;
+pub mod gcp;
+pub mod http;
 pub mod overrides;
-pub mod page;
 pub mod parameters;
-pub mod problem;
 mod random;
-mod routes;
-mod schema;
 pub mod scope;
-pub mod server;
 pub mod starts;
 pub mod telemetry;
-mod waits;
 pub mod watch;
 
 use std::future::Future;
@@ -56,23 +41,25 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use tokio::net::TcpListener;
 
-use crate::access_token::AccessToken;
 use crate::auth::Auth;
-use crate::cloud_logging::CloudLogging;
-use crate::cloud_run::CloudRun;
-use crate::config::{Config, Invalid};
+use crate::config::{Config, Invalid, OnRunning};
 use crate::execution::Execution;
-use crate::google::Google;
-use crate::http_client::{Clients, Often};
-use crate::limits::Limits;
-use crate::log_budget::LogBudget;
-use crate::metadata::{Location, Metadata};
-use crate::origins::Origins;
+use crate::gcp::access_token::AccessToken;
+use crate::gcp::client::Google;
+use crate::gcp::cloud_logging::CloudLogging;
+use crate::gcp::cloud_run::CloudRun;
+use crate::gcp::http_client::{GoogleApisClient, HttpClients};
+use crate::gcp::log_budget::LogBudget;
+use crate::gcp::metadata::{Location, Metadata};
+use crate::http::browsers::Origins;
+use crate::http::limits::Limits;
+use crate::http::problem::{Kind, Problem};
+use crate::http::router;
+use crate::http::server::{self, Bounds};
 use crate::overrides::Templates;
 use crate::parameters::Parameters;
-use crate::problem::{Kind, Problem};
 use crate::scope::Scope;
-use crate::starts::{OnRunning, Starts, Store};
+use crate::starts::{Starts, Store};
 use crate::watch::Watches;
 
 /// Firestore's API.
@@ -83,7 +70,7 @@ pub struct App {
     auth: Auth,
     origins: Origins,
     limits: Limits,
-    bounds: server::Bounds,
+    bounds: Bounds,
     parameters: Parameters,
     templates: Templates,
     starts: Starts,
@@ -100,28 +87,31 @@ pub struct App {
 impl App {
     /// Checks the settings against each other and connects the parts; nothing is sent anywhere yet.
     pub fn new(config: &Config) -> Result<Self, Invalid> {
-        let clients = Clients::new().map_err(|error| Invalid::new("TLS", error.to_string()))?;
+        let clients = HttpClients::new().map_err(|error| Invalid::new("TLS", error.to_string()))?;
         Self::with_clients(config, clients)
     }
 
     /// The same with clients that trust others.
-    pub fn with_clients(config: &Config, clients: Clients) -> Result<Self, Invalid> {
-        let Clients { seldom, often } = clients;
-        let auth = Auth::new(config, seldom.clone())?;
+    pub fn with_clients(config: &Config, clients: HttpClients) -> Result<Self, Invalid> {
+        let HttpClients {
+            google_apis,
+            reqwest,
+        } = clients;
+        let auth = Auth::new(config, reqwest.clone())?;
         config.check()?;
         let origins = Origins::new(&config.cors.origins)?;
         let limits = Limits::new(&config.limits, config.platform.cloud_run)?;
         let parameters = Parameters::new(&config.parameters)?;
         let templates = Templates::new(&config.overrides, &parameters)?;
-        let metadata = Metadata::new(seldom, &config.platform.metadata_host);
+        let metadata = Metadata::new(reqwest, &config.platform.metadata_host);
         let location = Location::new(
             metadata.clone(),
             &config.cloud_run.project,
             &config.cloud_run.region,
         );
         let (location, token) = (Arc::new(location), Arc::new(AccessToken::new(metadata)));
-        let google = Google::new(often.clone(), Some(Arc::clone(&token)));
-        let store = store(config, often, &google, &location);
+        let google = Google::new(google_apis.clone(), Some(Arc::clone(&token)));
+        let store = store(config, google_apis, &google, &location);
         let cloud_run = Arc::new(CloudRun::new(
             google.clone(),
             Arc::clone(&location),
@@ -138,7 +128,7 @@ impl App {
             auth,
             origins,
             limits,
-            bounds: server::Bounds::new(&config.limits, config.platform.cloud_run),
+            bounds: Bounds::new(&config.limits, config.platform.cloud_run),
             parameters,
             templates,
             starts: Starts::new(Arc::clone(&cloud_run), store, &config.start),
@@ -167,7 +157,7 @@ impl App {
 
     /// The OpenAPI document of the service as it is configured: JSON, made when first asked for.
     pub fn document(&self) -> Bytes {
-        let make = || format!("{:#}\n", routes::document(self)).into();
+        let make = || format!("{:#}\n", router::document(self)).into();
         self.document.get_or_init(make).clone()
     }
 
@@ -182,7 +172,7 @@ impl App {
     }
 
     /// Whether everything a call to Google needs can be had.
-    async fn can_call(&self) -> Result<(), metadata::Error> {
+    async fn can_call(&self) -> Result<(), gcp::metadata::Error> {
         self.token.bearer().await?;
         self.location.get().await.map(|_| ())
     }
@@ -208,7 +198,12 @@ impl App {
 }
 
 /// Where keys are claimed, if not in this process alone.
-fn store(config: &Config, http: Often, google: &Google, location: &Arc<Location>) -> Option<Store> {
+fn store(
+    config: &Config,
+    http: GoogleApisClient,
+    google: &Google,
+    location: &Arc<Location>,
+) -> Option<Store> {
     let (google, base_url) = match (&config.idempotency.store, &config.platform.firestore_host) {
         (config::Store::Memory, _) => return None,
         (config::Store::Firestore, None) => (google.clone(), FIRESTORE.to_owned()),
@@ -226,7 +221,7 @@ fn store(config: &Config, http: Often, google: &Google, location: &Arc<Location>
 /// Serves until `shutdown` is ready, then lets what is in flight end, and returns.
 pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output = ()>) {
     let app = Arc::new(app);
-    let service = routes::service(Arc::clone(&app));
+    let service = router::service(Arc::clone(&app));
     let bounds = app.bounds;
     let drain = async {
         shutdown.await;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use api::check::{self, Report};
-use api::{App, config::Config, server, telemetry};
+use api::{App, config::Config, http::server, telemetry};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 

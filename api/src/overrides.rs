@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use serde_json::{Map, Value};
 
 use crate::config::{self, Invalid};
+use crate::http::problem::{Kind, Problem};
 use crate::parameters::Parameters;
-use crate::problem::{Kind, Problem};
 use crate::scope::Scope;
 
 /// The variable that says for whom an execution is; an execution is found again by it.

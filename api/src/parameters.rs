@@ -1,11 +1,15 @@
 //! The parameters an operator declares, and the body of a caller checked against them.
 
+mod format;
+mod pattern;
+mod schema;
+
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value, json};
 
+use self::schema::Scalar;
 use crate::config::Invalid;
-use crate::problem::{Kind, Problem};
-use crate::schema::Scalar;
+use crate::http::problem::{Kind, Problem};
 
 /// The declared parameters, compiled.
 pub struct Parameters {

@@ -1,37 +1,35 @@
 //! Never twice, never lost: the marker, the single flight per key, the record of what was started, and what to do when the
 //! scope is running something already.
 
-mod claims;
-mod marker;
-mod record;
-mod sending;
-mod turns;
-mod unattended;
+mod detached;
+mod execution_index;
+mod invocation_id;
+mod lease;
+mod scope_lock;
+mod submit;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
-use schemars::JsonSchema;
-use serde::Deserialize;
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::time::{sleep, timeout, timeout_at};
 
-use self::claims::{Claim, Claims, Taken};
-use self::marker::StartId;
-pub use self::marker::{IdempotencyKey, KEY_PATTERN, Marker};
-use self::record::{Depth, Known, Record};
-use self::sending::{Failure, Sending, unknown};
-use self::turns::Turns;
-use self::unattended::Unattended;
-use crate::cloud_run::CloudRun;
-use crate::config;
+use self::detached::Unattended;
+use self::execution_index::{Depth, Known, Record};
+use self::invocation_id::StartId;
+pub use self::invocation_id::{IdempotencyKey, KEY_PATTERN, Marker};
+use self::lease::{Claim, Claims, Taken};
+use self::scope_lock::Turns;
+use self::submit::{Failure, Sending, unknown};
+use crate::config::{self, OnRunning};
 use crate::execution::Execution;
-use crate::google::Google;
-use crate::metadata::Location;
+use crate::gcp::client::Google;
+use crate::gcp::cloud_run::CloudRun;
+use crate::gcp::metadata::Location;
+use crate::http::problem::{Kind, Problem};
 use crate::overrides::Overrides;
-use crate::problem::{Kind, Problem};
 use crate::scope::Scope;
 
 /// How long a repetition waits for the start that is under way.
@@ -44,20 +42,6 @@ const GRACE: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// How often to look whether a cancelled execution has ended.
 const LOOK_FOR_THE_END: Duration = Duration::from_millis(250);
-
-/// What to do when the scope has an unfinished execution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum OnRunning {
-    /// Start another.
-    Allow,
-    /// Refuse, and name it.
-    Reject,
-    /// Answer with it.
-    Join,
-    /// Cancel it, wait for its end, then start.
-    Replace,
-}
 
 /// A start that was asked for.
 pub struct Start {

@@ -3,7 +3,7 @@
 //! A run is followed while somebody holds a [`Watcher`] of it, and not a moment longer. Its task reads; watchers only look
 //! at what was read, each at its own pace, so that a slow one holds up nobody and is owed nothing but its place.
 
-mod lines;
+mod log_buffer;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -15,14 +15,14 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use self::lines::{Cursor, Lines, Next, Want};
-pub use self::lines::{Place, place};
-use crate::cloud_logging::{CloudLogging, Query};
-use crate::cloud_run::CloudRun;
+use self::log_buffer::{Cursor, Lines, Next, Want};
+pub use self::log_buffer::{Place, place};
 use crate::execution::Execution;
-use crate::google::Error;
-use crate::log_budget::For;
-use crate::problem::{Kind, Problem};
+use crate::gcp::client::Error;
+use crate::gcp::cloud_logging::{CloudLogging, Query};
+use crate::gcp::cloud_run::CloudRun;
+use crate::gcp::log_budget::For;
+use crate::http::problem::{Kind, Problem};
 use crate::random;
 use crate::scope::Scope;
 
@@ -286,7 +286,7 @@ impl Watcher {
     /// Every event tells the place, so that a client that keeps the id of the last one goes on from there.
     fn event(&self, kind: &str, json: &str) -> Bytes {
         let place = self.cursor.place.as_ref();
-        let id = place.map(|position| lines::id(&self.run.followed.name, position));
+        let id = place.map(|position| log_buffer::id(&self.run.followed.name, position));
         event(kind, id.as_deref(), json)
     }
 }

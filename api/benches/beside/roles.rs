@@ -6,7 +6,7 @@ use std::env;
 use anyhow::Context;
 use api::App;
 use api::config::Config;
-use api::http_client::Clients;
+use api::gcp::http_client::HttpClients;
 use axum::http::header::{AUTHORIZATION, HeaderValue};
 use axum::http::{Request, Response, StatusCode};
 use bytes::Bytes;
@@ -142,7 +142,7 @@ pub async fn sample() -> anyhow::Result<()> {
 pub async fn over_tls() -> anyhow::Result<()> {
     let mut roots = RootCertStore::empty();
     roots.add(std::fs::read(variable("ROOT")?)?.into())?;
-    let clients = Clients::trusting(roots).map_err(|error| anyhow::anyhow!(error))?;
+    let clients = HttpClients::trusting(roots).map_err(|error| anyhow::anyhow!(error))?;
     let config = Config::load()?;
     api::telemetry::init(&config.log)?;
     let app = App::with_clients(&config, clients)?;

@@ -3,24 +3,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::Value;
 
-use crate::config::{self, Invalid};
-use crate::problem::Kind;
+use crate::config::{self, Invalid, Operation};
+use crate::http::problem::Kind;
 use crate::scope::Scope;
-
-/// What a request does to a scope.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Operation {
-    /// Starts executions.
-    Start,
-    /// Reads executions, their events and their lines.
-    Read,
-    /// Asks for an execution's end.
-    Cancel,
-}
 
 const ALL_OPERATIONS: [Operation; 3] = [Operation::Start, Operation::Read, Operation::Cancel];
 

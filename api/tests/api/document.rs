@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use api::problem::Kind;
+use api::http::problem::Kind;
 use emulator::{Emulator, Settings};
 use serde_json::{Value, json};
 

@@ -39,7 +39,7 @@ impl Events {
     }
 
     async fn resume(url: &str, execution: &Value, id: &str) -> Self {
-        let http = api::http_client::Clients::new().unwrap().seldom;
+        let http = api::gcp::http_client::HttpClients::new().unwrap().reqwest;
         let request = http.get(format!("{url}{}", link(execution, "events")));
         Self::of(request.header("last-event-id", id).send().await.unwrap())
     }

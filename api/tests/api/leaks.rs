@@ -79,7 +79,7 @@ impl World {
         Self {
             emulator,
             program,
-            http: api::http_client::Clients::new().unwrap().seldom,
+            http: api::gcp::http_client::HttpClients::new().unwrap().reqwest,
             answers: Vec::new(),
         }
     }

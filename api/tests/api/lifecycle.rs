@@ -19,7 +19,7 @@ async fn emulator() -> Emulator {
 }
 
 fn client() -> Client {
-    api::http_client::Clients::new().unwrap().seldom
+    api::gcp::http_client::HttpClients::new().unwrap().reqwest
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ async fn one_trace_and_one_invocation_are_in_the_log_the_environment_and_the_job
     let emulator = Emulator::start(settings).await.unwrap();
     let trace_of_the_job = ("API__OVERRIDES__ENV__TRACE", "projects/demo/traces/{trace}");
     let program = Program::start(&emulator, &[trace_of_the_job]);
-    let http = api::http_client::Clients::new().unwrap().seldom;
+    let http = api::gcp::http_client::HttpClients::new().unwrap().reqwest;
     let trace = format!("projects/demo/traces/{TRACE}");
 
     let start = http.post(format!("{}/scopes/acme/process", program.url));
@@ -120,7 +120,7 @@ async fn the_line_of_a_failed_start_and_those_of_its_sends_name_the_same_invocat
     };
     emulator.faults().add(Rule::new(Operation::Run, forbidden));
     let program = Program::start(&emulator, &[]);
-    let http = api::http_client::Clients::new().unwrap().seldom;
+    let http = api::gcp::http_client::HttpClients::new().unwrap().reqwest;
     let start = http.post(format!("{}/scopes/acme/process", program.url));
     assert_eq!(start.send().await.unwrap().status(), 502);
     program.terminate();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use api::problem::Kind;
+use api::http::problem::Kind;
 use serde_json::{Map, Value};
 
 const README: &str = include_str!("../../../README.md");

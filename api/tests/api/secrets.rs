@@ -106,7 +106,7 @@ async fn the_log_has_the_subject_and_the_reason_but_nothing_else_of_a_token() {
         Key::k1().token(&json!({"alg": "RS256", "kid": kid}), &claims)
     };
     let (http, url) = (
-        api::http_client::Clients::new().unwrap().seldom,
+        api::gcp::http_client::HttpClients::new().unwrap().reqwest,
         program.url(),
     );
     let mut sent = Vec::new();

@@ -625,7 +625,7 @@ async fn what_ran_before_this_process_counts_as_running() {
     let app = long_running().await;
     let first = app.start("acme").await;
     let other = app
-        .another(|config| config.start.on_running = api::starts::OnRunning::Reject)
+        .another(|config| config.start.on_running = api::config::OnRunning::Reject)
         .await;
     let response = other
         .http

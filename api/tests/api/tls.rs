@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use api::App;
-use api::http_client::Clients;
+use api::gcp::http_client::HttpClients;
 use axum::http::{Request, Response};
 use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
@@ -141,7 +141,7 @@ async fn service(world: &TestApp, authority: &Authority, url: &str) -> TestApp {
     config.cloud_run.base_url = url.to_owned();
     let mut roots = RootCertStore::empty();
     roots.add(authority.root.clone()).unwrap();
-    let clients = Clients::trusting(roots).unwrap();
+    let clients = HttpClients::trusting(roots).unwrap();
     let app = App::with_clients(&config, clients).unwrap();
     TestApp::made(Arc::clone(&world.emulator), app).await
 }

@@ -26,7 +26,7 @@ fn size<T>(small: T, large: T) -> T {
 }
 
 /// Where the program listens, and no line for each request.
-const QUIET: &str = "warn,api=info,api::routes=warn";
+const QUIET: &str = "warn,api=info,api::http::request_log=warn";
 
 /// Whoever measures holds it.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -68,7 +68,7 @@ async fn attack(arguments: &[&str]) -> String {
         .kill_on_drop(true)
         .output();
     let mut tool = std::pin::pin!(tool);
-    let http = api::http_client::Clients::new().unwrap().seldom;
+    let http = api::gcp::http_client::HttpClients::new().unwrap().reqwest;
     let output = loop {
         let asked = Instant::now();
         let response = http

@@ -63,7 +63,7 @@ impl Browser {
             "goog:loggingPrefs": {"browser": "ALL"},
         }});
         let mut browser = Self {
-            http: api::http_client::Clients::new().unwrap().seldom,
+            http: api::gcp::http_client::HttpClients::new().unwrap().reqwest,
             session: format!("http://127.0.0.1:{}/session", driver.port),
             profile,
             driver,

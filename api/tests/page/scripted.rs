@@ -62,8 +62,8 @@ impl Scene {
         });
         let file = |kind, text: &'static str| get(async move || ([("content-type", kind)], text));
         let (button, page) = (
-            include_str!("../../src/routes/button.js"),
-            include_str!("../../src/routes/page.js"),
+            include_str!("../../src/web/button.js"),
+            include_str!("../../src/web/page.js"),
         );
         let router = Router::new()
             .route(
@@ -77,7 +77,7 @@ impl Scene {
             .route("/page.js", file("text/javascript", page))
             .route(
                 "/page.css",
-                file("text/css", include_str!("../../src/routes/page.css")),
+                file("text/css", include_str!("../../src/web/page.css")),
             )
             .fallback(answer)
             .with_state(Arc::clone(&state));

@@ -20,7 +20,7 @@ fn start(port: u16) {
         .unwrap();
     runtime.block_on(async {
         let url = format!("http://localhost:{port}/scopes/acme/process");
-        let http = api::http_client::Clients::new().unwrap().seldom;
+        let http = api::gcp::http_client::HttpClients::new().unwrap().reqwest;
         assert_eq!(http.post(url).send().await.unwrap().status(), 202);
     });
 }

@@ -1,0 +1,126 @@
+//! Refuses settings that cannot work, each by name and with the cure.
+
+use std::net::IpAddr;
+
+use reqwest::Url;
+
+use super::{Config, Invalid, METADATA_HOST};
+use crate::gcp::metadata::is_name;
+
+/// A caller waits that long at most; Cloud Run's front end and browsers wait longer.
+const MAX_DEADLINE_SECONDS: u64 = 60;
+/// Longer than anybody waits before repeating a request, and shorter than a key lives.
+const MAX_QUIET_SECONDS: u64 = 3600;
+/// A thousand a second: more than any quota allows, and no overflow.
+const MAX_LOG_READS_PER_MINUTE: u32 = 60_000;
+
+impl Config {
+    /// What can be said of single settings without the rest.
+    pub(crate) fn check(&self) -> Result<(), Invalid> {
+        let name = |setting, text: &str, what| match text {
+            "" => Ok(()),
+            text if is_name(text) => Ok(()),
+            _ => Err(Invalid::new(
+                setting,
+                format!("is no {what}: use lower-case letters, digits and hyphens"),
+            )),
+        };
+        if self.cloud_run.job.is_empty() {
+            return Err(Invalid::new(
+                "cloud_run.job",
+                "must be set to the name of the Cloud Run job to start",
+            ));
+        }
+        name("cloud_run.job", &self.cloud_run.job, "job's name")?;
+        name("cloud_run.project", &self.cloud_run.project, "project's id")?;
+        name("cloud_run.region", &self.cloud_run.region, "region")?;
+        name(
+            "cloud_run.container",
+            &self.cloud_run.container,
+            "container's name",
+        )?;
+        if self.start.quiet_seconds > MAX_QUIET_SECONDS {
+            return Err(Invalid::new(
+                "start.quiet_seconds",
+                format!("must be 0 to {MAX_QUIET_SECONDS}"),
+            ));
+        }
+        if !(1..=MAX_DEADLINE_SECONDS).contains(&self.start.deadline_seconds) {
+            return Err(Invalid::new(
+                "start.deadline_seconds",
+                format!("must be 1 to {MAX_DEADLINE_SECONDS}"),
+            ));
+        }
+        if !(1..=MAX_LOG_READS_PER_MINUTE).contains(&self.limits.log_reads_per_minute) {
+            return Err(Invalid::new(
+                "limits.log_reads_per_minute",
+                format!("must be 1 to {MAX_LOG_READS_PER_MINUTE}"),
+            ));
+        }
+        if !self.cloud_run.base_url.is_empty() {
+            self.upstream("cloud_run.base_url", &self.cloud_run.base_url)?;
+        }
+        self.upstream("cloud_logging.base_url", &self.cloud_logging.base_url)?;
+        if !self.auth.jwt.jwks_url.is_empty() {
+            self.upstream("auth.jwt.jwks_url", &self.auth.jwt.jwks_url)?;
+        }
+        let emulators = [
+            (
+                "GCE_METADATA_HOST",
+                self.platform.metadata_host != METADATA_HOST,
+            ),
+            (
+                "FIRESTORE_EMULATOR_HOST",
+                self.platform.firestore_host.is_some(),
+            ),
+        ];
+        match emulators
+            .iter()
+            .find(|(_, set)| *set && self.platform.cloud_run)
+        {
+            Some((variable, _)) => Err(Invalid::new(
+                *variable,
+                "is for emulators: remove it on Cloud Run",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// What is sent there is secret, or what comes from there is trusted: over TLS, or to this very machine, which on
+    /// Cloud Run nobody means.
+    fn upstream(&self, setting: &str, text: &str) -> Result<(), Invalid> {
+        let url: Url = text
+            .parse()
+            .map_err(|_| Invalid::new(setting, "must be a URL such as https://host"))?;
+        let plain = url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none();
+        if !plain {
+            return Err(Invalid::new(
+                setting,
+                "must be a URL without user, query and fragment",
+            ));
+        }
+        match (is_loopback(&url), url.scheme()) {
+            (true, _) if self.platform.cloud_run => Err(Invalid::new(
+                setting,
+                "is loopback, for emulators: remove it on Cloud Run",
+            )),
+            (true, "http") | (_, "https") => Ok(()),
+            _ => Err(Invalid::new(
+                setting,
+                "must be https (http only to loopback)",
+            )),
+        }
+    }
+}
+
+/// Whether the URL's host is this very machine.
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost"
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}

@@ -1,0 +1,214 @@
+//! Reads the layers of settings: `default.toml`, the file named by `API_CONFIG`, `API__SECTION__KEY`, Cloud Run's `PORT`.
+//! The only file that reads the environment.
+
+use std::env;
+use std::fs;
+
+use config::{Environment, File, FileFormat};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+
+use super::{Config, Grant, Invalid, METADATA_HOST, Platform};
+
+const DEFAULTS: &str = include_str!("../../default.toml");
+
+impl Config {
+    /// What `default.toml` says and nothing else: for tests and for programs that embed the service.
+    pub fn defaults() -> Result<Self, Invalid> {
+        read(config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml)))
+    }
+
+    /// All layers. Values are not yet checked against each other: `App::new` does that.
+    pub fn load() -> Result<Self, Invalid> {
+        let mut builder =
+            config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        if let Some(path) = optional("API_CONFIG")? {
+            builder = builder.add_source(File::new(&path, FileFormat::Toml).required(true));
+        }
+        let Variables { templates, others } = own_variables()?;
+        let environment = Environment::with_prefix("API")
+            .prefix_separator("__")
+            .separator("__");
+        builder = builder.add_source(environment.source(Some(others)));
+        let overriding =
+            |name: &str, error: config::ConfigError| Invalid::new(name, error.to_string());
+        for (name, template) in templates {
+            let key = format!("overrides.env.{name}");
+            builder = builder
+                .set_override(&key, template)
+                .map_err(|e| overriding(&key, e))?;
+        }
+        builder = builder
+            .set_override_option("port", platform_port()?)
+            .map_err(|e| overriding("port", e))?;
+        let mut config = read(builder)?;
+        config.platform = platform()?;
+        Ok(config)
+    }
+}
+
+/// Our variables as the environment has them.
+struct Variables {
+    /// `API__OVERRIDES__ENV__NAME`, by NAME. Apart, since the config crate folds keys to lower case, and the name of a
+    /// variable of the job has a case.
+    templates: Vec<(String, String)>,
+    others: config::Map<String, String>,
+}
+
+fn own_variables() -> Result<Variables, Invalid> {
+    let (mut templates, mut others) = (Vec::new(), config::Map::new());
+    for (name, value) in env::vars_os() {
+        let Some(name) = name.to_str().filter(|name| name.starts_with("API__")) else {
+            continue;
+        };
+        let value = value
+            .into_string()
+            .map_err(|_| Invalid::new(name, "must be valid UTF-8"))?;
+        match name.strip_prefix("API__OVERRIDES__ENV__") {
+            Some(job_variable) => templates.push((job_variable.to_owned(), value)),
+            None => drop(others.insert(name.to_owned(), value)),
+        }
+    }
+    Ok(Variables { templates, others })
+}
+
+/// The port that Cloud Run says to listen on.
+fn platform_port() -> Result<Option<u16>, Invalid> {
+    let invalid = |_| Invalid::new("PORT", "must be a port, such as 8080");
+    optional("PORT")?
+        .map(|text| text.parse().map_err(invalid))
+        .transpose()
+}
+
+fn platform() -> Result<Platform, Invalid> {
+    let metadata_host = optional("GCE_METADATA_HOST")?.unwrap_or_else(|| METADATA_HOST.to_owned());
+    let firestore_host = optional("FIRESTORE_EMULATOR_HOST")?;
+    Ok(Platform {
+        cloud_run: env::var_os("K_SERVICE").is_some(),
+        metadata_host,
+        firestore_host,
+    })
+}
+
+/// A variable that is not one of ours; absent when empty, as shells and deploy tools often leave them.
+fn optional(name: &str) -> Result<Option<String>, Invalid> {
+    match env::var(name) {
+        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => Err(Invalid::new(name, "must be valid UTF-8")),
+    }
+}
+
+fn read(builder: config::ConfigBuilder<config::builder::DefaultState>) -> Result<Config, Invalid> {
+    let built = builder.build().map_err(unreadable)?;
+    built.try_deserialize().map_err(unreadable)
+}
+
+/// Says of the config crate's errors which setting they are about.
+fn unreadable(error: config::ConfigError) -> Invalid {
+    match error {
+        config::ConfigError::At {
+            error,
+            key: Some(key),
+            ..
+        } => Invalid::new(key, error.to_string()),
+        config::ConfigError::Type {
+            key: Some(key),
+            expected,
+            ..
+        } => Invalid::new(key, format!("must be {expected}")),
+        config::ConfigError::NotFound(key) => Invalid::new(key, "is missing"),
+        other => Invalid::new("configuration", other.to_string()),
+    }
+}
+
+/// `cloud_run.job` as it is named in the environment; what is no setting's key stays as it is.
+pub(super) fn variable(setting: &str) -> String {
+    match setting {
+        "configuration" => "API_CONFIG or API__…".to_owned(),
+        name if name.bytes().all(|c| c.is_ascii_uppercase() || c == b'_') => {
+            "environment".to_owned()
+        }
+        key => format!("API__{}", key.replace('.', "__").to_uppercase()),
+    }
+}
+
+/// A TOML array, or in the environment texts between commas.
+pub(super) fn comma_list<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<String>, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::String(text) => {
+            let items = text.split(',').map(str::trim);
+            Ok(items
+                .filter(|item| !item.is_empty())
+                .map(str::to_owned)
+                .collect())
+        }
+        value => serde_json::from_value(value).map_err(D::Error::custom),
+    }
+}
+
+/// A TOML array, or in the environment a text that is one.
+pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    toml_value(deserializer)
+}
+
+/// TOML tables, or in the environment the path of a file that has them as `[[grants]]`.
+pub(super) fn grants<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Grant>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Grants {
+        grants: Vec<Grant>,
+    }
+    let path = match Value::deserialize(deserializer)? {
+        Value::String(path) => path,
+        tables => return serde_json::from_value(tables).map_err(D::Error::custom),
+    };
+    if path.is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = fs::read_to_string(&path)
+        .map_err(|error| D::Error::custom(format!("{path} cannot be read: {error}")))?;
+    let file: Grants = toml::from_str(&text).map_err(|error| {
+        D::Error::custom(format!("{path} has wrong [[grants]]: {}", error.message()))
+    })?;
+    Ok(file.grants)
+}
+
+/// A TOML table, or in the environment a text that is an inline one.
+pub(super) fn table<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Map<String, Value>, D::Error> {
+    let mut table: Map<String, Value> = toml_value(deserializer)?;
+    for value in table.values_mut() {
+        // `API__PARAMETERS__LIMIT={ type = "integer" }`: one entry of the table, still as text.
+        if let Some(inline) = value
+            .as_str()
+            .filter(|text| text.trim_start().starts_with('{'))
+            && let Ok(parsed) = parse_toml(inline)
+        {
+            *value = parsed;
+        }
+    }
+    Ok(table)
+}
+
+fn toml_value<'de, D: Deserializer<'de>, T: DeserializeOwned>(d: D) -> Result<T, D::Error> {
+    let value = match Value::deserialize(d)? {
+        Value::String(text) => parse_toml(&text)
+            .map_err(|error| D::Error::custom(format!("is no TOML value: {}", error.message())))?,
+        value => value,
+    };
+    serde_json::from_value(value).map_err(D::Error::custom)
+}
+
+/// A TOML value on its own, such as `["--all"]`.
+fn parse_toml(text: &str) -> Result<Value, toml::de::Error> {
+    let document: Map<String, Value> = toml::from_str(&format!("value = {text}"))?;
+    Ok(document
+        .into_iter()
+        .next()
+        .map_or(Value::Null, |(_, value)| value))
+}

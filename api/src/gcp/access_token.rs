@@ -1,0 +1,198 @@
+//! Access tokens from the metadata server: cached, fetched once however many wait, unprintable.
+
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use reqwest::header::HeaderValue;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::Mutex;
+
+use crate::gcp::metadata::{Error, Metadata};
+
+const PATH: &str = "instance/service-accounts/default/token";
+/// A token is renewed this long before its end. The metadata server hands out the same one until five minutes before
+/// (Compute Engine, "Authenticate workloads using service accounts"), so asking sooner brings nothing new.
+const RENEW_BEFORE_END: Duration = Duration::from_secs(4 * 60);
+/// The least time between two fetches, whatever a strange answer says of its lifetime, and however many tokens are refused.
+const MIN_BETWEEN_FETCHES: Duration = Duration::from_secs(1);
+/// A renewal that failed is tried again after this long, the old token being used meanwhile (as Google's Rust client does).
+const RETRY_RENEWAL_AFTER: Duration = Duration::from_secs(10);
+/// The longest a token is believed to live.
+const MAX_LIFETIME_SECONDS: f64 = 3600.0;
+
+/// The service account's access token.
+pub struct AccessToken {
+    metadata: Metadata,
+    cached: RwLock<Option<Cached>>,
+    last_refusal: std::sync::Mutex<Option<Instant>>,
+    last_failure: Mutex<Option<(Instant, String)>>,
+}
+
+/// Deliberately without `Debug`: nothing that holds a token can be printed.
+#[derive(Clone)]
+struct Cached {
+    bearer: HeaderValue,
+    renew_at: Instant,
+    ends_at: Instant,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    access_token: String,
+    expires_in: Value,
+}
+
+impl AccessToken {
+    /// Fetches nothing yet.
+    pub fn new(metadata: Metadata) -> Self {
+        Self {
+            metadata,
+            cached: RwLock::new(None),
+            last_refusal: std::sync::Mutex::new(None),
+            last_failure: Mutex::new(None),
+        }
+    }
+
+    /// The value of an `Authorization` header, marked sensitive.
+    pub async fn bearer(&self) -> Result<HeaderValue, Error> {
+        let asked_at = Instant::now();
+        if let Some(cached) = self.cached(asked_at, |cached| cached.renew_at) {
+            return Ok(cached);
+        }
+        let mut last_failure = self.last_failure.lock().await;
+        // Somebody else may have fetched, or failed to, while we waited: their answer is as fresh as ours would be.
+        if let Some(cached) = self.cached(asked_at, |cached| cached.renew_at) {
+            return Ok(cached);
+        }
+        let usable = self.cached(asked_at, |cached| cached.ends_at);
+        match (&*last_failure, usable) {
+            (Some((at, failure)), None) if *at >= asked_at => {
+                return Err(Error::Unreachable(failure.clone()));
+            }
+            (Some((at, _)), Some(bearer)) if at.elapsed() < RETRY_RENEWAL_AFTER => {
+                return Ok(bearer);
+            }
+            _ => {}
+        }
+        match self.fetch().await {
+            Ok(bearer) => Ok(bearer),
+            Err(error) => {
+                *last_failure = Some((Instant::now(), error.to_string()));
+                self.cached(Instant::now(), |cached| cached.ends_at)
+                    .ok_or(error)
+            }
+        }
+    }
+
+    /// Drops a token that was refused, so that the next request fetches another. If that one is refused as well, it is not
+    /// the token that is wrong: it is kept for a moment.
+    pub fn forget(&self, refused: &HeaderValue) {
+        let mut last_refusal = self
+            .last_refusal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if last_refusal.is_some_and(|at| at.elapsed() < MIN_BETWEEN_FETCHES) {
+            return;
+        }
+        let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
+        if cached.take_if(|cached| cached.bearer == refused).is_some() {
+            *last_refusal = Some(Instant::now());
+        }
+    }
+
+    fn cached(&self, now: Instant, until: fn(&Cached) -> Instant) -> Option<HeaderValue> {
+        let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner);
+        cached
+            .as_ref()
+            .filter(|cached| now < until(cached))
+            .map(|cached| cached.bearer.clone())
+    }
+
+    async fn fetch(&self) -> Result<HeaderValue, Error> {
+        let bytes = self.metadata.get(PATH).await?;
+        let cached = parse(&bytes, Instant::now()).ok_or_else(|| Error::Unusable {
+            path: PATH,
+            why: "it is no token".to_owned(),
+        })?;
+        let bearer = cached.bearer.clone();
+        *self.cached.write().unwrap_or_else(PoisonError::into_inner) = Some(cached);
+        Ok(bearer)
+    }
+}
+
+fn parse(bytes: &[u8], now: Instant) -> Option<Cached> {
+    let answer: Answer = serde_json::from_slice(bytes).ok()?;
+    let seconds = match &answer.expires_in {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(text) => text.parse().ok()?,
+        _ => return None,
+    };
+    if seconds.is_nan() {
+        return None;
+    }
+    if answer.access_token.is_empty() || !answer.access_token.bytes().all(|c| c.is_ascii_graphic())
+    {
+        return None;
+    }
+    let lifetime = Duration::from_secs_f64(seconds.clamp(0.0, MAX_LIFETIME_SECONDS));
+    let mut bearer = HeaderValue::try_from(format!("Bearer {}", answer.access_token)).ok()?;
+    bearer.set_sensitive(true);
+    let renew_after = lifetime
+        .saturating_sub(RENEW_BEFORE_END)
+        .max(MIN_BETWEEN_FETCHES);
+    Some(Cached {
+        bearer,
+        renew_at: now + renew_after,
+        ends_at: now + lifetime,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn renewed_after(expires_in: &str) -> Option<u64> {
+        let now = Instant::now();
+        let answer =
+            format!(r#"{{"access_token":"t","expires_in":{expires_in},"token_type":"Bearer"}}"#);
+        parse(answer.as_bytes(), now).map(|cached| (cached.renew_at - now).as_secs())
+    }
+
+    #[test]
+    fn a_token_is_renewed_four_minutes_before_its_end() {
+        assert_eq!(renewed_after("3599"), Some(3359));
+        assert_eq!(renewed_after("\"3599\""), Some(3359));
+        assert_eq!(renewed_after("3599.5"), Some(3359));
+    }
+
+    #[test]
+    fn a_strange_lifetime_causes_no_storm_and_no_eternity() {
+        for lifetime in ["0", "-1", "1", "240"] {
+            assert_eq!(renewed_after(lifetime), Some(1), "{lifetime}");
+        }
+        assert_eq!(renewed_after("1000000000000000000"), Some(3360));
+        for nonsense in ["null", "\"soon\"", "\"NaN\"", "{}", "true"] {
+            assert!(
+                renewed_after(nonsense).is_none_or(|seconds| seconds <= 3360),
+                "{nonsense}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_token() {
+        for answer in [
+            "",
+            "{}",
+            "<html>",
+            r#"{"access_token":"","expires_in":1}"#,
+            r#"{"access_token":"a\r\nb","expires_in":1}"#,
+        ] {
+            assert!(
+                parse(answer.as_bytes(), Instant::now()).is_none(),
+                "{answer}"
+            );
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Calls to Google's APIs: with a token, one second try if it was refused, and every way to fail told apart.
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
+use axum::http::uri::InvalidUri;
+use axum::http::{Method, Request, Response, StatusCode, Uri};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::client::legacy;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::timeout_at;
+
+use crate::gcp::access_token::AccessToken;
+use crate::gcp::http_client::{self, GoogleApisClient, ReadError, causes, read_capped};
+use crate::gcp::metadata;
+use crate::gcp::upstream_timing;
+use crate::http::problem::{Kind, Problem};
+
+/// The largest error answer read, in bytes, for the log alone.
+const MAX_REFUSAL_BYTES: usize = 64 * 1024;
+/// The longest `Retry-After` that is told from longer ones: a day, far beyond any deadline of ours.
+const MAX_RETRY_AFTER_READ_SECONDS: u64 = 24 * 3600;
+/// Headers of a request, the client's own included.
+const HEADERS: usize = 4;
+/// How much of Google's words about an error goes into the log, in bytes.
+const MAX_MESSAGE_BYTES: usize = 512;
+
+/// A caller of Google's APIs as the service account.
+#[derive(Clone)]
+pub struct Google {
+    http: GoogleApisClient,
+    /// None for an emulator that wants none.
+    token: Option<Arc<AccessToken>>,
+}
+
+/// One call.
+pub struct Call<'a> {
+    /// GET reads; POST may change something.
+    pub method: Method,
+    /// Where to.
+    pub uri: &'a Uri,
+    /// JSON, if any.
+    pub body: Option<Bytes>,
+    /// How long the call may take, a second try included. Once it is over nothing is sent, however late the token came.
+    pub timeout: Duration,
+    /// The largest answer read, in bytes.
+    pub max_bytes: usize,
+}
+
+/// How a call did not end well. What may have been carried out, and what cannot have been, are different variants.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no access token or no place to call: nothing was sent.
+    #[error("{0}")]
+    Metadata(#[from] metadata::Error),
+    /// There was no connection, or the server says that it has not looked at the request: nothing was done.
+    #[error("nothing was done: {0}")]
+    NotTaken(String),
+    /// A complete answer with an error status.
+    #[error("answered {status}: {message}")]
+    Refused {
+        /// The status.
+        status: StatusCode,
+        /// `Retry-After`, in seconds.
+        retry_after_seconds: Option<u64>,
+        /// Google's name of the error, such as `ALREADY_EXISTS` (google.rpc.Code); empty if a front end answered.
+        code: String,
+        /// Google's words, cut short; for the log.
+        message: String,
+    },
+    /// The request may have arrived, and no answer came.
+    #[error("no answer: {0}")]
+    Silent(String),
+    /// A 2xx whose content is cut off, too large, or makes no sense.
+    #[error("the answer makes no sense: {0}")]
+    Unreadable(String),
+    /// A 2xx or 3xx that is plainly not the API's.
+    #[error("this is not the API: {0}")]
+    NotTheApi(String),
+}
+
+impl Error {
+    /// Whether the token was refused: nothing was done, and a fresh one may do better.
+    pub fn is_about_the_token(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if *status == StatusCode::UNAUTHORIZED)
+    }
+}
+
+impl Google {
+    /// Calls with tokens of `token`, or without any, for an emulator.
+    pub fn new(http: GoogleApisClient, token: Option<Arc<AccessToken>>) -> Self {
+        Self { http, token }
+    }
+
+    /// The body of a 2xx answer. A 401 is answered by one more try with a fresh token: it proves that nothing was done.
+    pub async fn call(&self, call: &Call<'_>) -> Result<Bytes, Error> {
+        let began = Instant::now();
+        let end = began + call.timeout;
+        match self.try_by(began, end, call).await {
+            Err(error) if error.is_about_the_token() => {
+                self.try_by(Instant::now(), end, call).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The same with one try. After a 401 the next one has a fresh token.
+    pub async fn call_once(&self, call: &Call<'_>) -> Result<Bytes, Error> {
+        let began = Instant::now();
+        self.try_by(began, began + call.timeout, call).await
+    }
+
+    async fn try_by(&self, began: Instant, end: Instant, call: &Call<'_>) -> Result<Bytes, Error> {
+        let bearer = match &self.token {
+            Some(token) => {
+                let _waiting = upstream_timing::token(began);
+                Some(token.bearer().await?)
+            }
+            None => None,
+        };
+        let ready = Instant::now();
+        // Whoever calls counts on it: what was not sent by then never will be, even if this process slept meanwhile.
+        if ready >= end {
+            return Err(Error::NotTaken("there was no time left".to_owned()));
+        }
+        let waiting = upstream_timing::upstream(ready);
+        let answer = timeout_at(end.into(), self.send(call, bearer.clone())).await;
+        drop(waiting);
+        let answer = answer.unwrap_or_else(|_| Err(Error::Silent("timed out".to_owned())));
+        if let (Some(token), Some(bearer), Err(error)) = (&self.token, bearer, &answer)
+            && error.is_about_the_token()
+        {
+            token.forget(&bearer);
+        }
+        answer
+    }
+
+    async fn send(&self, call: &Call<'_>, bearer: Option<HeaderValue>) -> Result<Bytes, Error> {
+        let answer = self.http.request(request(call, bearer)).await;
+        let answer = answer.map_err(|error| match was_not_taken(&error) {
+            true => Error::NotTaken(format!(
+                "{}: {}",
+                call.uri.host().unwrap_or_default(),
+                causes(&error)
+            )),
+            false => Error::Silent(causes(&error)),
+        });
+        accepted(answer?, call.max_bytes).await
+    }
+}
+
+fn request(call: &Call<'_>, bearer: Option<HeaderValue>) -> Request<Full<Bytes>> {
+    let body = call.body.clone().unwrap_or_default();
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = call.method.clone();
+    *request.uri_mut() = call.uri.clone();
+    let headers = request.headers_mut();
+    headers.reserve(HEADERS);
+    headers.insert(
+        USER_AGENT,
+        HeaderValue::from_static(http_client::USER_AGENT),
+    );
+    if let Some(bearer) = bearer {
+        headers.insert(AUTHORIZATION, bearer);
+    }
+    if call.body.is_some() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    request
+}
+
+/// Whether the request certainly had no effect: there was no connection, or the server says that it has not looked at it
+/// (RFC 9113, section 8.7).
+fn was_not_taken(error: &legacy::Error) -> bool {
+    let refused = |cause: &h2::Error| {
+        let reason = if cause.is_go_away() {
+            h2::Reason::NO_ERROR
+        } else {
+            h2::Reason::REFUSED_STREAM
+        };
+        cause.is_remote() && cause.reason() == Some(reason)
+    };
+    let cause = error.source().and_then(|hyper| hyper.source());
+    error.is_connect()
+        || cause
+            .and_then(|cause| cause.downcast_ref())
+            .is_some_and(refused)
+}
+
+async fn accepted(response: Response<Incoming>, max_bytes: usize) -> Result<Bytes, Error> {
+    let status = response.status();
+    if status.is_redirection() {
+        return Err(Error::NotTheApi(format!("it answered {status}")));
+    }
+    if !status.is_success() {
+        return Err(refusal(response).await);
+    }
+    let kind = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .map(HeaderValue::as_bytes);
+    let is_json = kind.is_none_or(|kind| kind.starts_with(b"application/json"));
+    let body = read_capped(response.into_body(), max_bytes)
+        .await
+        .map_err(|error| match error {
+            ReadError::TooLarge(_) => Error::Unreadable(error.to_string()),
+            ReadError::BrokenOff(_) => Error::Silent(error.to_string()),
+        })?;
+    if is_json {
+        Ok(body)
+    } else {
+        Err(Error::NotTheApi("the answer is no JSON".to_owned()))
+    }
+}
+
+async fn refusal(response: Response<Incoming>) -> Error {
+    let status = response.status();
+    let retry_after = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok());
+    let retry_after_seconds = retry_after
+        .and_then(|value| value.parse().ok())
+        .map(|seconds: u64| seconds.min(MAX_RETRY_AFTER_READ_SECONDS));
+    let body = read_capped(response.into_body(), MAX_REFUSAL_BYTES)
+        .await
+        .unwrap_or_default();
+    let json: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let code = json["error"]["status"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    Error::Refused {
+        status,
+        retry_after_seconds,
+        code,
+        message: message(&json, &body),
+    }
+}
+
+/// The JSON of an answer. That it is UTF-8 is checked once, and not for each text in it.
+pub fn json<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, Error> {
+    let text = str::from_utf8(answer).map_err(|error| Error::Unreadable(error.to_string()))?;
+    serde_json::from_str(text).map_err(|error| Error::Unreadable(error.to_string()))
+}
+
+/// What was put together is no place to call.
+pub fn not_a_uri(error: InvalidUri) -> Error {
+    Error::NotTaken(error.to_string())
+}
+
+/// Google's words in an error answer: the JSON's message, or the beginning of whatever a front end sent instead.
+fn message(json: &Value, body: &[u8]) -> String {
+    let told = json["error"]["message"].as_str();
+    let text = told.map_or_else(|| String::from_utf8_lossy(body), Into::into);
+    text[..text.floor_char_boundary(MAX_MESSAGE_BYTES)].to_owned()
+}
+
+/// What a caller is told of a failed read. A failed start needs more thought: `starts` has it.
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let cause = error.to_string();
+        let problem = match error {
+            Error::Metadata(_) => Kind::UpstreamAuthUnavailable.into(),
+            Error::NotTaken(_) => Kind::UpstreamUnavailable.into(),
+            Error::Silent(_) => Kind::UpstreamTimeout.into(),
+            Error::Unreadable(_) | Error::NotTheApi(_) => Kind::UpstreamProtocol.into(),
+            Error::Refused {
+                status,
+                retry_after_seconds,
+                ..
+            } => refused(status, retry_after_seconds),
+        };
+        Self::because(problem, cause)
+    }
+}
+
+/// The longest `Retry-After` passed on, in seconds.
+pub const MAX_RETRY_AFTER_SECONDS: u64 = 300;
+
+fn refused(status: StatusCode, retry_after_seconds: Option<u64>) -> Problem {
+    let later = |kind: Kind| {
+        let seconds = retry_after_seconds
+            .unwrap_or(1)
+            .clamp(1, MAX_RETRY_AFTER_SECONDS);
+        Problem::from(kind).retry_after(seconds)
+    };
+    match status.as_u16() {
+        401 => Kind::UpstreamAuth.into(),
+        403 | 404 => Kind::UpstreamMisconfigured.into(),
+        429 => later(Kind::UpstreamThrottled),
+        409 | 500.. => later(Kind::UpstreamUnavailable),
+        _ => Kind::UpstreamRejected.into(),
+    }
+}

@@ -1,0 +1,243 @@
+//! Cloud Logging: the lines that the tasks of one execution printed.
+//!
+//! Source of the filter's labels and of every field: Google's reference for `entries.list`, and what gcloud itself asks.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::Method;
+use bytes::Bytes;
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::gcp::client::{self, Call, Error, Google};
+use crate::gcp::log_budget::{For, LogBudget};
+use crate::gcp::metadata::Location;
+
+/// How long a page of lines may take; filters over many entries are slow.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest page read, in bytes.
+const MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Lines asked for per page; fewer if that many are too large (one entry has up to 256 KiB).
+const PAGE_SIZES: [u32; 3] = [1000, 100, 10];
+/// Pages in a row that may be empty and yet have a successor.
+const MAX_EMPTY_PAGES: usize = 5;
+
+/// The log lines of a job's executions. Every read is paid from one budget.
+pub struct CloudLogging {
+    budget: LogBudget,
+    google: Google,
+    location: Arc<Location>,
+    base_url: String,
+    job: String,
+}
+
+/// One line of a task.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+pub struct Line {
+    /// When it was printed; RFC 3339, UTC.
+    pub time: String,
+    /// `DEFAULT`, `INFO`, `ERROR` and so on.
+    pub severity: String,
+    /// The task's index, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<u32>,
+    /// The line itself, or the message of a structured one.
+    pub text: String,
+}
+
+/// Where a line is among the lines of its execution: Cloud Logging orders them so (LogEntry's `timestamp` and `insertId`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// When it was printed.
+    pub time: Timestamp,
+    /// Unique among the entries of one time.
+    pub insert_id: Arc<str>,
+}
+
+/// A line and where it is.
+pub struct Entry {
+    /// Where.
+    pub position: Position,
+    /// The line.
+    pub line: Line,
+}
+
+/// Which lines of an execution to read.
+pub struct Query<'a> {
+    /// The execution's name.
+    pub execution: &'a str,
+    /// Lines of this time and later ones; none for all.
+    pub since: Option<Timestamp>,
+    /// An earlier page's `next`, with the same `since`.
+    pub from: Option<&'a str>,
+    /// Whose share of the budget is spent.
+    pub whom: For,
+}
+
+/// Lines, oldest first.
+pub struct Page {
+    /// The lines.
+    pub entries: Vec<Entry>,
+    /// Goes on from here.
+    pub next: Option<String>,
+}
+
+impl CloudLogging {
+    /// Reads the lines of the executions of `job`, as often as `budget` allows.
+    pub fn new(
+        google: Google,
+        location: Arc<Location>,
+        budget: LogBudget,
+        base_url: &str,
+        job: &str,
+    ) -> Self {
+        let base_url = base_url.trim_end_matches('/').to_owned();
+        Self {
+            budget,
+            google,
+            location,
+            base_url,
+            job: job.to_owned(),
+        }
+    }
+
+    /// A page of an execution's lines; one without lines is the last.
+    pub async fn lines(&self, query: &Query<'_>) -> Result<Page, Error> {
+        let mut page = self.page(query, query.from).await?;
+        for _ in 0..MAX_EMPTY_PAGES {
+            let Some(next) = page.next.take_if(|_| page.entries.is_empty()) else {
+                break;
+            };
+            page = self.page(query, Some(&next)).await?;
+        }
+        Ok(page)
+    }
+
+    async fn page(&self, query: &Query<'_>, from: Option<&str>) -> Result<Page, Error> {
+        let mut outcome = Err(Error::Unreadable("no page is small enough".to_owned()));
+        for size in PAGE_SIZES {
+            self.budget.take(query.whom).await?;
+            outcome = self.read(query, from, size).await;
+            if !matches!(outcome, Err(Error::Unreadable(_))) {
+                break;
+            }
+        }
+        outcome
+    }
+
+    async fn read(&self, query: &Query<'_>, from: Option<&str>, size: u32) -> Result<Page, Error> {
+        let place = self.location.get().await?;
+        let mut filter = format!(
+            r#"resource.type="cloud_run_job" AND resource.labels.job_name="{}" AND resource.labels.location="{}" AND labels."run.googleapis.com/execution_name"="{}""#,
+            self.job, place.region, query.execution,
+        );
+        if let Some(since) = query.since {
+            filter.push_str(&format!(r#" AND timestamp>="{since}""#));
+        }
+        let request = Request {
+            resource_names: [format!("projects/{}", place.project)],
+            filter,
+            order_by: "timestamp asc",
+            page_size: size,
+            page_token: from,
+        };
+        let body =
+            serde_json::to_vec(&request).map_err(|error| Error::NotTaken(error.to_string()))?;
+        let uri = format!("{}/v2/entries:list", self.base_url).parse();
+        let uri = uri.map_err(client::not_a_uri)?;
+        let call = Call {
+            method: Method::POST,
+            uri: &uri,
+            body: Some(Bytes::from(body)),
+            timeout: TIMEOUT,
+            max_bytes: MAX_BYTES,
+        };
+        let answer = self.google.call(&call).await?;
+        let list: List<'_> = client::json(&answer)?;
+        let next = list
+            .next_page_token
+            .filter(|next| !next.is_empty())
+            .map(Cow::into_owned);
+        Ok(Page {
+            entries: list.entries.into_iter().map(GoogleEntry::view).collect(),
+            next,
+        })
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    resource_names: [String; 1],
+    filter: String,
+    order_by: &'static str,
+    page_size: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page_token: Option<&'a str>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct List<'a> {
+    #[serde(borrow, default)]
+    entries: Vec<GoogleEntry<'a>>,
+    #[serde(borrow, default)]
+    next_page_token: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct GoogleEntry<'a> {
+    #[serde(borrow, default)]
+    insert_id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    timestamp: Cow<'a, str>,
+    #[serde(borrow, default)]
+    severity: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    text_payload: Option<Cow<'a, str>>,
+    #[serde(default)]
+    json_payload: Option<Value>,
+    #[serde(borrow, default)]
+    labels: Labels<'a>,
+}
+
+#[derive(Default, Deserialize)]
+struct Labels<'a> {
+    #[serde(borrow, default, rename = "run.googleapis.com/task_index")]
+    task_index: Option<Cow<'a, str>>,
+}
+
+impl GoogleEntry<'_> {
+    fn view(self) -> Entry {
+        let position = Position {
+            time: self.timestamp.parse().unwrap_or_default(),
+            insert_id: self.insert_id.as_ref().into(),
+        };
+        Entry {
+            position,
+            line: self.line(),
+        }
+    }
+
+    fn line(self) -> Line {
+        Line {
+            time: self.timestamp.into_owned(),
+            severity: self
+                .severity
+                .map_or_else(|| "DEFAULT".to_owned(), Cow::into_owned),
+            task: self.labels.task_index.and_then(|index| index.parse().ok()),
+            text: match (self.text_payload, self.json_payload) {
+                (Some(text), _) => text.into_owned(),
+                (None, Some(json)) => json["message"]
+                    .as_str()
+                    .map_or_else(|| json.to_string(), str::to_owned),
+                (None, None) => String::new(),
+            },
+        }
+    }
+}

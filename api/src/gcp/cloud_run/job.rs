@@ -1,0 +1,103 @@
+//! What Cloud Run says of the job itself and of our permissions on it: for the doctor, no start needs it.
+//!
+//! Source: Google's reference for `namespaces.jobs.get` and `projects.locations.jobs.testIamPermissions`, v1.
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{CloudRun, MAX_EXECUTION_BYTES, READ_TIMEOUT, post};
+use crate::gcp::client::{self, Error};
+
+/// Cloud Run's defaults for what a job does not say (Cloud Run, "Create jobs").
+const DEFAULT_TASKS: u32 = 1;
+const DEFAULT_RETRIES: u32 = 3;
+
+/// The job as it is deployed.
+pub struct Job {
+    /// The names of its containers; the only one of a job may have none.
+    pub containers: Vec<Option<String>>,
+    /// Tasks of an execution.
+    pub task_count: u32,
+    /// Tasks at one time; 0 for as many as there are.
+    pub parallelism: u32,
+    /// Attempts of a task after the first.
+    pub max_retries: u32,
+}
+
+impl CloudRun {
+    /// The job as it is deployed.
+    pub async fn describe(&self) -> Result<Job, Error> {
+        let uri = self.uri(&format!("jobs/{}", self.job)).await?;
+        let answer = self.read(&uri, MAX_EXECUTION_BYTES).await?;
+        let GoogleJob { spec } = client::json(&answer)?;
+        let execution = spec.template.spec;
+        let task = execution.template.spec;
+        let names = task.containers.into_iter();
+        Ok(Job {
+            containers: names
+                .map(|container| container.name.filter(|name| !name.is_empty()))
+                .collect(),
+            task_count: execution.task_count.unwrap_or(DEFAULT_TASKS),
+            parallelism: execution.parallelism.unwrap_or(0),
+            max_retries: task.max_retries.unwrap_or(DEFAULT_RETRIES),
+        })
+    }
+
+    /// Those of the permissions that we have on the job. Nothing is done with them.
+    pub async fn granted(&self, permissions: &[&str]) -> Result<Vec<String>, Error> {
+        let place = self.location.get().await?;
+        let (root, project, region) = (self.root(place), &place.project, &place.region);
+        let job = format!("projects/{project}/locations/{region}/jobs/{}", self.job);
+        let uri = format!("{root}/v1/{job}:testIamPermissions").parse();
+        let uri = uri.map_err(client::not_a_uri)?;
+        let body = json!({ "permissions": permissions }).to_string();
+        let answer = self
+            .google
+            .call(&post(&uri, body.into(), READ_TIMEOUT))
+            .await?;
+        let granted: Granted = client::json(&answer)?;
+        Ok(granted.permissions)
+    }
+}
+
+#[derive(Deserialize)]
+struct Granted {
+    #[serde(default)]
+    permissions: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct GoogleJob {
+    spec: Template<ExecutionSpec>,
+}
+
+#[derive(Deserialize)]
+struct Template<T> {
+    template: Spec<T>,
+}
+
+#[derive(Deserialize)]
+struct Spec<T> {
+    spec: T,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ExecutionSpec {
+    task_count: Option<u32>,
+    parallelism: Option<u32>,
+    template: Spec<TaskSpec>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TaskSpec {
+    #[serde(default)]
+    containers: Vec<Container>,
+    max_retries: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct Container {
+    name: Option<String>,
+}

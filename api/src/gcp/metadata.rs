@@ -1,0 +1,160 @@
+//! The metadata server: whose identity we have, and where we run.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::Client;
+use tokio::sync::OnceCell;
+
+use crate::gcp::http_client::{self, read_capped};
+
+/// How long an answer may take; a genuine one takes a few milliseconds.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// The largest answer read, in bytes; a genuine token has about 1 KiB.
+const MAX_BYTES: usize = 16 * 1024;
+
+/// The metadata server of Cloud Run, or the emulator's.
+#[derive(Clone)]
+pub struct Metadata {
+    http: Client,
+    root: String,
+}
+
+/// What the metadata server did not tell us.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be reached, or did not answer in time.
+    #[error(
+        "the metadata server cannot be reached (outside of Google Cloud, set GCE_METADATA_HOST to an emulator): {0}"
+    )]
+    Unreachable(String),
+    /// It answered, but not with what was asked for.
+    #[error("the metadata server did not tell {path}: {why}")]
+    Unusable {
+        /// What was asked for.
+        path: &'static str,
+        /// What is wrong with the answer; never the answer itself, which may be a token.
+        why: String,
+    },
+}
+
+impl Metadata {
+    /// `host` is `host[:port]`, as in `GCE_METADATA_HOST`.
+    pub fn new(http: Client, host: &str) -> Self {
+        Self {
+            http,
+            root: format!("http://{host}/computeMetadata/v1/"),
+        }
+    }
+
+    /// One value (path below `computeMetadata/v1/`), as it came.
+    pub async fn get(&self, path: &'static str) -> Result<Bytes, Error> {
+        let request = self
+            .http
+            .get(format!("{}{path}", self.root))
+            .timeout(TIMEOUT);
+        let answer = request.header("metadata-flavor", "Google").send().await;
+        let response = answer.map_err(|error| Error::Unreachable(http_client::describe(&error)))?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(Error::Unusable {
+                path,
+                why: format!("it answered {status}"),
+            });
+        }
+        let response = axum::http::Response::from(response);
+        read_capped(response.into_body(), MAX_BYTES)
+            .await
+            .map_err(|error| Error::Unusable {
+                path,
+                why: error.to_string(),
+            })
+    }
+
+    /// The service account's address.
+    pub async fn account(&self) -> Result<String, Error> {
+        let bytes = self.get("instance/service-accounts/default/email").await?;
+        Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+    }
+
+    async fn text(&self, path: &'static str) -> Result<String, Error> {
+        let bytes = self.get(path).await?;
+        // `projects/123/regions/us-east4` is how a region is told.
+        let text = std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| text.trim().rsplit('/').next());
+        match text.filter(|text| is_name(text)) {
+            Some(name) => Ok(name.to_owned()),
+            None => Err(Error::Unusable {
+                path,
+                why: "it is no name".to_owned(),
+            }),
+        }
+    }
+}
+
+/// Whether the text can be a project, a region or a job: it goes into paths.
+pub fn is_name(text: &str) -> bool {
+    // A project id of a Google Workspace domain reads `example.com:project`.
+    let legal =
+        |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'.' | b':');
+    (1..=128).contains(&text.len())
+        && text.as_bytes()[0].is_ascii_alphanumeric()
+        && text.bytes().all(legal)
+}
+
+/// The project and region of the job: the settings, or what the metadata server says, asked for once.
+pub struct Location {
+    metadata: Metadata,
+    project: String,
+    region: String,
+    known: OnceCell<Place>,
+}
+
+/// A project and a region, both known.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The project's id.
+    pub project: String,
+    /// The region, such as `us-east4`.
+    pub region: String,
+}
+
+impl Location {
+    /// Either name may be empty: then the metadata server is asked.
+    pub fn new(metadata: Metadata, project: &str, region: &str) -> Self {
+        let (project, region) = (project.to_owned(), region.to_owned());
+        Self {
+            metadata,
+            project,
+            region,
+            known: OnceCell::new(),
+        }
+    }
+
+    /// The place; a failure is not remembered.
+    pub async fn get(&self) -> Result<&Place, Error> {
+        self.known.get_or_try_init(|| self.ask()).await
+    }
+
+    /// The metadata server that is asked.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// The place, if it was asked for before.
+    pub fn known(&self) -> Option<&Place> {
+        self.known.get()
+    }
+
+    async fn ask(&self) -> Result<Place, Error> {
+        let ask = async |told: &str, path| match told {
+            "" => self.metadata.text(path).await,
+            name => Ok(name.to_owned()),
+        };
+        let project = ask(&self.project, "project/project-id");
+        let region = ask(&self.region, "instance/region");
+        let (project, region) = tokio::try_join!(project, region)?;
+        Ok(Place { project, region })
+    }
+}

@@ -1,0 +1,107 @@
+//! How long a request waited for Google: its `Server-Timing` header tells.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use axum::http::{HeaderName, HeaderValue};
+
+/// The header's name (W3C, "Server Timing").
+pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+tokio::task_local! {
+    static WAITED: Cell<Timings>;
+}
+
+/// What a request waited for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// An access token that had to be fetched.
+    token: Duration,
+    /// Google's answers.
+    upstream: Duration,
+}
+
+/// A wait of the request that this runs for, if it runs for one. It lasts until it is dropped, also by whoever has no more
+/// time for it.
+#[must_use]
+pub struct Timer {
+    began: Instant,
+    add: fn(&mut Timings, Duration),
+}
+
+/// Runs the work of a request, which is too large to be moved once more, and tells what it waited for.
+pub async fn recorded<F: Future>(work: Pin<&mut F>) -> (F::Output, Timings) {
+    let work = async { (work.await, WAITED.with(Cell::get)) };
+    WAITED.scope(Cell::default(), work).await
+}
+
+/// Waits for an access token.
+pub fn token(began: Instant) -> Timer {
+    let add = |waited: &mut Timings, time| waited.token += time;
+    Timer { began, add }
+}
+
+/// Waits for an answer of Google's.
+pub fn upstream(began: Instant) -> Timer {
+    let add = |waited: &mut Timings, time| waited.upstream += time;
+    Timer { began, add }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        let _nobody = WAITED.try_with(|cell| {
+            let mut waited = cell.get();
+            (self.add)(&mut waited, self.began.elapsed());
+            cell.set(waited);
+        });
+    }
+}
+
+impl Timings {
+    /// The header's value, in milliseconds. None if there was nothing to wait for.
+    pub fn header(self) -> Option<HeaderValue> {
+        let tenths = |time: Duration| time.as_micros() as u64 / 100;
+        let (token, upstream) = (tenths(self.token), tenths(self.upstream));
+        if self.upstream.is_zero() && token == 0 {
+            return None;
+        }
+        let mut value = format!("upstream;dur={}.{}", upstream / 10, upstream % 10);
+        if token > 0 {
+            value = format!("token;dur={}.{}, {value}", token / 10, token % 10);
+        }
+        HeaderValue::try_from(value).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn waits_are_summed_and_told_also_those_that_were_given_up() {
+        let ago = |millis| Instant::now() - Duration::from_millis(millis);
+        let work = pin!(async {
+            drop(token(ago(12)));
+            drop(upstream(ago(100)));
+            let too_long = async {
+                let _waiting = upstream(ago(200));
+                std::future::pending::<()>().await;
+            };
+            let given_up = tokio::time::timeout(Duration::ZERO, too_long).await;
+            given_up.is_err()
+        });
+        let (given_up, waited) = recorded(work).await;
+        assert!(given_up);
+        let (token, upstream) = (waited.token.as_millis(), waited.upstream.as_millis());
+        assert!(token >= 12 && upstream >= 300, "{token} {upstream}");
+        let told = waited.header().unwrap();
+        let told = told.to_str().unwrap();
+        assert!(told.starts_with("token;dur=") && told.contains(", upstream;dur="));
+
+        assert!(recorded(pin!(async {})).await.1.header().is_none());
+        drop(super::upstream(ago(1))); // of nobody's request
+    }
+}

@@ -1,0 +1,14 @@
+//! What callers see: the socket, the URLs, who may do what, and every refusal's words. Nothing outside this folder imports it.
+
+pub(crate) mod authorize;
+pub(crate) mod browsers;
+pub(crate) mod extract;
+mod handlers;
+pub(crate) mod limits;
+pub(crate) mod openapi;
+mod operations;
+pub mod page_token;
+pub mod problem;
+pub(crate) mod request_log;
+pub(crate) mod router;
+pub mod server;

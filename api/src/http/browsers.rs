@@ -1,0 +1,214 @@
+//! Browsers: pages of which origins may call, and which requests no other page can forge.
+
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, LINK, LOCATION, ORIGIN, RETRY_AFTER};
+use axum::http::{HeaderName, HeaderValue, Method, Uri};
+use reqwest::Url;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::config::{Invalid, is_loopback};
+use crate::http::problem::{Kind, Problem};
+
+/// How long a browser may remember a preflight's answer.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(60 * 60);
+
+/// The origins of other sites whose pages may call.
+pub struct Origins(Vec<HeaderValue>);
+
+impl Origins {
+    /// Each must be written exactly as browsers send it, because it is compared byte by byte.
+    pub fn new(texts: &[String]) -> Result<Self, Invalid> {
+        let origins = texts.iter().map(|text| origin(text));
+        Ok(Self(origins.collect::<Result<_, _>>()?))
+    }
+
+    /// Answers preflights, and lets pages of the listed origins read every answer; nothing if none is listed.
+    /// Without credentials: callers send a token, and no page gets to use a cookie.
+    pub fn cors(&self) -> Option<CorsLayer> {
+        let expose =
+            ["idempotent-replayed", "server-timing", "x-request-id"].map(HeaderName::from_static);
+        let allow = ["idempotency-key", "last-event-id"].map(HeaderName::from_static);
+        let layer = CorsLayer::new()
+            .allow_origin(AllowOrigin::list(self.0.iter().cloned()))
+            .allow_methods([Method::GET, Method::POST])
+            .allow_headers(
+                allow
+                    .into_iter()
+                    .chain([AUTHORIZATION, CONTENT_TYPE])
+                    .collect::<Vec<_>>(),
+            )
+            .expose_headers(
+                expose
+                    .into_iter()
+                    .chain([LINK, LOCATION, RETRY_AFTER])
+                    .collect::<Vec<_>>(),
+            )
+            .max_age(PREFLIGHT_MAX_AGE)
+            .vary([ORIGIN]);
+        (!self.0.is_empty()).then_some(layer)
+    }
+
+    /// Refuses what a foreign page may have sent on its user's behalf.
+    pub fn guard(&self, request: &Request) -> Result<(), Problem> {
+        if self.is_forgeable(request) {
+            let detail =
+                "Pages of this origin may not do this; the operator can list it in cors.origins.";
+            return Err(Problem::new(Kind::CsrfRejected, detail));
+        }
+        Ok(())
+    }
+
+    /// Whether a page that should not could have sent this. Browsers say where a request comes from in headers that no
+    /// page can set; whoever sends neither is no browser.
+    fn is_forgeable(&self, request: &Request) -> bool {
+        if matches!(
+            *request.method(),
+            Method::GET | Method::HEAD | Method::OPTIONS
+        ) {
+            return false;
+        }
+        let origin = request.headers().get(ORIGIN);
+        if origin.is_some_and(|origin| self.0.contains(origin)) {
+            return false;
+        }
+        match request
+            .headers()
+            .get("sec-fetch-site")
+            .map(HeaderValue::as_bytes)
+        {
+            Some(site) => !matches!(site, b"same-origin" | b"same-site" | b"none"),
+            None => origin.is_some_and(|origin| !is_own(origin, request)),
+        }
+    }
+}
+
+fn origin(text: &str) -> Result<HeaderValue, Invalid> {
+    let invalid = |cure: String| Invalid::new("cors.origins", format!("`{text}` {cure}"));
+    let url: Option<Url> = text.parse().ok();
+    let Some(url) = url.filter(|url| matches!(url.scheme(), "http" | "https")) else {
+        return Err(invalid(
+            "is no origin: list each as https://host".to_owned(),
+        ));
+    };
+    if url.scheme() == "http" && !is_loopback(&url) {
+        return Err(invalid(
+            "must be https (http only for loopback hosts)".to_owned(),
+        ));
+    }
+    let canonical = url.origin().ascii_serialization();
+    if text != canonical {
+        return Err(invalid(format!(
+            "must be written as browsers send it: {canonical}"
+        )));
+    }
+    HeaderValue::try_from(text).map_err(|error| invalid(error.to_string()))
+}
+
+/// Whether the origin is the host that the request was sent to, whatever its scheme: TLS ends before us.
+fn is_own(origin: &HeaderValue, request: &Request) -> bool {
+    let origin = origin
+        .to_str()
+        .ok()
+        .and_then(|text| text.parse::<Uri>().ok());
+    let host = request
+        .headers()
+        .get(HOST)
+        .and_then(|host| host.to_str().ok());
+    match (origin.as_ref().and_then(Uri::authority), host) {
+        (Some(origin), Some(host)) => origin.as_str().eq_ignore_ascii_case(host),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    fn origins(texts: &[&str]) -> Result<Origins, Invalid> {
+        Origins::new(&texts.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn an_origin_is_what_browsers_send_and_nothing_else() {
+        for text in [
+            "https://app.example.com",
+            "https://app.example.com:8443",
+            "https://xn--bcher-kva.example",
+            "http://localhost:5173",
+            "http://127.0.0.1",
+            "http://[::1]:3000",
+        ] {
+            assert_eq!(origins(&[text]).unwrap().0, [text]);
+        }
+        for text in [
+            "*",
+            "null",
+            "app.example.com",
+            "https://app.example.com/",
+            "https://app.example.com/page",
+            "https://app.example.com?q",
+            "https://user@app.example.com",
+            "https://app.example.com:443",
+            "https://App.example.com",
+            "https://bücher.example",
+            "https://*.example.com/",
+            "http://app.example.com",
+            "http://127.0.0.1.example.com",
+            "ftp://app.example.com",
+            "file:///etc/passwd",
+        ] {
+            let error = origins(&[text]).err().map(|error| error.to_string());
+            assert!(
+                error.is_some_and(|error| error.contains("API__CORS__ORIGINS")),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_foreign_page_could_have_sent_is_forgeable() {
+        let forgeable = |method: &str, headers: &[(&str, &str)]| {
+            let mut request = Request::builder()
+                .method(method)
+                .header(HOST, "api.example.com:8080");
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let request = request.body(Body::empty()).unwrap();
+            origins(&["https://app.example.com"])
+                .unwrap()
+                .is_forgeable(&request)
+        };
+        let site = "sec-fetch-site";
+        for headers in [
+            &[][..],
+            &[(site, "same-origin")],
+            &[(site, "same-site")],
+            &[(site, "none")],
+            &[(site, "cross-site"), ("origin", "https://app.example.com")],
+            &[("origin", "https://app.example.com")],
+            &[("origin", "https://api.example.com:8080")],
+        ] {
+            assert!(!forgeable("POST", headers), "{headers:?}");
+        }
+        for headers in [
+            &[(site, "cross-site")][..],
+            &[
+                (site, "cross-site"),
+                ("origin", "https://api.example.com:8080"),
+            ],
+            &[(site, "unheard-of")],
+            &[("origin", "https://api.example.com")],
+            &[("origin", "https://evil.example")],
+            &[("origin", "null")],
+            &[("origin", "")],
+        ] {
+            assert!(forgeable("POST", headers), "{headers:?}");
+            assert!(forgeable("DELETE", headers) && !forgeable("GET", headers));
+        }
+    }
+}

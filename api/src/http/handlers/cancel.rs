@@ -1,0 +1,44 @@
+//! `POST /scopes/{scope}/executions/{name}/cancel`: asks for an execution's end.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use crate::App;
+use crate::execution::Execution;
+use crate::http::authorize::{Authorized, Cancel};
+use crate::http::extract::{ExecutionName, Fields, NoFields};
+use crate::http::problem::{Kind, Problem};
+use crate::http::request_log::execution_response;
+
+/// 202 with the execution that was asked to end, 200 with one that had ended already.
+pub async fn cancel(
+    State(app): State<Arc<App>>,
+    granted: Authorized<Cancel>,
+    ExecutionName(name): ExecutionName,
+    _: Fields<NoFields>,
+) -> Result<Response, Problem> {
+    let execution = app.execution(&granted.scope, &name).await?;
+    let (status, execution) = match execution.state.is_finished() {
+        true => (StatusCode::OK, execution),
+        false => match app.cloud_run.cancel(&name).await? {
+            Some(cancelled) => (StatusCode::ACCEPTED, cancelled),
+            None => (
+                StatusCode::OK,
+                ended(app.execution(&granted.scope, &name).await?)?,
+            ),
+        },
+    };
+    execution_response(status, execution.into())
+}
+
+/// An execution that Cloud Run did not cancel, since it had ended in between.
+fn ended(execution: Execution) -> Result<Execution, Problem> {
+    match execution.state.is_finished() {
+        true => Ok(execution),
+        false => Err(Problem::from(Kind::UpstreamRejected)
+            .because("Cloud Run refused to cancel an unfinished execution")),
+    }
+}

@@ -1,0 +1,170 @@
+//! `GET /scopes/{scope}/executions` and `GET /scopes/{scope}/executions/{name}`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::{Extension, Json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+
+use crate::App;
+use crate::execution::Execution;
+use crate::http::authorize::{Authorized, Read};
+use crate::http::extract::{ExecutionName, Fields};
+use crate::http::page_token::Page;
+use crate::http::problem::{Kind, Problem};
+use crate::http::request_log::execution_response;
+use crate::http::server::{Client, gone};
+use crate::scope::Scope;
+
+/// Executions per answer if the caller names no number, and the most that may be asked for.
+const DEFAULT_LIMIT: usize = 20;
+const MAX_LIMIT: usize = 100;
+/// Executions of the job read at a time: of all scopes, so more than are wanted.
+const PAGE: usize = 100;
+/// Pages of the job's executions looked through for one answer; a scope that ran long ago gets a `nextPage` sooner.
+const MAX_PAGES: usize = 10;
+/// The longest an answer is held back: proxies commonly give up on one a little later.
+const MAX_WAIT_SECONDS: u64 = 60;
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Query {
+    /// How many executions to answer at most.
+    #[schemars(range(min = 1, max = MAX_LIMIT), extend("default" = DEFAULT_LIMIT))]
+    limit: Option<usize>,
+    /// Where to go on: the nextPage of an earlier answer.
+    page: Option<String>,
+}
+
+/// Executions of a scope, newest first.
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Executions {
+    /// The newest of them first.
+    executions: Vec<Execution>,
+    /// What to ask for as page to go on; absent at the end of the list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_page: Option<String>,
+}
+
+pub async fn list(
+    State(app): State<Arc<App>>,
+    granted: Authorized<Read>,
+    Fields(query): Fields<Query>,
+) -> Result<Json<Executions>, Problem> {
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(Problem::new(
+            Kind::MalformedRequest,
+            format!("limit must be 1 to {MAX_LIMIT}."),
+        ));
+    }
+    let list = format!("executions/{}", granted.scope);
+    let page = query
+        .page
+        .map_or_else(|| Ok(Page::default()), |page| Page::decode(&list, &page))?;
+    let (executions, next) = collect(&app, &granted.scope, page, limit).await?;
+    Ok(Json(Executions {
+        executions,
+        next_page: next.map(|page| page.encode(&list)),
+    }))
+}
+
+/// Up to `limit` executions of the scope from `page` on, and where to go on.
+async fn collect(
+    app: &App,
+    scope: &Scope,
+    mut page: Page,
+    limit: usize,
+) -> Result<(Vec<Execution>, Option<Page>), Problem> {
+    let mut found = Vec::new();
+    for _ in 0..MAX_PAGES {
+        let upstream = app.cloud_run.list(page.token.as_deref(), PAGE).await?;
+        let mut wanted = upstream
+            .executions
+            .into_iter()
+            .filter(|execution| execution.belongs_to(scope) && is_after(&page, execution));
+        found.extend(wanted.by_ref().take(limit - found.len()));
+        if wanted.next().is_some() {
+            page.after = found.last().map(position);
+            return Ok((found, Some(page)));
+        }
+        match upstream.next {
+            None => return Ok((found, None)),
+            Some(token) => {
+                page = Page {
+                    token: Some(token),
+                    after: page.after,
+                }
+            }
+        }
+        if found.len() == limit {
+            break;
+        }
+    }
+    Ok((found, Some(page)))
+}
+
+/// Creation time and name: the list is sorted by them, newest first.
+fn position(execution: &Execution) -> (String, String) {
+    (
+        execution.created_at.clone().unwrap_or_default(),
+        execution.name.clone(),
+    )
+}
+
+/// Whether the execution comes after those handed out already. New ones may have come before them meanwhile.
+fn is_after(page: &Page, execution: &Execution) -> bool {
+    page.after
+        .as_ref()
+        .is_none_or(|last| position(execution) < *last)
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Wait {
+    /// Seconds to hold the answer back until the execution has ended; none to answer at once.
+    #[schemars(range(min = 1, max = MAX_WAIT_SECONDS))]
+    wait: Option<u64>,
+}
+
+pub async fn show(
+    State(app): State<Arc<App>>,
+    granted: Authorized<Read>,
+    ExecutionName(name): ExecutionName,
+    Fields(Wait { wait }): Fields<Wait>,
+    client: Option<Extension<Client>>,
+) -> Result<Response, Problem> {
+    let Some(seconds) = wait else {
+        let execution = app.execution(&granted.scope, &name).await?;
+        return execution_response(StatusCode::OK, execution.into());
+    };
+    if !(1..=MAX_WAIT_SECONDS).contains(&seconds) {
+        return Err(Problem::new(
+            Kind::MalformedRequest,
+            format!("wait must be 1 to {MAX_WAIT_SECONDS} seconds."),
+        ));
+    }
+    let mut watcher = None;
+    let ended = async {
+        let watching = app.watches.watch(&granted.scope, &name, None).await?;
+        watcher.insert(watching).ended().await;
+        Ok::<_, Problem>(())
+    };
+    tokio::select! {
+        ended = ended => ended?,
+        () = sleep(Duration::from_secs(seconds)) => {}
+        () = app.drains() => {}
+        () = gone(client) => {}
+    }
+    let execution = match watcher {
+        Some(watcher) => watcher.execution()?,
+        None => app.execution(&granted.scope, &name).await?.into(), // why it could not be read in time
+    };
+    execution_response(StatusCode::OK, execution)
+}

@@ -1,0 +1,85 @@
+//! `POST /scopes/{scope}/process`: starts one execution of the job for the scope.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::LOCATION;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::App;
+use crate::config::OnRunning;
+use crate::http::authorize::{self, Authorized};
+use crate::http::extract::{Fields, json_body};
+use crate::http::problem::Problem;
+use crate::http::request_log::{execution_response, trace};
+use crate::starts::{IdempotencyKey, Marker, Start, Started};
+
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Query {
+    /// What to do when the scope has an unfinished execution; absent: what the operator chose.
+    on_running: Option<OnRunning>,
+}
+
+pub async fn start(
+    State(app): State<Arc<App>>,
+    granted: Authorized<authorize::Start>,
+    Fields(query): Fields<Query>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let key = IdempotencyKey::from_headers(request.headers())?;
+    let trace = trace(request.headers());
+    let given = app.parameters.check(&json_body(request).await?)?;
+    let marker = match key {
+        // What the caller sent, not what our defaults made of it: these may change from one release to the next.
+        Some(key) => Marker::keyed(
+            &granted.caller.identity,
+            &granted.scope,
+            &key,
+            &format!("{:?} {}", query.on_running, given.canonical()),
+        ),
+        None => Marker::random(),
+    };
+    let overrides = app.templates.render(
+        &granted.scope,
+        &app.parameters.complete(given),
+        marker.to_string(),
+        trace.as_deref(),
+    )?;
+    app.limits.start(&granted.scope)?;
+    let on_running = query.on_running.unwrap_or(app.on_running);
+    let started = app
+        .starts
+        .start(Start {
+            scope: granted.scope,
+            marker,
+            overrides,
+            on_running,
+        })
+        .await
+        .map_err(|problem| problem.of_invocation(marker.to_string()))?;
+    app.watches.started(&started.execution.name);
+    answer(started)
+}
+
+fn answer(started: Started) -> Result<Response, Problem> {
+    let status = match started.joined {
+        true => StatusCode::OK,
+        false => StatusCode::ACCEPTED,
+    };
+    let location = HeaderValue::try_from(&started.execution.links.itself);
+    let mut response = execution_response(status, started.execution)?;
+    if let Ok(location) = location {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    if started.replayed {
+        let replayed = HeaderValue::from_static("true");
+        response.headers_mut().insert(IDEMPOTENT_REPLAYED, replayed);
+    }
+    Ok(response)
+}

@@ -1,0 +1,260 @@
+//! What the OpenAPI document says of each route.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use crate::execution::Execution;
+use crate::http::handlers::{executions, logs, process};
+use crate::http::openapi::{Answer, Operation, SchemaOf};
+use crate::http::problem::Kind;
+
+/// Whatever is asked.
+const ANY: &[Kind] = &[Kind::MalformedRequest, Kind::Internal];
+/// Whatever is done in a scope.
+const SCOPED: &[Kind] = &[
+    Kind::InvalidScope,
+    Kind::Unauthenticated,
+    Kind::ScopeForbidden,
+    Kind::OperationForbidden,
+    Kind::RateLimited,
+    Kind::Overloaded,
+    Kind::AuthUnavailable,
+];
+/// What a browser may ask only for pages of known origins.
+const CHANGING: &[Kind] = &[Kind::CsrfRejected];
+/// Whatever needs an answer of Google's.
+const UPSTREAM: &[Kind] = &[
+    Kind::UpstreamRejected,
+    Kind::UpstreamMisconfigured,
+    Kind::UpstreamAuth,
+    Kind::UpstreamProtocol,
+    Kind::UpstreamUnavailable,
+    Kind::UpstreamThrottled,
+    Kind::UpstreamAuthUnavailable,
+    Kind::UpstreamTimeout,
+];
+const STARTING: &[Kind] = &[
+    Kind::ExecutionNotFound,
+    Kind::MalformedJson,
+    Kind::IdempotencyKeyInvalid,
+    Kind::RequestTimeout,
+    Kind::IdempotencyInProgress,
+    Kind::ScopeBusy,
+    Kind::PayloadTooLarge,
+    Kind::UnsupportedMediaType,
+    Kind::ValidationFailed,
+    Kind::IdempotencyKeyReused,
+    Kind::IdempotencyStoreUnavailable,
+    Kind::StartOutcomeUnknown,
+];
+const ONE: &[Kind] = &[Kind::ExecutionNotFound];
+
+const EXECUTION: (&str, SchemaOf) = (
+    "application/json",
+    SchemaGenerator::subschema_for::<Execution>,
+);
+const TEXT: (&str, SchemaOf) = ("text/plain", text);
+
+/// OpenAPI 3.1 has no words for a stream of events.
+fn anything(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({})
+}
+
+fn text(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string" })
+}
+
+/// What operations have that say nothing else.
+const PLAIN: Operation = Operation {
+    id: "",
+    tag: "executions",
+    summary: "",
+    description: "",
+    query: None,
+    headers: &[],
+    takes_parameters: false,
+    answers: &[],
+    problems: &[],
+};
+
+pub const START: Operation = Operation {
+    id: "startExecution",
+    summary: "Start an execution",
+    description: "Starts one execution of the job for the scope, with the parameters of the body, and answers as soon as \
+        Cloud Run has accepted it. With an Idempotency-Key the same request can be repeated for 24 hours and starts nothing \
+        twice. A client that goes away does not stop a start that has begun.",
+    query: Some(<process::Query as JsonSchema>::json_schema),
+    headers: &["Idempotency-Key"],
+    takes_parameters: true,
+    answers: &[
+        Answer {
+            status: 202,
+            description: "The execution was accepted, now or at an earlier request with the same key; follow it at its links.",
+            contents: &[EXECUTION],
+            headers: &["Location", "Idempotent-Replayed"],
+        },
+        Answer {
+            status: 200,
+            description: "Nothing was started: this unfinished execution was joined (on_running=join).",
+            contents: &[EXECUTION],
+            headers: &["Location"],
+        },
+    ],
+    problems: &[ANY, SCOPED, CHANGING, STARTING, UPSTREAM],
+    ..PLAIN
+};
+
+pub const LIST: Operation = Operation {
+    id: "listExecutions",
+    summary: "List a scope's executions",
+    description: "The scope's executions, newest first. A page may have fewer than asked for, even none, and yet a next one.",
+    query: Some(<executions::Query as JsonSchema>::json_schema),
+    answers: &[Answer {
+        status: 200,
+        description: "A page of the executions.",
+        contents: &[(
+            "application/json",
+            SchemaGenerator::subschema_for::<executions::Executions>,
+        )],
+        headers: &[],
+    }],
+    problems: &[ANY, SCOPED, UPSTREAM],
+    ..PLAIN
+};
+
+pub const SHOW: Operation = Operation {
+    id: "getExecution",
+    summary: "Show an execution",
+    description: "One of the scope's executions as it is now, or as it is once it has ended.",
+    query: Some(<executions::Wait as JsonSchema>::json_schema),
+    answers: &[Answer {
+        status: 200,
+        description: "The execution.",
+        contents: &[EXECUTION],
+        headers: &[],
+    }],
+    problems: &[ANY, SCOPED, ONE, UPSTREAM],
+    ..PLAIN
+};
+
+pub const EVENTS: Operation = Operation {
+    id: "followExecution",
+    summary: "Follow an execution",
+    description: "The execution's changes and lines as they happen, as server-sent events: `execution` (an Execution) at first \
+        and at every change, `log` (a Line) for each line, `end` (the Execution) at last. Comments keep the connection alive. \
+        A stream that ends without `end` is to be asked for again with the id of its last event.",
+    headers: &["Last-Event-ID"],
+    answers: &[Answer {
+        status: 200,
+        description: "The events.",
+        contents: &[("text/event-stream", anything)],
+        headers: &[],
+    }],
+    problems: &[ANY, SCOPED, ONE, UPSTREAM, &[Kind::Draining]],
+    ..PLAIN
+};
+
+pub const LOGS: Operation = Operation {
+    id: "getLogs",
+    summary: "Read an execution's lines",
+    description: "What the execution's tasks printed, oldest first: as JSON, or as plain text if that is asked for. Lines come \
+        a few seconds after they are printed, so that the last page may grow.",
+    query: Some(<logs::Query as JsonSchema>::json_schema),
+    answers: &[Answer {
+        status: 200,
+        description: "A page of the lines.",
+        contents: &[
+            (
+                "application/json",
+                SchemaGenerator::subschema_for::<logs::Lines>,
+            ),
+            TEXT,
+        ],
+        headers: &["Link"],
+    }],
+    problems: &[ANY, SCOPED, ONE, UPSTREAM],
+    ..PLAIN
+};
+
+pub const CANCEL: Operation = Operation {
+    id: "cancelExecution",
+    summary: "Cancel an execution",
+    description: "Asks Cloud Run to end the execution. One that has finished is left as it is.",
+    answers: &[
+        Answer {
+            status: 202,
+            description: "The execution was asked to end; follow it to see it cancelled.",
+            contents: &[EXECUTION],
+            headers: &[],
+        },
+        Answer {
+            status: 200,
+            description: "The execution had finished before.",
+            contents: &[EXECUTION],
+            headers: &[],
+        },
+    ],
+    problems: &[ANY, SCOPED, CHANGING, ONE, UPSTREAM],
+    ..PLAIN
+};
+
+pub const DOCUMENT: Operation = Operation {
+    id: "getDocument",
+    tag: "service",
+    summary: "This document",
+    description: "The OpenAPI document of this service, with the schema of the parameters that its operator declared.",
+    answers: &[Answer {
+        status: 200,
+        description: "The document.",
+        contents: &[("application/json", object)],
+        headers: &[],
+    }],
+    ..PLAIN
+};
+
+fn object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object" })
+}
+
+pub const PROBLEM: Operation = Operation {
+    id: "explainProblem",
+    tag: "service",
+    summary: "Explain a problem",
+    description: "What the type of a problem means: why it comes about, and what to do.",
+    answers: &[Answer {
+        status: 200,
+        description: "The explanation.",
+        contents: &[TEXT],
+        headers: &[],
+    }],
+    problems: &[&[Kind::NotFound]],
+    ..PLAIN
+};
+
+pub const ALIVE: Operation = Operation {
+    id: "isAlive",
+    tag: "service",
+    summary: "Whether the process is alive",
+    description: "Answers as long as the process does, whatever state Google's APIs are in.",
+    answers: &[Answer {
+        status: 200,
+        description: "It is.",
+        contents: &[TEXT],
+        headers: &[],
+    }],
+    ..PLAIN
+};
+
+pub const READY: Operation = Operation {
+    id: "isReady",
+    tag: "service",
+    summary: "Whether executions can be started",
+    description: "Whether the service has an access token, knows where the job is, and is not about to stop.",
+    answers: &[Answer {
+        status: 200,
+        description: "They can.",
+        contents: &[TEXT],
+        headers: &[],
+    }],
+    problems: &[&[Kind::Draining, Kind::UpstreamAuthUnavailable]],
+    ..PLAIN
+};

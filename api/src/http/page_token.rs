@@ -1,0 +1,115 @@
+//! Opaque values that tell where to go on, such as `page`: bound to the list that they came from.
+
+use ring::digest::{SHA256, digest};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::http::problem::{Kind, Problem};
+
+/// The longest value taken, in bytes; Google's own tokens have a few hundred.
+const MAX_BYTES: usize = 4096;
+/// Bytes of the digest that tell a page of ours from garbage, or from a page of another list.
+const CHECK_BYTES: usize = 8;
+
+/// Where to go on.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page {
+    /// The upstream's token of the page to read; none for the first.
+    pub token: Option<String>,
+    /// Creation time and name of the last entry handed out: that page may have more after it, and new entries before it.
+    pub after: Option<(String, String)>,
+}
+
+impl Page {
+    /// The page as a value for a URL. `list` names the list, such as `executions/acme`.
+    pub fn encode(&self, list: &str) -> String {
+        seal(list, self)
+    }
+
+    /// The page that [`Page::encode`] made for the same list.
+    pub fn decode(list: &str, text: &str) -> Result<Self, Problem> {
+        unseal(list, text).ok_or_else(|| {
+            Problem::new(
+                Kind::MalformedRequest,
+                "page must be the nextPage of an earlier answer of this very list.",
+            )
+        })
+    }
+}
+
+/// The value as a text that [`unseal`] knows again. `list` names the list that it belongs to.
+pub fn seal(list: &str, value: &impl Serialize) -> String {
+    let json = serde_json::to_vec(value).unwrap_or_default();
+    format!("{}{}", hex(&check(list, &json)), hex(&json))
+}
+
+/// The value that [`seal`] made a text of for the same list.
+pub fn unseal<T: DeserializeOwned>(list: &str, text: &str) -> Option<T> {
+    if text.len() > MAX_BYTES {
+        return None;
+    }
+    let bytes = unhex(text)?;
+    let (given, json) = bytes.split_at_checked(CHECK_BYTES)?;
+    if given != check(list, json) {
+        return None;
+    }
+    serde_json::from_slice(json).ok()
+}
+
+fn check(list: &str, json: &[u8]) -> [u8; CHECK_BYTES] {
+    let digest = digest(&SHA256, &[list.as_bytes(), b"\n", json].concat());
+    let mut check = [0; CHECK_BYTES];
+    check.copy_from_slice(&digest.as_ref()[..CHECK_BYTES]);
+    check
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(digit).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let digits = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    if rest.is_empty() {
+        pairs.iter().map(digits).collect()
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_known_by_its_own_list_only() {
+        let page = Page {
+            token: Some("Google's".to_owned()),
+            after: None,
+        };
+        let text = page.encode("executions/acme");
+        assert_eq!(Page::decode("executions/acme", &text).unwrap(), page);
+        assert!(Page::decode("executions/globex", &text).is_err());
+    }
+
+    #[test]
+    fn garbage_is_no_page() {
+        let mut flipped = Page::default().encode("x");
+        flipped.replace_range(20..21, if &flipped[20..21] == "0" { "1" } else { "0" });
+        for text in [
+            "",
+            "0",
+            "zz",
+            "é",
+            "+1",
+            "00",
+            &flipped,
+            &"0".repeat(MAX_BYTES + 2),
+        ] {
+            assert!(Page::decode("x", text).is_err(), "{text}");
+        }
+    }
+}

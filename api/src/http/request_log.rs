@@ -1,0 +1,210 @@
+//! The outermost of all: names the request, answers problems in full, and writes the one log line.
+
+use std::convert::Infallible;
+use std::mem;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
+    USER_AGENT, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use axum::response::Response;
+use tower::{Service, ServiceExt};
+use tracing::Level;
+
+use crate::App;
+use crate::execution::Execution;
+use crate::gcp::upstream_timing::{self, SERVER_TIMING};
+use crate::http::problem::{Kind, Problem};
+use crate::http::server::Client;
+use crate::random;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What every answer says unless its handler says otherwise: it is for nobody else, now and later, and no page.
+const DEFAULT_HEADERS: [(HeaderName, &str); 5] = [
+    (CACHE_CONTROL, "no-store"),
+    (
+        CONTENT_SECURITY_POLICY,
+        "default-src 'none'; frame-ancestors 'none'",
+    ),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    ),
+    (REFERRER_POLICY, "no-referrer"),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+];
+/// Room for the headers of an answer, those of a replayed start included: to grow means to hash them again.
+const MOST_HEADERS: usize = 12;
+/// What an execution mostly has as JSON, in bytes; more is no problem.
+const TYPICAL_EXECUTION_BYTES: usize = 1024;
+/// The longest request id taken from a client, in bytes.
+const MAX_REQUEST_ID_BYTES: usize = 64;
+
+/// The execution that a request was about, for its log line.
+#[derive(Clone)]
+struct LoggedExecution(Arc<Execution>);
+
+/// An execution as the answer to a request about it.
+pub fn execution_response(
+    status: StatusCode,
+    execution: Arc<Execution>,
+) -> Result<Response, Problem> {
+    let mut json = Vec::with_capacity(TYPICAL_EXECUTION_BYTES);
+    serde_json::to_writer(&mut json, &*execution)
+        .map_err(|error| Problem::from(Kind::Internal).because(error))?;
+    let mut response = Response::new(Body::from(json));
+    response.headers_mut().reserve(MOST_HEADERS);
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response.extensions_mut().insert(LoggedExecution(execution));
+    Ok(response)
+}
+
+/// Everything of a request that its log line needs.
+struct Line {
+    began: Instant,
+    method: Method,
+    uri: Uri,
+    user_agent: Option<HeaderValue>,
+    client: Option<Client>,
+    trace: Option<String>,
+    id: HeaderValue,
+}
+
+/// The answer of `service`, completed, and the line about it.
+pub async fn request_log(
+    app: Arc<App>,
+    service: impl Service<Request, Response = Response, Error = Infallible>,
+    request: Request,
+) -> Result<Response, Infallible> {
+    let line = Line::new(&request);
+    let (response, waited) = upstream_timing::recorded(pin!(service.oneshot(request))).await;
+    let mut response = response?;
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let mut rendered = problem.render(line.id());
+        // Allow, those for browsers, and whatever else the layers below had to say.
+        let mut headers = mem::take(response.headers_mut());
+        headers.remove(CONTENT_LENGTH); // of the body that is not there yet
+        rendered.headers_mut().extend(headers);
+        rendered.extensions_mut().insert(problem);
+        response = rendered;
+    }
+    let headers = response.headers_mut();
+    for (name, value) in DEFAULT_HEADERS {
+        headers
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
+    }
+    headers.insert(X_REQUEST_ID, line.id.clone());
+    if let Some(waited) = waited.header() {
+        headers.insert(SERVER_TIMING, waited);
+    }
+    line.write(&app, &response);
+    Ok(response)
+}
+
+impl Line {
+    fn new(request: &Request) -> Self {
+        let headers = request.headers();
+        Self {
+            began: Instant::now(),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            user_agent: headers.get(USER_AGENT).cloned(),
+            client: request.extensions().get().cloned(),
+            trace: trace(headers),
+            id: request_id(headers.get(X_REQUEST_ID)),
+        }
+    }
+
+    /// Without the query: some put secrets there.
+    fn path(&self) -> &str {
+        self.uri.path()
+    }
+
+    fn id(&self) -> &str {
+        self.id.to_str().unwrap_or_default() // ASCII, by `request_id`
+    }
+
+    fn write(&self, app: &App, response: &Response) {
+        let problem = response.extensions().get::<Problem>();
+        let about = response
+            .extensions()
+            .get::<LoggedExecution>()
+            .map(|about| &about.0);
+        let status = response.status().as_u16();
+        let micros = self.began.elapsed().as_micros() as u64;
+        let project = app.project();
+        let trace = self
+            .trace
+            .as_ref()
+            .zip(project)
+            .map(|(id, project)| format!("projects/{project}/traces/{id}"));
+        macro_rules! line {
+            ($level:expr) => {
+                tracing::event!(
+                    $level,
+                    "httpRequest.requestMethod" = self.method.as_str(),
+                    "httpRequest.requestUrl" = self.path(),
+                    "httpRequest.status" = u64::from(status),
+                    "httpRequest.latency" =
+                        %format_args!("{}.{:06}s", micros / 1_000_000, micros % 1_000_000),
+                    "httpRequest.userAgent" =
+                        self.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
+                    "httpRequest.remoteIp" = self.client.as_ref().map(Client::text),
+                    requestId = self.id(),
+                    execution = about.map(|about| &about.name[..]),
+                    invocationId = about
+                        .and_then(|about| about.invocation_id.as_deref())
+                        .or(problem.and_then(Problem::invocation_id)),
+                    problem = problem.map(|problem| problem.kind.slug()),
+                    cause = problem.and_then(Problem::cause),
+                    "logging.googleapis.com/trace" = trace.as_deref(),
+                    "{} {} {status}",
+                    self.method,
+                    self.path()
+                )
+            };
+        }
+        match problem.map(|problem| problem.kind) {
+            Some(Kind::Overloaded | Kind::Draining) => line!(Level::WARN),
+            _ if status >= 500 => line!(Level::ERROR),
+            _ if matches!(self.path(), "/health" | "/ready") => line!(Level::DEBUG),
+            _ => line!(Level::INFO),
+        }
+    }
+}
+
+/// The id of a client that has one, so that its log and ours can be laid side by side; else one of ours.
+fn request_id(theirs: Option<&HeaderValue>) -> HeaderValue {
+    let legal = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
+    let is_id = |id: &HeaderValue| {
+        (1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) && id.as_bytes().iter().all(legal)
+    };
+    let ours = || HeaderValue::try_from(format!("{:016x}", random::number()));
+    match theirs.filter(|id| is_id(id)) {
+        Some(id) => id.clone(),
+        None => ours().unwrap_or(HeaderValue::from_static("none")), // digits are legal
+    }
+}
+
+/// The trace's id (32 hexadecimal digits) from W3C's `traceparent` or Google's `X-Cloud-Trace-Context`.
+pub fn trace(headers: &HeaderMap) -> Option<String> {
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
+    let w3c = text("traceparent").and_then(|value| value.split('-').nth(1));
+    let google = || text("x-cloud-trace-context").and_then(|value| value.split('/').next());
+    let id = w3c.or_else(google)?;
+    let valid = id.len() == 32 && id.bytes().all(|c| c.is_ascii_hexdigit());
+    valid.then(|| id.to_owned())
+}

@@ -1,0 +1,171 @@
+//! Every URL and what lies around them all, on one screen.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use futures_util::FutureExt;
+use serde_json::Value;
+use tower::{Service, ServiceBuilder, service_fn};
+
+use crate::App;
+use crate::auth::Caller;
+use crate::http::handlers::{assets, cancel, document, events, executions, health, logs, process};
+use crate::http::limits::held;
+use crate::http::openapi::{self, Route};
+use crate::http::problem::{Kind, Problem};
+use crate::http::server::Answers;
+use crate::http::{operations, request_log};
+use crate::scope::Scope;
+
+/// The whole service but its socket.
+pub fn service(app: Arc<App>) -> impl Answers {
+    with_middleware(router(), app)
+}
+
+fn router() -> Router<Arc<App>> {
+    add(service_routes(), add(scope_routes(), Router::new()))
+        .route("/", get(assets::page))
+        .route("/page.css", get(assets::page_css))
+        .route("/page.js", get(assets::page_js))
+        .route("/button.js", get(assets::button_js))
+        .fallback(not_found)
+        .method_not_allowed_fallback(async || Problem::from(Kind::MethodNotAllowed))
+}
+
+/// What lies around every route, from the inside out. Panics are caught within the headers for browsers, so that a page can
+/// read of them. Functions rather than axum's layers: those cost an allocation and a copy of the request each.
+fn with_middleware(routes: Router<Arc<App>>, app: Arc<App>) -> impl Answers {
+    let (guarded, reported) = (Arc::clone(&app), Arc::clone(&app));
+    let routes = routes.with_state(app);
+    let inner = ServiceBuilder::new()
+        .option_layer(reported.origins.cors())
+        .service_fn(move |request| guard(Arc::clone(&guarded), routes.clone(), request));
+    service_fn(move |request| {
+        request_log::request_log(Arc::clone(&reported), inner.clone(), request)
+    })
+}
+
+/// Lets a request in unless a foreign page forged it, or we are too busy.
+async fn guard(
+    app: Arc<App>,
+    mut routes: Router,
+    request: Request,
+) -> Result<Response, Infallible> {
+    let allowed = app.origins.guard(&request);
+    let permit = match allowed.and_then(|()| app.limits.admit(&request)) {
+        Ok(permit) => permit,
+        Err(problem) => return Ok(problem.into_response()),
+    };
+    let answer = AssertUnwindSafe(routes.call(request)).catch_unwind();
+    let answer = answer.await.unwrap_or_else(|_| Ok(panicked()));
+    Ok(held(answer?, permit))
+}
+
+fn add(routes: Vec<Route>, router: Router<Arc<App>>) -> Router<Arc<App>> {
+    routes
+        .into_iter()
+        .fold(router, |router, route| route.add_to(router))
+}
+
+/// The OpenAPI document of the same routes.
+pub fn document(app: &App) -> Value {
+    let routes: Vec<_> = scope_routes().into_iter().chain(service_routes()).collect();
+    openapi::document(&routes, &app.parameters, app.auth.security_scheme())
+}
+
+#[rustfmt::skip] // a table is read by its columns
+fn scope_routes() -> Vec<Route> {
+    use operations as ops;
+    vec![
+        Route::post("/scopes/{scope}/process", process::start, &ops::START),
+        Route::get("/scopes/{scope}/executions", executions::list, &ops::LIST),
+        Route::get("/scopes/{scope}/executions/{name}", executions::show, &ops::SHOW),
+        Route::get("/scopes/{scope}/executions/{name}/events", events::stream, &ops::EVENTS),
+        Route::get("/scopes/{scope}/executions/{name}/logs", logs::read, &ops::LOGS),
+        Route::post("/scopes/{scope}/executions/{name}/cancel", cancel::cancel, &ops::CANCEL),
+    ]
+}
+
+#[rustfmt::skip]
+fn service_routes() -> Vec<Route> {
+    use operations as ops;
+    vec![
+        Route::get("/openapi.json", document::openapi, &ops::DOCUMENT),
+        Route::get("/problems/{slug}", document::problem, &ops::PROBLEM),
+        Route::get("/health", health::alive, &ops::ALIVE),
+        Route::get("/ready", health::ready, &ops::READY),
+    ]
+}
+
+/// What looks like a path of a scope and is none has a scope that is empty or has slashes.
+async fn not_found(State(app): State<Arc<App>>, request: Request) -> Problem {
+    let mut parts = request.into_parts().0;
+    let rest = parts
+        .uri
+        .path()
+        .strip_prefix("/scopes/")
+        .unwrap_or_default();
+    let scope = rest.strip_suffix("/process");
+    let scope = scope.or_else(|| rest.split_once("/executions").map(|(scope, _)| scope));
+    match scope.map(str::parse::<Scope>) {
+        Some(Err(invalid)) => {
+            let caller = Caller::from_request_parts(&mut parts, &app).await;
+            let identity = caller.as_ref().map_or("", |caller| &caller.identity);
+            let verdict = app.limits.request(&parts, identity).and(caller);
+            verdict.err().unwrap_or_else(|| invalid.into())
+        }
+        _ => Kind::NotFound.into(),
+    }
+}
+
+/// The panic itself was logged where it happened.
+fn panicked() -> Response {
+    Problem::from(Kind::Internal)
+        .because("a handler panicked")
+        .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer_that_says_nothing_of_it_and_harms_nobody_else() {
+        const ORIGIN: &str = "https://app.example.com";
+        let mut config = Config::defaults().unwrap();
+        config.auth.mode = "public".to_owned();
+        config.cloud_run.job = "test-job".to_owned();
+        config.cors.origins = vec![ORIGIN.to_owned()];
+        let app = Arc::new(App::new(&config).unwrap());
+        let broken = get(async || -> () { panic!("CANARY") });
+        let service = with_middleware(router().route("/broken", broken), app);
+        let ask = |path: &str| {
+            let request = Request::get(path).header("origin", ORIGIN);
+            service
+                .clone()
+                .oneshot(request.body(Body::empty()).unwrap())
+        };
+
+        let response = ask("/broken").await.unwrap();
+        assert_eq!(response.status(), 500);
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/problem+json"
+        );
+        assert_eq!(response.headers()["access-control-allow-origin"], ORIGIN);
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let problem: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(problem["type"], "/problems/internal");
+        assert!(!problem.to_string().contains("CANARY") && !problem.to_string().contains("panic"));
+        assert_eq!(ask("/health").await.unwrap().status(), 200);
+    }
+}
