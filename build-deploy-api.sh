@@ -33,7 +33,7 @@ Every command is printed before it runs; with --dry-run all of them are printed 
   STORE             where starts are claimed                    memory; firestore for more than one instance
   MAX_INSTANCES     1      CONCURRENCY  80      MEMORY  256Mi
 
-  API__…            any other setting of the README, exported, is set on the service
+  API__…            any other setting of docs/settings.md, exported, is set on the service
   CONFIG_SECRET     NAME:VERSION of a Secret Manager secret that holds a settings file (API_CONFIG)
 END
 }

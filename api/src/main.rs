@@ -18,7 +18,7 @@ Usage: api            serves
        api --help, api --version
 
 Settings come from the environment (API__CLOUD_RUN__JOB=my-job) and from the TOML file that API_CONFIG names.
-Required: API__CLOUD_RUN__JOB, API__AUTH__MODE. The README lists them all.";
+Required: API__CLOUD_RUN__JOB, API__AUTH__MODE. docs/settings.md lists them all.";
 
 /// One thread: a request is little work of ours and much waiting, and Cloud Run's smallest instance has one processor.
 #[tokio::main(flavor = "current_thread")]

@@ -1,4 +1,4 @@
-//! What the repository says of itself: the README's tables, the links of its documents, who depends on whom.
+//! What the repository says of itself: the tables of docs/, the links of its documents, who depends on whom.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,7 +6,8 @@ use std::process::Command;
 use api::http::problem::Kind;
 use serde_json::{Map, Value};
 
-const README: &str = include_str!("../../../README.md");
+const SETTINGS: &str = include_str!("../../../docs/settings.md");
+const ERRORS: &str = include_str!("../../../docs/errors.md");
 const DEFAULTS: &str = include_str!("../../default.toml");
 
 fn workspace() -> &'static Path {
@@ -14,9 +15,9 @@ fn workspace() -> &'static Path {
     package.parent().unwrap()
 }
 
-/// What stands in the README between the comment that begins with the name and the one that ends it.
-fn table(name: &str) -> &'static str {
-    let (_, after) = README.split_once(&format!("<!-- {name}:")).unwrap();
+/// What stands in the page between the comment that begins with the name and the one that ends it.
+fn table(page: &'static str, name: &str) -> &'static str {
+    let (_, after) = page.split_once(&format!("<!-- {name}:")).unwrap();
     let (_, after) = after.split_once("-->\n").unwrap();
     let end = format!("<!-- end of {name} -->");
     after.split_once(&end).unwrap().0.trim_end()
@@ -33,10 +34,10 @@ fn the_settings_table_is_that_of_default_toml() {
             "\n| `{key}` | `{environment}` | {default} | {text} |"
         ));
     }
-    let actual = table("settings");
+    let actual = table(SETTINGS, "settings");
     assert!(
         actual == expected,
-        "the README's table should read\n\n{expected}\n"
+        "the table in docs/settings.md should read\n\n{expected}\n"
     );
 }
 
@@ -140,7 +141,7 @@ fn flatten(path: &str, value: &Value, keys: &mut Vec<String>) {
 
 #[test]
 fn the_errors_table_has_every_problem_as_it_is_answered() {
-    let rows: Vec<Vec<_>> = table("errors").lines().skip(2).map(cells).collect();
+    let rows: Vec<Vec<_>> = table(ERRORS, "errors").lines().skip(2).map(cells).collect();
     let expected: Vec<_> = Kind::ALL
         .iter()
         .map(|kind| {
@@ -166,25 +167,51 @@ fn cells(row: &str) -> Vec<&str> {
 
 #[test]
 fn the_documents_link_to_what_is_there() {
-    for document in [
-        "README.md",
-        "ARCHITECTURE.md",
-        "CHANGELOG.md",
-        "CONTRIBUTING.md",
-    ] {
-        let text = std::fs::read_to_string(workspace().join(document)).unwrap();
+    for document in documents() {
+        let text = std::fs::read_to_string(&document).unwrap();
         for target in links(&text) {
             let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
-            let path: PathBuf = workspace().join(if file.is_empty() { document } else { file });
-            assert!(path.exists(), "{document} links to {target}");
+            let path = if file.is_empty() {
+                document.clone()
+            } else {
+                document.parent().unwrap().join(file)
+            };
+            let broken = format!("{} links to {target}", document.display());
+            assert!(path.exists(), "{broken}");
             if !anchor.is_empty() {
                 let text = std::fs::read_to_string(path).unwrap();
-                assert!(
-                    anchors(&text).any(|known| known == anchor),
-                    "{document} links to {target}"
-                );
+                assert!(anchors(&text).any(|known| known == anchor), "{broken}");
             }
         }
+    }
+}
+
+/// Every Markdown file that a reader may open: those of the workspace, and the pages of docs/.
+fn documents() -> Vec<PathBuf> {
+    let folders = [workspace().to_owned(), workspace().join("docs")];
+    let entries = folders
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(folder).unwrap());
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let documents: Vec<_> = paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .chain([workspace().join("emulator/README.md")])
+        .collect();
+    assert!(documents.len() > 10, "{documents:?}");
+    documents
+}
+
+/// Nobody finds a page that the README does not name.
+#[test]
+fn the_readme_links_to_every_page() {
+    let readme = std::fs::read_to_string(workspace().join("README.md")).unwrap();
+    let linked: Vec<_> = links(&readme).collect();
+    for entry in std::fs::read_dir(workspace().join("docs")).unwrap() {
+        let path = format!("docs/{}", entry.unwrap().file_name().display());
+        assert!(
+            !path.ends_with(".md") || linked.contains(&&path[..]),
+            "README.md does not link to {path}"
+        );
     }
 }
 

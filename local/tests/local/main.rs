@@ -1,7 +1,7 @@
-//! `cargo run` as a user meets it, and the README's own commands.
+//! `cargo run` as a user meets it, and the commands of the documents.
 
+mod documents;
 #[cfg(target_os = "linux")]
 mod processes;
 mod program;
-mod readme;
 mod terminal;

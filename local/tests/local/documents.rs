@@ -1,20 +1,21 @@
-//! The README's own commands, run from top to bottom as a reader would paste them, and the outputs it shows.
+//! The commands in README.md and in docs/, run from top to bottom as a reader would paste them, and the outputs shown there.
 //!
 //! What a code block is, its info string says:
 //!
 //! | info string | what happens here |
 //! | --- | --- |
-//! | `sh` | run, in one shell for all blocks; `cargo run` gets a terminal of its own, which replaces the one before |
+//! | `sh` | run, in one shell for all blocks of a page; `cargo run` gets a terminal of its own, which replaces the one before |
 //! | `json`, `http`, `text` | the output of the `sh` block before it, `…` for anything, white space aside |
 //! | `text terminal` | lines that the terminal of `cargo run` shows next |
 //! | `toml` | a settings file: the service starts with it |
 //! | `sh deploy` | not run: it needs a project of Google Cloud |
 //! | `sh test` | not run: it is what runs this very test |
 //!
-//! A block that only reads is run again until its output is as shown: "soon" is part of what the README says.
+//! A page begins with nothing of the pages before it: no variable, no terminal. A block that only reads is run again until its
+//! output is as shown: "soon" is part of what the documents say.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -24,94 +25,155 @@ use rustix::process::Signal;
 
 use crate::terminal::{PATIENCE, Terminal};
 
-const README: &str = include_str!("../../../README.md");
 /// What the shell prints after each block, followed by the exit status.
 const END: &str = "== end of block ==";
 
+/// A document whose commands are run.
+struct Page {
+    /// Its path in the repository.
+    name: String,
+    blocks: Vec<Block>,
+}
+
+/// A fenced code block.
 struct Block {
     line: usize,
-    info: &'static str,
+    info: String,
     text: String,
 }
 
 #[test]
-fn every_command_of_the_readme_works_as_written() {
+fn every_command_of_the_documents_works_as_written() {
     if !has_curl() {
         assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "curl is needed");
-        eprintln!("skipped: there is no curl to run the README's commands with");
+        eprintln!("skipped: there is no curl to run the documents' commands with");
         return;
     }
-    let mut reader = Reader::new();
-    let blocks = blocks(README);
-    for (at, block) in blocks.iter().enumerate() {
-        let shown = blocks.get(at + 1).filter(|next| is_output(next.info));
-        match block.info {
-            "sh" if block.text.trim_end().ends_with("cargo run") => reader.cargo_run(block),
-            "sh" => reader.paste(block, shown),
-            "text terminal" => reader.look_at_terminal(block),
-            "toml" => starts_with(block),
-            _ => {}
-        }
-    }
-    reader.press_ctrl_c();
-    let commands = blocks.iter().filter(|block| block.info == "sh").count();
+    let pages = pages();
+    let failed: Vec<_> = thread::scope(|scope| {
+        let running = pages.iter().map(|page| (page, scope.spawn(|| page.run())));
+        let running: Vec<_> = running.collect();
+        let failed = running
+            .into_iter()
+            .filter_map(|(page, run)| run.join().is_err().then_some(&page.name));
+        failed.collect()
+    });
+    assert!(failed.is_empty(), "not as written: {failed:?}");
+    let commands = pages.iter().flat_map(|page| &page.blocks);
+    let commands = commands.filter(|block| block.info == "sh").count();
     assert!(commands >= 8, "only {commands} blocks were found");
 }
 
-/// A settings file that cannot work keeps the service from being ready.
-fn starts_with(settings: &Block) {
-    let file = concat!(env!("CARGO_TARGET_TMPDIR"), "/readme.toml");
-    std::fs::write(file, &settings.text).unwrap();
-    Terminal::local(&[("API_CONFIG", file)]);
+/// README.md and every page of docs/.
+fn pages() -> Vec<Page> {
+    let docs = std::fs::read_dir(workspace().join("docs")).unwrap();
+    let docs = docs.map(|entry| entry.unwrap().path());
+    let docs = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    let paths = std::iter::once(workspace().join("README.md")).chain(docs);
+    paths.map(Page::read).collect()
 }
 
-/// Somebody with two terminals: one for `cargo run`, one to paste the rest into.
-struct Reader {
+impl Page {
+    fn read(path: PathBuf) -> Self {
+        let name = path
+            .strip_prefix(workspace())
+            .unwrap()
+            .display()
+            .to_string();
+        let blocks = blocks(&name, &std::fs::read_to_string(path).unwrap());
+        Self { name, blocks }
+    }
+
+    fn run(&self) {
+        let mut reader = Reader::new(&self.name);
+        for (at, block) in self.blocks.iter().enumerate() {
+            let next = self.blocks.get(at + 1);
+            let shown = next.filter(|next| is_output(&next.info));
+            match block.info.as_str() {
+                "sh" => match cargo_run(&block.text) {
+                    Some(command) => reader.open_terminal(command),
+                    None => reader.paste(block, shown),
+                },
+                "text terminal" => reader.look_at_terminal(block),
+                "toml" => self.starts_with(block),
+                _ => {}
+            }
+        }
+        reader.press_ctrl_c();
+    }
+
+    /// A settings file that cannot work keeps the service from being ready.
+    fn starts_with(&self, settings: &Block) {
+        let name = self.name.replace('/', "-");
+        let file = format!("{}/{name}.toml", env!("CARGO_TARGET_TMPDIR"));
+        std::fs::write(&file, &settings.text).unwrap();
+        Terminal::local(&[("API_CONFIG", &file)]);
+    }
+}
+
+/// `cargo run` with its variables and arguments, if that is what the block says.
+fn cargo_run(code: &str) -> Option<Command> {
+    let words = shlex::split(code)?;
+    let assignments = words.iter().map_while(|word| word.split_once('='));
+    let variables: Vec<_> = assignments.collect();
+    let arguments =
+        words[variables.len()..].strip_prefix(&["cargo".to_owned(), "run".to_owned()])?;
+    if arguments.first().is_some_and(|first| first != "--") {
+        return None; // another program of the workspace
+    }
+    let mut command = Command::new("cargo");
+    command
+        .arg("run")
+        .args(arguments)
+        .envs(variables)
+        .current_dir(workspace());
+    // What Cargo tells a test about its package is in no user's terminal, and makes build scripts run again.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
+    Some(command)
+}
+
+/// Somebody with two terminals: one for `cargo run`, one to paste the rest of a page into.
+struct Reader<'a> {
+    page: &'a str,
     terminal: Option<(Terminal, u16)>,
     shell: Shell,
 }
 
-impl Reader {
-    fn new() -> Self {
+impl<'a> Reader<'a> {
+    fn new(page: &'a str) -> Self {
         Self {
+            page,
             terminal: None,
             shell: Shell::new(),
         }
     }
 
-    fn cargo_run(&mut self, block: &Block) {
+    fn open_terminal(&mut self, mut command: Command) {
         self.press_ctrl_c();
-        let mut words = block.text.split_whitespace();
-        let variables: Vec<_> = words
-            .by_ref()
-            .map_while(|word| word.split_once('='))
-            .collect();
-        let mut command = Command::new("cargo");
-        command.arg("run").envs(variables).current_dir(workspace());
-        // What Cargo tells a test about its package is in no user's terminal, and makes build scripts run again.
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
-                command.env_remove(name);
-            }
-        }
         let mut terminal = Terminal::run(&mut command);
         let port = terminal.ready();
         self.terminal = Some((terminal, port));
     }
 
     fn paste(&mut self, block: &Block, shown: Option<&Block>) {
-        let (terminal, port) = self.terminal.as_ref().unwrap();
-        let code = block.text.replace(":8080", &format!(":{port}"));
-        let code = code.replace(":8787", &format!(":{}", terminal.emulator_port()));
+        let mut code = block.text.clone();
+        if let Some((terminal, port)) = &self.terminal {
+            code = code.replace(":8080", &format!(":{port}"));
+            code = code.replace(":8787", &format!(":{}", terminal.emulator_port()));
+        }
         let only_reads = !code.contains("-X POST");
         let begun = Instant::now();
         loop {
             let (status, output) = self.shell.run(&code);
             assert_eq!(
                 status, "0",
-                "the block in line {}: {code}\n{output}",
-                block.line
+                "{}:{}: {code}\n{output}",
+                self.page, block.line
             );
             let Some(expected) = shown else { return };
             if shows(&output, &expected.text) {
@@ -119,7 +181,8 @@ impl Reader {
             }
             assert!(
                 only_reads && begun.elapsed() < PATIENCE,
-                "line {} shows\n{}but the output is\n{output}",
+                "{}:{} shows\n{}but the output is\n{output}",
+                self.page,
                 expected.line,
                 expected.text
             );
@@ -128,7 +191,8 @@ impl Reader {
     }
 
     fn look_at_terminal(&mut self, block: &Block) {
-        let (terminal, _) = self.terminal.as_mut().unwrap();
+        let terminal = self.terminal.as_mut();
+        let (terminal, _) = terminal.unwrap_or_else(|| panic!("{} has no terminal", self.page));
         for expected in block.text.lines() {
             terminal.until(PATIENCE, |line| shows(line, expected));
         }
@@ -141,7 +205,7 @@ impl Reader {
     }
 }
 
-/// One shell for all blocks, so that a later one can use an earlier one's variables.
+/// One shell for all blocks of a page, so that a later one can use an earlier one's variables.
 struct Shell {
     process: Child,
     input: ChildStdin,
@@ -199,8 +263,8 @@ impl Drop for Shell {
     }
 }
 
-/// Whether the parts of `expected` between `…` are in the output, in this order. White space does not count: the README
-/// breaks long lines.
+/// Whether the parts of `expected` between `…` are in the output, in this order. White space does not count: the
+/// documents break long lines.
 fn shows(output: &str, expected: &str) -> bool {
     let dense = |text: &str| text.split_whitespace().collect::<String>();
     let output = dense(output);
@@ -217,7 +281,7 @@ fn is_output(info: &str) -> bool {
 }
 
 /// The fenced code blocks. One that looks like commands and would not be run is a mistake.
-fn blocks(markdown: &'static str) -> Vec<Block> {
+fn blocks(page: &str, markdown: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut lines = (1..).zip(markdown.lines());
     while let Some((line, text)) = lines.next() {
@@ -229,11 +293,15 @@ fn blocks(markdown: &'static str) -> Vec<Block> {
             "" | "bash" | "console" => true,
             info => info.starts_with("sh"),
         };
-        assert!(!unknown, "line {line}: mark the block as `sh` or its like");
+        assert!(
+            !unknown,
+            "{page}:{line}: mark the block as `sh` or its like"
+        );
         let body = lines
             .by_ref()
             .take_while(|(_, text)| !text.starts_with("```"));
         let text = body.map(|(_, text)| format!("{text}\n")).collect();
+        let info = info.to_owned();
         blocks.push(Block { line, info, text });
     }
     blocks
