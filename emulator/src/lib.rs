@@ -16,30 +16,18 @@
 //! # }
 //! ```
 
-mod child;
+mod attempt;
 mod cloud;
-mod control;
-mod counters;
-mod execution_json;
-mod executions;
-mod faults;
-mod filter;
+mod http;
 mod job_binary;
-mod job_spec;
-mod jobs;
-mod listing;
-mod logging;
-mod metadata;
-mod overrides;
-mod policy;
+mod model;
+mod processes;
 mod random;
 mod refusal;
-mod routes;
 mod runner;
-mod server;
 mod settings;
-mod tasks;
-mod wire;
+mod site;
+mod starts;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -49,10 +37,11 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::cloud::Cloud;
-pub use crate::counters::{Arrival, Counters};
-pub use crate::executions::{ExecutionRecord, State};
-pub use crate::faults::{Fault, FaultBody, Faults, Operation, Rule, When};
 pub use crate::job_binary::job_binary;
+pub use crate::model::counters::{Arrival, Counters};
+use crate::model::executions::Execution;
+pub use crate::model::executions::{ExecutionRecord, State};
+pub use crate::model::faults::{Fault, FaultBody, Faults, Operation, Rule, When};
 pub use crate::settings::{Job, Settings};
 
 /// A running emulator. Dropping it ends every task's process group and stops serving.
@@ -79,7 +68,7 @@ impl Emulator {
             })?;
         let address = listener.local_addr()?;
         let cloud = Arc::new(Cloud::new(settings)?);
-        let server = tokio::spawn(server::serve(listener, Arc::clone(&cloud)));
+        let server = tokio::spawn(http::server::serve(listener, Arc::clone(&cloud)));
         Ok(Self {
             address,
             cloud,
@@ -152,7 +141,7 @@ For gcloud{note}:
             .state()
             .executions
             .oldest_first()
-            .map(executions::Execution::record)
+            .map(Execution::record)
             .collect()
     }
 
@@ -170,7 +159,7 @@ For gcloud{note}:
     ) -> io::Result<()> {
         let missing =
             |refusal: refusal::Refusal| io::Error::new(io::ErrorKind::NotFound, refusal.message);
-        overrides::add_past(&self.cloud, job, count, env).map_err(missing)
+        starts::add_past(&self.cloud, job, count, env).map_err(missing)
     }
 
     /// Makes every access token handed out so far invalid; the metadata server gives out a new one.

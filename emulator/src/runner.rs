@@ -2,17 +2,14 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::child::{self, Attempt, End};
+use crate::attempt::{self, Attempt};
 use crate::cloud::Cloud;
-use crate::executions::Execution;
-use crate::tasks::{Phase, Task};
-
-/// Becomes true, or closes, when the tasks are to end.
-pub(crate) type Cancelled = watch::Receiver<bool>;
+use crate::model::executions::{Cancelled, Execution, asked_to_end};
+use crate::model::tasks::{End, Phase, Task};
 
 /// Takes the execution called `name` from pending to its end.
 pub(crate) async fn follow(cloud: Arc<Cloud>, name: String, mut cancelled: Cancelled) {
@@ -30,12 +27,6 @@ pub(crate) async fn follow(cloud: Arc<Cloud>, name: String, mut cancelled: Cance
     state
         .executions
         .finish(&name, cloud.settings.retained_executions);
-}
-
-/// Returns when the execution is cancelled or deleted.
-pub(crate) async fn asked_to_end(cancelled: &mut Cancelled) {
-    // An error means that the execution is gone.
-    let _closed = cancelled.wait_for(|cancelled| *cancelled).await.map(drop);
 }
 
 async fn run_tasks(cloud: &Arc<Cloud>, name: &str, cancelled: &Cancelled) {
@@ -71,7 +62,7 @@ async fn run_task(cloud: &Cloud, execution: &str, index: usize, mut cancelled: C
         let Some((what, retries_left)) = begin(cloud, execution, index, attempt) else {
             return;
         };
-        let end = child::run(cloud, what, &mut cancelled).await;
+        let end = attempt::run(cloud, what, &mut cancelled).await;
         drop(permit);
         let phase = match end {
             End::Exited(0) => Phase::Succeeded,
@@ -93,7 +84,7 @@ fn begin(cloud: &Cloud, execution: &str, index: usize, attempt: usize) -> Option
         let image = execution.template.container["image"]
             .as_str()
             .unwrap_or_default();
-        let what = Attempt::new(cloud.command(image)?, execution, index, attempt);
+        let what = Attempt::new(cloud.images.command(image)?, execution, index, attempt);
         let retries = usize::try_from(execution.template.max_retries).unwrap_or_default();
         Some((what, attempt < retries))
     })?

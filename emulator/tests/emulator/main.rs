@@ -3,6 +3,7 @@
 mod executions;
 mod faults;
 mod helpers;
+mod house;
 mod jobs;
 mod logs;
 mod metadata;

@@ -1,25 +1,13 @@
 //! What goes wrong, and when.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
-use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use tokio::time::sleep;
 
-use crate::cloud::Cloud;
-use crate::overrides::Unlisted;
-use crate::refusal::{Refusal, front_end};
-use crate::{random, wire};
-
-/// Bytes of a request that are read at most.
-const LARGEST_REQUEST: usize = 32 * 1024 * 1024;
+use crate::random;
 
 /// What a call asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -74,7 +62,7 @@ pub struct Rule {
     pub fault: Fault,
 }
 
-/// Where in a call the fault strikes.
+/// Where in a call the fault happens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum When {
@@ -216,7 +204,7 @@ impl Rule {
     }
 
     /// Whether the `seen`th call that the rule is about meets the fault.
-    fn strikes(&self, seen: u64) -> bool {
+    fn applies_to(&self, seen: u64) -> bool {
         self.nth.is_none_or(|nth| seen == nth)
             && self.first.is_none_or(|first| seen <= first)
             && self
@@ -242,7 +230,7 @@ impl Rule {
             Fault::Status { headers, .. }
                 if !headers
                     .iter()
-                    .all(|(name, value)| wire::header(name, value).is_some()) =>
+                    .all(|(name, value)| header(name, value).is_some()) =>
             {
                 Err("headers: one of them is not a legal header".into())
             }
@@ -283,198 +271,32 @@ impl Faults {
         self.rules().clone()
     }
 
-    /// Counts the call for every rule that is about it; the first one that strikes decides.
-    fn strike(&self, call: &Call) -> Option<Rule> {
-        let mut struck = None;
+    /// Counts the call for every rule that is about it, and returns the first one that applies.
+    pub(crate) fn first_match(&self, call: &Call) -> Option<Rule> {
+        let mut found = None;
         for (rule, seen) in self
             .rules()
             .iter_mut()
             .filter(|(rule, _)| rule.is_about(call))
         {
             *seen += 1;
-            if struck.is_none() && rule.strikes(*seen) {
-                struck = Some(rule.clone());
+            if found.is_none() && rule.applies_to(*seen) {
+                found = Some(rule.clone());
             }
         }
-        struck
+        found
     }
 }
 
 /// What of a call matters to the counters and the rules.
 #[derive(Debug)]
-struct Call {
-    operation: Operation,
-    scope: Option<String>,
-    invocation: Option<String>,
+pub(crate) struct Call {
+    pub(crate) operation: Operation,
+    pub(crate) scope: Option<String>,
+    pub(crate) invocation: Option<String>,
 }
 
-/// The layer over every emulated API: counts the call and lets it meet its fault.
-pub(crate) async fn layer(
-    State(cloud): State<Arc<Cloud>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let (head, body) = request.into_parts();
-    let Ok(body) = to_bytes(body, LARGEST_REQUEST).await else {
-        return Refusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "INVALID_ARGUMENT",
-            "Request payload size exceeds the limit.",
-        )
-        .into_response();
-    };
-    let call = Call::new(&cloud, &head.method, head.uri.path(), &body);
-    let request = Request::from_parts(head, Body::from(body));
-    cloud
-        .counters
-        .arrived(call.operation, call.invocation.clone());
-    match cloud.faults.strike(&call) {
-        None => next.run(request).await,
-        Some(rule) => spoiled(rule, request, next).await,
-    }
-}
-
-/// Runs the call as the rule says. The effect has a task of its own: it comes whether or not the client waits.
-async fn spoiled(rule: Rule, mut request: Request, next: Next) -> Response {
-    if let Fault::Invisible { ms } = rule.fault {
-        request
-            .extensions_mut()
-            .insert(Unlisted(Duration::from_millis(ms)));
-        return next.run(request).await;
-    }
-    let effect_after = |wait: u64| {
-        tokio::spawn(async move {
-            sleep(Duration::from_millis(wait)).await;
-            next.run(request).await
-        })
-    };
-    let answer = match (rule.when, &rule.fault) {
-        (When::Before, Fault::Delay { ms }) => return answered(effect_after(*ms).await.ok()),
-        (When::Before, Fault::HangUp { .. }) | (When::After, _) => effect_after(0).await.ok(),
-        (When::Before, _) => None,
-        (When::LateMs(ms), _) => {
-            drop(effect_after(ms));
-            None
-        }
-    };
-    rule.fault.spoil(answer).await
-}
-
-/// The answer, or what a caller gets to see if there was none.
-fn answered(answer: Option<Response>) -> Response {
-    answer.unwrap_or_else(|| Refusal::of_status(StatusCode::GATEWAY_TIMEOUT).into_response())
-}
-
-impl Call {
-    fn new(cloud: &Cloud, method: &Method, path: &str, body: &[u8]) -> Self {
-        let operation = Operation::of(method, path);
-        let env = match operation {
-            Operation::Run => override_env(body),
-            Operation::Get | Operation::Cancel => execution_env(cloud, path),
-            _ => BTreeMap::new(),
-        };
-        let invocation = env
-            .get("INVOCATION_ID")
-            .filter(|_| operation == Operation::Run)
-            .cloned();
-        Self {
-            operation,
-            scope: env.get("SCOPE").cloned(),
-            invocation,
-        }
-    }
-}
-
-fn override_env(body: &[u8]) -> BTreeMap<String, String> {
-    let body: Value = serde_json::from_slice(body).unwrap_or_default();
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let variables = body["overrides"]["containerOverrides"][0]["env"]
-        .as_array()
-        .into_iter()
-        .flatten();
-    variables
-        .map(|variable| (text(&variable["name"]), text(&variable["value"])))
-        .collect()
-}
-
-fn execution_env(cloud: &Cloud, path: &str) -> BTreeMap<String, String> {
-    let last = path.rsplit('/').next().unwrap_or_default();
-    let name = last.split(':').next().unwrap_or_default();
-    cloud
-        .state()
-        .executions
-        .get(name)
-        .map(crate::executions::Execution::env)
-        .unwrap_or_default()
-}
-
-impl Operation {
-    fn of(method: &Method, path: &str) -> Self {
-        let mut segments = path.trim_matches('/').rsplit('/');
-        let (last, parent) = (
-            segments.next().unwrap_or_default(),
-            segments.next().unwrap_or_default(),
-        );
-        match (method.as_str(), parent, last) {
-            ("POST", "v2", "entries:list") => Self::Logs,
-            ("POST", "jobs", job) if job.ends_with(":run") => Self::Run,
-            ("POST", "executions", execution) if execution.ends_with(":cancel") => Self::Cancel,
-            ("GET", "executions", _) => Self::Get,
-            ("GET", _, "executions") => Self::List,
-            ("GET", _, "token") if path.starts_with("/computeMetadata/") => Self::Token,
-            _ if path.starts_with("/computeMetadata/") || path == "/" => Self::Metadata,
-            _ => Self::Other,
-        }
-    }
-}
-
-impl Fault {
-    /// What the caller gets to see; `answer` is there if the effect has happened.
-    async fn spoil(self, answer: Option<Response>) -> Response {
-        let milliseconds = Duration::from_millis;
-        match self {
-            Self::Status {
-                code,
-                headers,
-                body,
-            } => status(code, &headers, body),
-            Self::Delay { ms } => {
-                sleep(milliseconds(ms)).await;
-                answered(answer)
-            }
-            Self::Reset => wire::reset(),
-            Self::Truncated { sent } => wire::truncated(answered(answer), sent).await,
-            Self::Garbage => wire::json(
-                "{\"apiVersion\": \"run.googleapis.com/v1\", \"kind\": \"Exec\u{0}ution\", ",
-            ),
-            Self::Hang => std::future::pending().await,
-            Self::Drip { interval_ms } => {
-                wire::dripping(answered(answer), milliseconds(interval_ms)).await
-            }
-            Self::Huge { bytes } => wire::huge(bytes),
-            Self::HangUp { ms } => wire::hung_up(answered(answer), milliseconds(ms)),
-            // Only ever seen before the effect.
-            Self::Invisible { .. } => answered(answer),
-        }
-    }
-}
-
-fn status(code: u16, headers: &BTreeMap<String, String>, body: FaultBody) -> Response {
-    // Checked when the rule was added.
-    let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = match body {
-        FaultBody::Google => Refusal::of_status(code).into_response(),
-        FaultBody::Html => front_end(code, "A fault of the emulator."),
-        FaultBody::Text(text) => {
-            let mut response = wire::json(text);
-            *response.status_mut() = code;
-            response
-        }
-    };
-    response.headers_mut().extend(
-        headers
-            .iter()
-            .filter_map(|(name, value)| wire::header(name, value)),
-    );
-    response
+/// A header, if it is a legal one.
+pub(crate) fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
+    Some((name.parse().ok()?, value.parse().ok()?))
 }

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::cloud::Cloud;
-use crate::overrides;
+use super::container::{check_args, check_env};
+use super::images::Images;
 use crate::refusal::Refusal;
+use crate::site::default_account;
 
 /// Google's limits, from the quotas of Cloud Run and its reference for jobs.
 const MAX_NAME: usize = 63;
@@ -27,7 +28,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), Refusal> {
 }
 
 /// The spec with Google's defaults in it. `template.metadata` is always there: gcloud crashes without.
-pub(crate) fn completed(cloud: &Cloud, mut spec: Value) -> Result<Value, Refusal> {
+pub(crate) fn completed(images: &Images, mut spec: Value) -> Result<Value, Refusal> {
     if !spec
         .pointer("/template/spec/template/spec")
         .is_some_and(Value::is_object)
@@ -45,7 +46,7 @@ pub(crate) fn completed(cloud: &Cloud, mut spec: Value) -> Result<Value, Refusal
     let task = &mut execution["template"]["spec"];
     default(task, "maxRetries", json!(3));
     default(task, "timeoutSeconds", json!("600"));
-    default(task, "serviceAccountName", json!(cloud.default_account()));
+    default(task, "serviceAccountName", json!(default_account()));
     bounded(task, "maxRetries", 0, MAX_RETRIES)?;
     // An int64, hence a string in JSON.
     task["timeoutSeconds"] =
@@ -56,11 +57,11 @@ pub(crate) fn completed(cloud: &Cloud, mut spec: Value) -> Result<Value, Refusal
             "containers: this emulator runs exactly one container in a task.",
         ));
     };
-    complete_container(cloud, container)?;
+    complete_container(images, container)?;
     Ok(spec)
 }
 
-fn complete_container(cloud: &Cloud, container: &mut Value) -> Result<(), Refusal> {
+fn complete_container(images: &Images, container: &mut Value) -> Result<(), Refusal> {
     let image = container
         .get("image")
         .and_then(Value::as_str)
@@ -68,7 +69,7 @@ fn complete_container(cloud: &Cloud, container: &mut Value) -> Result<(), Refusa
     if image.is_empty() {
         return Err(Refusal::invalid("containers[0].image: is required."));
     }
-    if cloud.command(image).is_none() {
+    if images.command(image).is_none() {
         return Err(Refusal::invalid(
             "containers[0].image: this emulator was started without a job whose command could stand for an image; start it with --job NAME=COMMAND.",
         ));
@@ -82,8 +83,8 @@ fn complete_container(cloud: &Cloud, container: &mut Value) -> Result<(), Refusa
             "containers[0].command: this emulator has no images to look into; an image stands for a local command. Start it with --job NAME=COMMAND.",
         ));
     }
-    overrides::check_args(container.get("args"))?;
-    overrides::check_env(container.get("env"))?;
+    check_args(container.get("args"))?;
+    check_env(container.get("env"))?;
     if container.get("name").is_some_and(|name| name == "") {
         container
             .as_object_mut()

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use axum::http::{HeaderName, HeaderValue, Response as HttpResponse};
+use axum::http::{HeaderValue, Response as HttpResponse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
@@ -85,11 +85,6 @@ pub(crate) fn json(body: impl Into<Body>) -> Response {
         body.into(),
     )
         .into_response()
-}
-
-/// A header, if it is a legal one.
-pub(crate) fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
-    Some((name.parse().ok()?, value.parse().ok()?))
 }
 
 async fn collected(response: Response) -> (axum::http::response::Parts, Bytes) {

@@ -6,15 +6,17 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
+use axum::http::HeaderValue;
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
-use crate::cloud::{Cloud, PROJECT_NUMBER};
-use crate::refusal::{Refusal, no_such_url};
-use crate::{control, executions, faults, jobs, logging, metadata, policy, tasks};
+use super::error::no_such_url;
+use super::v1::{executions, jobs, policy, tasks};
+use super::{control, faults, logging, metadata};
+use crate::cloud::Cloud;
+use crate::refusal::{Code, Refusal};
 
 pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
     let google = Router::new()
@@ -101,7 +103,7 @@ async fn gate(State(cloud): State<Arc<Cloud>>, request: Request, next: Next) -> 
 }
 
 fn refused(refusal: Refusal) -> Response {
-    let challenge = (refusal.code == StatusCode::UNAUTHORIZED)
+    let challenge = (refusal.code == Code::Unauthenticated)
         .then(|| HeaderValue::from_static("Bearer realm=\"https://accounts.google.com/\""));
     let mut response = refusal.into_response();
     response
@@ -124,18 +126,18 @@ fn admitted(cloud: &Cloud, request: &Request) -> Result<(), Refusal> {
     if let Some(other) = regions
         .into_iter()
         .flatten()
-        .find(|region| *region != cloud.settings.region)
+        .find(|region| *region != cloud.site.region)
     {
-        let own = &cloud.settings.region;
+        let own = &cloud.site.region;
         return Err(Refusal::not_found(format!(
             "This emulator is region '{own}', not '{other}': start it with --region {other}, or ask for {own}."
         )));
     }
     let project = segment_after(path, "namespaces").or_else(|| segment_after(path, "projects"));
-    match project.filter(|project| !cloud.is_project(project)) {
+    match project.filter(|project| !cloud.site.is_project(project)) {
         Some(other) => Err(Refusal::denied(format!(
             "Permission denied on resource project {other} (or it may not exist): this emulator is project '{}'.",
-            cloud.settings.project
+            cloud.site.project
         ))),
         None => Ok(()),
     }
@@ -145,8 +147,7 @@ fn authenticated(cloud: &Cloud, request: &Request) -> Result<(), Refusal> {
     const EXPECTED: &str = "Expected OAuth 2 access token, login cookie or other valid authentication credential. See https://developers.google.com/identity/sign-in/web/devconsole-project.";
     let refused = |what: &str| {
         Err(Refusal::new(
-            StatusCode::UNAUTHORIZED,
-            "UNAUTHENTICATED",
+            Code::Unauthenticated,
             format!("Request {what}. {EXPECTED}"),
         ))
     };
@@ -183,11 +184,4 @@ fn segment_after<'a>(path: &'a str, name: &str) -> Option<&'a str> {
     path.split('/')
         .skip_while(|segment| *segment != name)
         .nth(1)
-}
-
-impl Cloud {
-    /// Google takes a project's number wherever it takes its id.
-    pub(crate) fn is_project(&self, name: &str) -> bool {
-        name == self.settings.project || name == PROJECT_NUMBER
-    }
 }

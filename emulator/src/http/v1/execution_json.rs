@@ -6,84 +6,93 @@ use jiff::Timestamp;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
-use crate::cloud::{Cloud, PROJECT_NUMBER, rfc3339};
-use crate::executions::{Execution, Outcome, State};
-use crate::tasks::{Phase, Task};
+use crate::model::executions::{Execution, Outcome, State};
+use crate::model::tasks::{Phase, Task};
+use crate::site::{PROJECT_NUMBER, Site, default_account, rfc3339};
 
-impl Execution {
-    /// What the job's `status.latestCreatedExecution` says of it.
-    pub(crate) fn reference(&self) -> Value {
-        let status = match self.state() {
-            State::Pending => "EXECUTION_PENDING",
-            State::Running => "EXECUTION_RUNNING",
-            State::Succeeded => "EXECUTION_SUCCEEDED",
-            State::Failed => "EXECUTION_FAILED",
-            State::Cancelled => "EXECUTION_CANCELLED",
-        };
-        let mut reference = json!({ "name": self.name, "creationTimestamp": rfc3339(self.created), "completionStatus": status });
-        if let Some((completed, _)) = &self.completed {
-            reference["completionTimestamp"] = json!(rfc3339(*completed));
-        }
-        reference
+/// What the job's `status.latestCreatedExecution` says of an execution.
+pub(crate) fn reference(execution: &Execution) -> Value {
+    let status = match execution.state() {
+        State::Pending => "EXECUTION_PENDING",
+        State::Running => "EXECUTION_RUNNING",
+        State::Succeeded => "EXECUTION_SUCCEEDED",
+        State::Failed => "EXECUTION_FAILED",
+        State::Cancelled => "EXECUTION_CANCELLED",
+    };
+    let mut reference = json!({ "name": execution.name, "creationTimestamp": rfc3339(execution.created), "completionStatus": status });
+    if let Some((completed, _)) = &execution.completed {
+        reference["completionTimestamp"] = json!(rfc3339(*completed));
     }
+    reference
+}
 
+/// An execution, and where it is: both are needed to show it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shown<'a> {
+    pub(crate) site: &'a Site,
+    pub(crate) execution: &'a Execution,
+}
+
+impl<'a> Shown<'a> {
     /// Its JSON as text.
-    pub(crate) fn shown(&self, cloud: &Cloud) -> Cow<'_, RawValue> {
+    pub(crate) fn text(self) -> Cow<'a, RawValue> {
         // Our own values have string keys only, so that they can always be written.
-        let render = || to_raw_value(&self.json(cloud)).unwrap_or_default();
-        match self.completed {
-            Some(_) => Cow::Borrowed(self.rendered.get_or_init(render)),
+        let render = || to_raw_value(&self.json()).unwrap_or_default();
+        match self.execution.completed {
+            Some(_) => Cow::Borrowed(self.execution.shown_by_v1.get_or_init(render)),
             None => Cow::Owned(render()),
         }
     }
 
-    pub(crate) fn json(&self, cloud: &Cloud) -> Value {
-        let account = cloud.default_account();
+    pub(crate) fn json(self) -> Value {
+        let account = default_account();
         json!({
             "apiVersion": "run.googleapis.com/v1", "kind": "Execution",
             "metadata": {
-                "name": self.name, "namespace": PROJECT_NUMBER, "uid": self.uid, "generation": 1,
-                "resourceVersion": self.resource_version(), "creationTimestamp": rfc3339(self.created),
-                "selfLink": format!("/apis/run.googleapis.com/v1/namespaces/{PROJECT_NUMBER}/executions/{}", self.name),
-                "labels": self.labels,
+                "name": self.execution.name, "namespace": PROJECT_NUMBER, "uid": self.execution.uid, "generation": 1,
+                "resourceVersion": self.resource_version(), "creationTimestamp": rfc3339(self.execution.created),
+                "selfLink": format!("/apis/run.googleapis.com/v1/namespaces/{PROJECT_NUMBER}/executions/{}", self.execution.name),
+                "labels": self.execution.labels,
                 "annotations": {
                     "run.googleapis.com/creator": account, "run.googleapis.com/lastModifier": account,
-                    "run.googleapis.com/operation-id": self.operation, "run.googleapis.com/execution-environment": "gen2",
+                    "run.googleapis.com/operation-id": self.execution.operation, "run.googleapis.com/execution-environment": "gen2",
                 },
-                "ownerReferences": [owner("Job", "serving.knative.dev/v1", &self.job, &self.job_uid)],
+                "ownerReferences": [owner("Job", "serving.knative.dev/v1", &self.execution.job, &self.execution.job_uid)],
             },
-            "spec": { "parallelism": self.parallelism(), "taskCount": self.tasks.len(), "template": { "spec": self.task_spec() } },
-            "status": self.status(cloud),
-        })
-    }
-
-    /// The spec that each task has; `timeoutSeconds` is an int64, hence a string.
-    pub(crate) fn task_spec(&self) -> Value {
-        json!({
-            "containers": [self.template.container], "maxRetries": self.template.max_retries,
-            "serviceAccountName": self.template.service_account, "timeoutSeconds": self.template.timeout_seconds.to_string(),
+            "spec": { "parallelism": self.execution.parallelism(), "taskCount": self.execution.tasks.len(), "template": { "spec": task_spec(self.execution) } },
+            "status": self.status(),
         })
     }
 
     /// Changes whenever anything that is shown does.
-    fn resource_version(&self) -> String {
-        let attempts: usize = self.tasks.iter().map(Task::changes).sum();
-        let phase = usize::from(self.started.is_some()) + 2 * usize::from(self.completed.is_some());
+    fn resource_version(self) -> String {
+        let attempts: usize = self.execution.tasks.iter().map(Task::changes).sum();
+        let phase = usize::from(self.execution.started.is_some())
+            + 2 * usize::from(self.execution.completed.is_some());
         format!("AAY{:08x}", attempts * 4 + phase)
     }
 
-    fn status(&self, cloud: &Cloud) -> Value {
+    fn status(self) -> Value {
         let mut status = Map::new();
         status.insert("observedGeneration".into(), json!(1));
         status.insert("conditions".into(), json!(self.conditions()));
-        status.insert("logUri".into(), json!(log_uri(cloud, &self.name)));
-        if let Some(started) = self.started {
+        status.insert(
+            "logUri".into(),
+            json!(log_uri(self.site, &self.execution.name)),
+        );
+        if let Some(started) = self.execution.started {
             status.insert("startTime".into(), json!(rfc3339(started)));
         }
-        if let Some((completed, _)) = &self.completed {
+        if let Some((completed, _)) = &self.execution.completed {
             status.insert("completionTime".into(), json!(rfc3339(*completed)));
         }
-        let in_phase = |phase| self.tasks.iter().filter(|task| task.phase == phase).count();
+        let in_phase = |phase| {
+            self.execution
+                .tasks
+                .iter()
+                .filter(|task| task.phase == phase)
+                .count()
+        };
         let counts = [
             ("runningCount", in_phase(Phase::Running)),
             ("succeededCount", in_phase(Phase::Succeeded)),
@@ -101,26 +110,30 @@ impl Execution {
         Value::Object(status)
     }
 
-    fn retried(&self) -> usize {
-        self.tasks.iter().filter(|task| task.retries > 0).count()
+    fn retried(self) -> usize {
+        self.execution
+            .tasks
+            .iter()
+            .filter(|task| task.retries > 0)
+            .count()
     }
 
-    fn conditions(&self) -> Vec<Value> {
+    fn conditions(self) -> Vec<Value> {
         let mut conditions = vec![self.completed_condition()];
         conditions.extend(self.earlier_conditions());
         if self.retried() > 0 {
             conditions.push(self.condition("Retry", "True", "ImmediateRetry", ""));
-        } else if self.started.is_some() && self.completed.is_none() {
+        } else if self.execution.started.is_some() && self.execution.completed.is_none() {
             conditions.push(self.condition("Retry", "True", "WaitingForOperation", ""));
         }
         conditions
     }
 
-    fn completed_condition(&self) -> Value {
+    fn completed_condition(self) -> Value {
         let condition =
             |status, reason, message: &str| self.condition("Completed", status, reason, message);
-        match &self.completed {
-            None if *self.cancelled.borrow() => condition(
+        match &self.execution.completed {
+            None if *self.execution.cancelled.borrow() => condition(
                 "Unknown",
                 "Cancelling",
                 "Waiting for execution to be cancelled.",
@@ -129,7 +142,7 @@ impl Execution {
             Some((end, Outcome::Succeeded)) => {
                 let message = format!(
                     "Execution completed successfully in {}.",
-                    seconds(self.created, *end)
+                    seconds(self.execution.created, *end)
                 );
                 condition("True", "", &message)
             }
@@ -142,7 +155,10 @@ impl Execution {
                 condition(
                     "False",
                     reason,
-                    &format!("Task {}-task{task} failed with message: {why}", self.name),
+                    &format!(
+                        "Task {}-task{task} failed with message: {why}",
+                        self.execution.name
+                    ),
                 )
             }
             Some((_, Outcome::Cancelled)) => condition("False", "Cancelled", "Cancelled by user."),
@@ -151,11 +167,11 @@ impl Execution {
 
     /// The steps before completion. An execution that ends before it starts says so in `Started`, or gcloud
     /// waits for it for ever.
-    fn earlier_conditions(&self) -> [Value; 3] {
+    fn earlier_conditions(self) -> [Value; 3] {
         let condition =
             |kind, status, reason, message: &str| self.condition(kind, status, reason, message);
-        let Some(started) = self.started else {
-            let (status, reason) = if self.completed.is_some() {
+        let Some(started) = self.execution.started else {
+            let (status, reason) = if self.execution.completed.is_some() {
                 ("False", "Cancelled")
             } else {
                 ("Unknown", "")
@@ -163,7 +179,7 @@ impl Execution {
             return ["ResourcesAvailable", "Started", "ContainerReady"]
                 .map(|kind| condition(kind, status, reason, ""));
         };
-        let took = seconds(self.created, started);
+        let took = seconds(self.execution.created, started);
         [
             condition(
                 "ResourcesAvailable",
@@ -186,13 +202,13 @@ impl Execution {
         ]
     }
 
-    fn condition(&self, kind: &str, status: &str, reason: &str, message: &str) -> Value {
-        let completed = self.completed.as_ref().map(|(time, _)| *time);
+    fn condition(self, kind: &str, status: &str, reason: &str, message: &str) -> Value {
+        let completed = self.execution.completed.as_ref().map(|(time, _)| *time);
         let changed = match kind {
             "Completed" => completed,
-            _ => self.started.or(completed),
+            _ => self.execution.started.or(completed),
         };
-        let changed = rfc3339(changed.unwrap_or(self.created));
+        let changed = rfc3339(changed.unwrap_or(self.execution.created));
         let mut condition =
             json!({ "type": kind, "status": status, "lastTransitionTime": changed });
         for (key, text) in [("reason", reason), ("message", message)] {
@@ -207,6 +223,14 @@ impl Execution {
     }
 }
 
+/// The spec that each task has; `timeoutSeconds` is an int64, hence a string.
+pub(crate) fn task_spec(execution: &Execution) -> Value {
+    json!({
+        "containers": [execution.template.container], "maxRetries": execution.template.max_retries,
+        "serviceAccountName": execution.template.service_account, "timeoutSeconds": execution.template.timeout_seconds.to_string(),
+    })
+}
+
 pub(crate) fn owner(kind: &str, api_version: &str, name: &str, uid: &str) -> Value {
     json!({ "apiVersion": api_version, "kind": kind, "name": name, "uid": uid, "controller": true, "blockOwnerDeletion": true })
 }
@@ -216,8 +240,8 @@ fn seconds(from: Timestamp, to: Timestamp) -> String {
 }
 
 /// The console's page with the execution's lines.
-pub(crate) fn log_uri(cloud: &Cloud, execution: &str) -> String {
-    let project = &cloud.settings.project;
+pub(crate) fn log_uri(site: &Site, execution: &str) -> String {
+    let project = &site.project;
     let filter = format!(
         "resource.type%3D%22cloud_run_job%22%0Alabels.%22run.googleapis.com%2Fexecution_name%22%3D%22{execution}%22"
     );

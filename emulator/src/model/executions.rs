@@ -1,11 +1,8 @@
-//! Executions: what is known of one, how Google shows it, and get, list, cancel, delete.
+//! Executions: what is known of one, and the list of all.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
-use axum::Json;
-use axum::extract::{Path, Query};
-use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -13,12 +10,20 @@ use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::cloud::Cloud;
-use crate::jobs::{Answer, Job, Template, deleted};
-use crate::listing::Listing;
+use super::jobs::{Job, Template};
+use super::tasks::{Phase, Task};
 use crate::random;
 use crate::refusal::Refusal;
-use crate::tasks::{Phase, Task};
+use crate::site::Site;
+
+/// Becomes true, or closes, when the tasks are to end.
+pub(crate) type Cancelled = watch::Receiver<bool>;
+
+/// Returns when the execution is cancelled or deleted.
+pub(crate) async fn asked_to_end(cancelled: &mut Cancelled) {
+    // An error means that the execution is gone.
+    let _closed = cancelled.wait_for(|cancelled| *cancelled).await.map(drop);
+}
 
 /// One execution of a job.
 #[derive(Debug)]
@@ -39,8 +44,8 @@ pub(crate) struct Execution {
     pub(crate) created: Timestamp,
     pub(crate) started: Option<Timestamp>,
     pub(crate) completed: Option<(Timestamp, Outcome)>,
-    /// The JSON of a finished one, once it was asked for: lists of hundreds are read again and again.
-    pub(crate) rendered: OnceLock<Box<RawValue>>,
+    /// What v1 shows of a finished one, once it was asked for: lists of hundreds are read again and again.
+    pub(crate) shown_by_v1: OnceLock<Box<RawValue>>,
 }
 
 /// How an execution ended.
@@ -92,59 +97,6 @@ pub enum State {
     Cancelled,
 }
 
-pub(crate) async fn get(
-    axum::extract::State(cloud): axum::extract::State<Arc<Cloud>>,
-    Path((_, name)): Path<(String, String)>,
-) -> Answer {
-    let state = cloud.state();
-    Ok(Json(state.executions.find(&cloud, &name)?.json(&cloud)))
-}
-
-pub(crate) async fn list(
-    axum::extract::State(cloud): axum::extract::State<Arc<Cloud>>,
-    Query(listing): Query<Listing>,
-) -> Result<Response, Refusal> {
-    let (selector, after, now) = (listing.selector()?, listing.after()?, Instant::now());
-    let state = cloud.state();
-    let shown = state
-        .executions
-        .newest_first(after)
-        .filter(|(_, execution)| execution.listed_from <= now);
-    let chosen = shown.filter(|(_, execution)| selector.matches(|key| execution.label(key)));
-    let items = chosen.map(|(position, execution)| (position, execution.shown(&cloud)));
-    Ok(Json(listing.page("ExecutionsList", items)).into_response())
-}
-
-/// `POST executions/{execution}:cancel` is the only verb there is.
-pub(crate) async fn verb(
-    axum::extract::State(cloud): axum::extract::State<Arc<Cloud>>,
-    Path((_, execution_and_verb)): Path<(String, String)>,
-) -> Answer {
-    let Some((name, "cancel")) = execution_and_verb.rsplit_once(':') else {
-        return Err(Refusal::not_found("Method not found."));
-    };
-    let state = cloud.state();
-    let execution = state.executions.find(&cloud, name)?;
-    if execution.completed.is_some() {
-        return Err(Refusal::precondition(format!(
-            "Execution '{name}' cannot be cancelled because it is not running."
-        )));
-    }
-    execution.cancelled.send_replace(true);
-    Ok(Json(execution.json(&cloud)))
-}
-
-/// Deletes an execution; one that still runs is cancelled.
-pub(crate) async fn delete(
-    axum::extract::State(cloud): axum::extract::State<Arc<Cloud>>,
-    Path((_, name)): Path<(String, String)>,
-) -> Answer {
-    let mut state = cloud.state();
-    state.executions.find(&cloud, &name)?;
-    state.executions.remove(&name);
-    Ok(deleted())
-}
-
 /// Every execution by its place in time: a higher position is newer.
 #[derive(Debug, Default)]
 pub(crate) struct Executions {
@@ -154,9 +106,9 @@ pub(crate) struct Executions {
 }
 
 impl Executions {
-    pub(crate) fn find(&self, cloud: &Cloud, name: &str) -> Result<&Execution, Refusal> {
+    pub(crate) fn find(&self, site: &Site, name: &str) -> Result<&Execution, Refusal> {
         self.get(name)
-            .ok_or_else(|| cloud.missing("EXECUTION", name))
+            .ok_or_else(|| site.missing("EXECUTION", name))
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Execution> {
@@ -255,7 +207,7 @@ impl Executions {
 
 impl Execution {
     pub(crate) fn new(
-        cloud: &Cloud,
+        site: &Site,
         job: &Job,
         name: String,
         template: Template,
@@ -277,10 +229,7 @@ impl Execution {
             "run.googleapis.com/jobResourceVersion",
             job.resource_version(),
         );
-        label(
-            "cloud.googleapis.com/location",
-            cloud.settings.region.clone(),
-        );
+        label("cloud.googleapis.com/location", site.region.clone());
         Self {
             job: job.name.clone(),
             job_uid: job.uid.clone(),
@@ -296,7 +245,7 @@ impl Execution {
             created,
             started: None,
             completed: None,
-            rendered: OnceLock::new(),
+            shown_by_v1: OnceLock::new(),
         }
     }
 
@@ -385,18 +334,6 @@ impl Execution {
             (Some((_, Outcome::Cancelled)), _) => State::Cancelled,
             (None, Some(_)) => State::Running,
             (None, None) => State::Pending,
-        }
-    }
-
-    fn label(&self, key: &str) -> Option<&str> {
-        match key {
-            // Not a label that is shown, but one that gcloud selects by before it deletes a job.
-            "run.googleapis.com/servingState" => Some(if self.completed.is_some() {
-                "Inactive"
-            } else {
-                "Active"
-            }),
-            _ => self.labels.get(key).map(String::as_str),
         }
     }
 }

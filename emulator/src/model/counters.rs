@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
-use crate::executions::Execution;
-use crate::faults::Operation;
+use super::executions::Execution;
+use super::faults::Operation;
 
 /// Arrivals remembered one by one; the counts go on beyond.
 const MOST_ARRIVALS: usize = 100_000;

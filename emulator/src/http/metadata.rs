@@ -1,72 +1,18 @@
 //! The metadata server: who and where this is, and access tokens.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
-use crate::cloud::{Cloud, PROJECT_NUMBER};
-use crate::random;
-use crate::refusal::front_end;
+use super::error::front_end;
+use crate::cloud::Cloud;
+use crate::site::{PROJECT_NUMBER, default_account};
 
-/// Google's server gives the same token out until it has less than this left.
-const RENEWED_BEFORE_END: Duration = Duration::from_secs(300);
 const CLOUD_PLATFORM: &str = "https://www.googleapis.com/auth/cloud-platform";
-
-/// The access tokens given out.
-#[derive(Debug)]
-pub(crate) struct Tokens {
-    lifetime: Duration,
-    /// Oldest first, the last is the current one.
-    alive: Mutex<Vec<(String, Instant)>>,
-}
-
-impl Tokens {
-    pub(crate) fn new(lifetime: Duration) -> Self {
-        Self {
-            lifetime,
-            alive: Mutex::default(),
-        }
-    }
-
-    /// Tokens that have not ended yet.
-    fn alive(&self) -> MutexGuard<'_, Vec<(String, Instant)>> {
-        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
-        alive.retain(|(_, end)| *end > Instant::now());
-        alive
-    }
-
-    /// The current token and the time it has left; a new one if that is short. A lifetime below ten minutes is
-    /// renewed at its half, so that tests can watch it happen.
-    fn current(&self) -> (String, Duration) {
-        let mut alive = self.alive();
-        let now = Instant::now();
-        let enough = RENEWED_BEFORE_END.min(self.lifetime / 2);
-        if let Some((token, end)) = alive.last().filter(|(_, end)| *end - now > enough) {
-            return (token.clone(), *end - now);
-        }
-        let token = format!(
-            "ya29.emulator-{:016x}{:016x}",
-            random::bits(),
-            random::bits()
-        );
-        alive.push((token.clone(), now + self.lifetime));
-        (token, self.lifetime)
-    }
-
-    pub(crate) fn accepts(&self, token: &str) -> bool {
-        self.alive().iter().any(|(alive, _)| alive == token)
-    }
-
-    pub(crate) fn revoke(&self) {
-        self.alive().clear();
-    }
-}
 
 /// Refuses what Google's server refuses: a request that might come from a browser or through a proxy.
 pub(crate) async fn guard(headers: HeaderMap, request: Request, next: Next) -> Response {
@@ -90,24 +36,24 @@ pub(crate) async fn guard(headers: HeaderMap, request: Request, next: Next) -> R
 
 /// `GET /computeMetadata/v1/{path}`.
 pub(crate) async fn get(State(cloud): State<Arc<Cloud>>, Path(path): Path<String>) -> Response {
-    let settings = &cloud.settings;
+    let site = &cloud.site;
     match path.as_str() {
-        "project/project-id" => text(&settings.project),
+        "project/project-id" => text(&site.project),
         "project/numeric-project-id" => text(PROJECT_NUMBER),
         "instance/region" => text(&format!(
             "projects/{PROJECT_NUMBER}/regions/{}",
-            settings.region
+            site.region
         )),
         "instance/zone" => text(&format!(
             "projects/{PROJECT_NUMBER}/zones/{}-1",
-            settings.region
+            site.region
         )),
         "instance/id" => text("1"),
         _ => match path
             .strip_prefix("instance/service-accounts/")
             .and_then(|rest| rest.split_once('/'))
         {
-            Some((account, what)) if account == "default" || account == cloud.default_account() => {
+            Some((account, what)) if account == "default" || account == default_account() => {
                 account_field(&cloud, what)
             }
             _ => missing(),
@@ -118,11 +64,11 @@ pub(crate) async fn get(State(cloud): State<Arc<Cloud>>, Path(path): Path<String
 fn account_field(cloud: &Cloud, what: &str) -> Response {
     match what {
         "token" => token(cloud),
-        "email" => text(&cloud.default_account()),
+        "email" => text(&default_account()),
         "scopes" => text(&format!("{CLOUD_PLATFORM}\n")),
         "aliases" => text("default\n"),
         "" => json_body(
-            &json!({ "aliases": ["default"], "email": cloud.default_account(), "scopes": [CLOUD_PLATFORM] }),
+            &json!({ "aliases": ["default"], "email": default_account(), "scopes": [CLOUD_PLATFORM] }),
         ),
         _ => missing(),
     }

@@ -9,8 +9,8 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::cloud::Cloud;
-use crate::counters::Counters;
-use crate::faults::Rule;
+use crate::model::counters::Counters;
+use crate::model::faults::Rule;
 use crate::refusal::Refusal;
 
 /// `POST /emulator/faults`: adds a rule.

@@ -7,10 +7,10 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
+use super::{Answer, parsed};
 use crate::cloud::Cloud;
-use crate::jobs::{Answer, parsed};
-use crate::random;
-use crate::refusal::Refusal;
+use crate::model::jobs::policy_etag;
+use crate::refusal::{Code, Refusal};
 
 type Parts = Path<(String, String, String)>;
 
@@ -22,7 +22,9 @@ pub(crate) async fn get(
     let Some((job, "getIamPolicy")) = job_and_verb.rsplit_once(':') else {
         return Err(Refusal::not_found("Method not found."));
     };
-    Ok(Json(cloud.state().jobs.find(&cloud, job)?.policy.clone()))
+    Ok(Json(
+        cloud.state().jobs.find(&cloud.site, job)?.policy.clone(),
+    ))
 }
 
 /// `POST …/jobs/{job}:setIamPolicy` and `:testIamPermissions`.
@@ -35,7 +37,7 @@ pub(crate) async fn post(
     match job_and_verb.rsplit_once(':') {
         Some((job, "setIamPolicy")) => set(&cloud, job, request["policy"].take()),
         Some((job, "testIamPermissions")) => {
-            cloud.state().jobs.find(&cloud, job)?;
+            cloud.state().jobs.find(&cloud.site, job)?;
             Ok(Json(json!({ "permissions": request["permissions"] })))
         }
         _ => Err(Refusal::not_found("Method not found.")),
@@ -45,25 +47,16 @@ pub(crate) async fn post(
 /// Sets the policy unless somebody else has changed it since it was read.
 fn set(cloud: &Cloud, job: &str, mut policy: Value) -> Answer {
     let mut state = cloud.state();
-    let job = state.jobs.find_mut(cloud, job)?;
+    let job = state.jobs.find_mut(&cloud.site, job)?;
     let read = &policy["etag"];
     if !read.is_null() && *read != job.policy["etag"] {
         let message = "There were concurrent policy changes. Please retry the whole read-modify-write with exponential backoff.";
-        return Err(Refusal::new(
-            axum::http::StatusCode::CONFLICT,
-            "ABORTED",
-            message,
-        ));
+        return Err(Refusal::new(Code::Aborted, message));
     }
     if !policy.is_object() {
         return Err(Refusal::invalid("policy: is required."));
     }
-    policy["etag"] = json!(etag());
+    policy["etag"] = json!(policy_etag());
     job.policy = policy;
     Ok(Json(job.policy.clone()))
-}
-
-/// Bytes in base64, and so that decoding and encoding it again gives the same: gcloud does that.
-pub(crate) fn etag() -> String {
-    format!("BwX{:09x}", random::bits() >> 28)
 }

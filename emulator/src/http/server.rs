@@ -22,9 +22,9 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tower::ServiceExt;
 
+use super::routes;
+use super::wire::{HangUp, Reset};
 use crate::cloud::Cloud;
-use crate::routes;
-use crate::wire::{HangUp, Reset};
 
 /// Until the next try when no connection can be accepted: out of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -38,7 +38,7 @@ pub(crate) async fn serve(listener: TcpListener, cloud: Arc<Cloud>) {
             accepted = listener.accept() => match accepted {
                 Ok((socket, _)) => {
                     cloud.counters.connected();
-                    connections.spawn(converse(socket, router.clone()));
+                    connections.spawn(serve_connection(socket, router.clone()));
                 }
                 Err(_) => sleep(ACCEPT_PAUSE).await,
             },
@@ -47,27 +47,27 @@ pub(crate) async fn serve(listener: TcpListener, cloud: Arc<Cloud>) {
     }
 }
 
-/// What a fault may want of the socket.
+/// What a fault does to the socket.
 #[derive(Debug, Default)]
-struct Wishes {
+struct SocketFault {
     reset: AtomicBool,
     hang_up: Notify,
 }
 
-async fn converse(socket: TcpStream, router: Router) {
+async fn serve_connection(socket: TcpStream, router: Router) {
     // Answers are small: waiting to fill a packet would only slow every call down.
     let _best_effort = socket.set_nodelay(true);
-    let wishes = Arc::new(Wishes::default());
+    let fault = Arc::new(SocketFault::default());
     let socket = TokioIo::new(Socket {
         socket,
-        wishes: Arc::clone(&wishes),
+        fault: Arc::clone(&fault),
     });
-    let service = service_fn(|request| answer(router.clone(), request, Arc::clone(&wishes)));
+    let service = service_fn(|request| answer(router.clone(), request, Arc::clone(&fault)));
     let connection = http1::Builder::new().serve_connection(socket, service);
     tokio::select! {
-        // The client's leaving, or a fault's wish, is no error of ours.
+        // The client's leaving, or a fault, is no error of ours.
         _ended = connection => {}
-        () = wishes.hang_up.notified() => {}
+        () = fault.hang_up.notified() => {}
     }
 }
 
@@ -75,35 +75,35 @@ async fn converse(socket: TcpStream, router: Router) {
 async fn answer(
     router: Router,
     request: hyper::Request<Incoming>,
-    wishes: Arc<Wishes>,
+    fault: Arc<SocketFault>,
 ) -> io::Result<Response> {
     let response = router
         .oneshot(request.map(Body::new))
         .await
         .unwrap_or_else(|never: Infallible| match never {});
     if response.extensions().get::<Reset>().is_some() {
-        wishes.reset.store(true, Ordering::Relaxed);
+        fault.reset.store(true, Ordering::Relaxed);
         return Err(io::Error::other("reset on purpose"));
     }
     if let Some(&HangUp(later)) = response.extensions().get() {
         tokio::spawn(async move {
             sleep(later).await;
-            wishes.hang_up.notify_one();
+            fault.hang_up.notify_one();
         });
     }
     Ok(response)
 }
 
-/// A socket that is closed as the wishes say.
+/// A socket that is closed as the fault says.
 #[derive(Debug)]
 struct Socket {
     socket: TcpStream,
-    wishes: Arc<Wishes>,
+    fault: Arc<SocketFault>,
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if self.wishes.reset.load(Ordering::Relaxed) {
+        if self.fault.reset.load(Ordering::Relaxed) {
             let _best_effort = self.socket.set_zero_linger();
         }
     }

@@ -3,8 +3,8 @@
 
 use jiff::Timestamp;
 
-use crate::cloud::Cloud;
-use crate::logging::{Entry, SEVERITIES};
+use super::log_entry::{Entry, SEVERITIES};
+use crate::site::Site;
 
 #[derive(Debug)]
 pub(crate) struct Filter(Vec<Comparison>);
@@ -105,10 +105,10 @@ impl Filter {
             .unwrap_or(i128::MIN)
     }
 
-    pub(crate) fn matches(&self, cloud: &Cloud, entry: &Entry) -> bool {
+    pub(crate) fn matches(&self, site: &Site, entry: &Entry) -> bool {
         self.0
             .iter()
-            .all(|comparison| comparison.holds(cloud, entry))
+            .all(|comparison| comparison.holds(site, entry))
     }
 }
 
@@ -141,7 +141,7 @@ impl Comparison {
         })
     }
 
-    fn holds(&self, cloud: &Cloud, entry: &Entry) -> bool {
+    fn holds(&self, site: &Site, entry: &Entry) -> bool {
         match &self.field {
             Field::Severity => {
                 self.orders(i128::try_from(entry.severity).unwrap_or(0).cmp(&self.rank))
@@ -150,15 +150,15 @@ impl Comparison {
             Field::InsertId => self.orders(entry.insert_id().as_str().cmp(&self.value)),
             Field::ResourceType => self.says(Some("cloud_run_job")),
             Field::ResourceLabel(key) => self.says(match key.as_str() {
-                "project_id" => Some(cloud.settings.project.as_str()),
-                "location" => Some(cloud.settings.region.as_str()),
+                "project_id" => Some(site.project.as_str()),
+                "location" => Some(site.region.as_str()),
                 "job_name" => Some(&entry.source.job),
                 _ => None,
             }),
             Field::Label(key) => self.says(entry.label(key).as_deref()),
             Field::LogName => self.says(Some(&format!(
                 "projects/{}/logs/{}",
-                cloud.settings.project,
+                site.project,
                 entry.stream.log()
             ))),
             Field::TextPayload => self.says(entry.text()),

@@ -1,0 +1,11 @@
+//! What clients see: the emulated APIs and the emulator's own endpoints.
+
+pub(crate) mod control;
+pub(crate) mod error;
+pub(crate) mod faults;
+pub(crate) mod logging;
+pub(crate) mod metadata;
+pub(crate) mod routes;
+pub(crate) mod server;
+pub(crate) mod v1;
+pub(crate) mod wire;

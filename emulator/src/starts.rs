@@ -1,0 +1,108 @@
+//! New executions: those that run, and those of the past.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::cloud::Cloud;
+use crate::model::executions::Execution;
+use crate::model::jobs::{Job, Template};
+use crate::model::overrides::{Overrides, merged};
+use crate::refusal::Refusal;
+use crate::site::Site;
+use crate::{random, runner};
+
+/// What an execution is started with.
+#[derive(Debug, Default)]
+pub(crate) struct Start {
+    pub(crate) overrides: Overrides,
+    /// The overrides as they were sent.
+    pub(crate) sent: Value,
+    /// How long lists do not show the execution.
+    pub(crate) hidden: Duration,
+}
+
+/// Starts an execution and returns what `show` makes of it while it is still pending.
+pub(crate) fn start<T>(
+    cloud: &Arc<Cloud>,
+    job: &str,
+    start: Start,
+    show: impl FnOnce(&Execution) -> T,
+) -> Result<T, Refusal> {
+    let mut state = cloud.state();
+    let job = state.jobs.find(&cloud.site, job)?;
+    let template = merged(job.template(), start.overrides)?;
+    if state.executions.unfinished() >= cloud.settings.max_running_executions {
+        return Err(Refusal::exhausted(
+            "Quota exceeded: too many executions are already running.",
+        ));
+    }
+    let mut execution = new_execution(&cloud.site, job, template, Timestamp::now());
+    execution.overrides = start.sent;
+    execution.listed_from = Instant::now() + start.hidden;
+    while state.executions.get(&execution.name).is_some() {
+        execution.name = format!("{}-{}", execution.job, random::suffix());
+    }
+    cloud.counters.started(&execution);
+    let answer = show(&execution);
+    state.jobs.started(&execution.job, &execution.name);
+    let (name, cancelled) = (execution.name.clone(), execution.cancelled.subscribe());
+    state.executions.add_newest(execution);
+    tokio::spawn(runner::follow(Arc::clone(cloud), name, cancelled));
+    Ok(answer)
+}
+
+/// Executions of the past that never ran here: the newest an hour ago, the others a second apart before it.
+pub(crate) fn add_past(
+    cloud: &Cloud,
+    job_name: &str,
+    count: usize,
+    env: impl Fn(usize) -> Vec<(String, String)>,
+) -> Result<(), Refusal> {
+    const NEWEST: Duration = Duration::from_secs(3600);
+    let mut state = cloud.state();
+    let job = state.jobs.find(&cloud.site, job_name)?;
+    let mut past = Vec::new();
+    for index in 0..count {
+        let created = Timestamp::now() - NEWEST - Duration::from_secs(index as u64);
+        let overrides = Overrides::of_env(env(index));
+        let mut execution = new_execution(
+            &cloud.site,
+            job,
+            merged(job.template(), overrides)?,
+            created,
+        );
+        execution.finish_at_once();
+        past.push(execution);
+    }
+    past.into_iter()
+        .for_each(|execution| state.executions.add_oldest(execution));
+    state
+        .executions
+        .evict(job_name, cloud.settings.retained_executions);
+    Ok(())
+}
+
+fn new_execution(site: &Site, job: &Job, mut template: Template, created: Timestamp) -> Execution {
+    pin(&mut template.container["image"]);
+    let name = format!("{}-{}", job.name, random::suffix());
+    Execution::new(site, job, name, template, created)
+}
+
+/// Gives the image a digest, as Cloud Run does when it makes an execution. Ours is of the name only.
+fn pin(image: &mut Value) {
+    let Some(name) = image.as_str().filter(|name| !name.contains('@')) else {
+        return;
+    };
+    let part = |number: u8| {
+        let mut hasher = DefaultHasher::new();
+        (number, name).hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
+    };
+    let digest: String = (0..4).map(part).collect();
+    *image = json!(format!("{name}@sha256:{digest}"));
+}
