@@ -41,9 +41,6 @@ fn the_settings_table_is_that_of_default_toml() {
     );
 }
 
-/// Stands for a section that is a setting as a whole: what is commented there is an example.
-const WHOLE: &str = "whole";
-
 /// One row.
 struct Setting {
     key: String,
@@ -51,31 +48,44 @@ struct Setting {
     text: String,
 }
 
-/// The settings of default.toml in its order: `key = value # text`, each on one line. `# key = value # text` is one without
-/// a default. A section that is empty is a setting as a whole, explained by the line above it.
+/// The settings of default.toml in its order. Above each stand the comment lines that explain it; `# key = value` is a setting
+/// without a default. A section that is empty is a setting as a whole, and what is commented in it is an example.
 fn settings() -> Vec<Setting> {
     let defaults: Map<String, Value> = toml::from_str(DEFAULTS).unwrap();
-    let (mut settings, mut section, mut above) = (Vec::new(), String::new(), "");
+    let (mut settings, mut section, mut explanation) = (Vec::new(), "", Vec::new());
     for line in DEFAULTS.lines() {
+        let is_whole = defaults.get(section) == Some(&Value::Object(Map::new()));
+        let comment = line.strip_prefix("# ");
         if let Some(name) = section_name(line) {
-            section = format!("{name}.");
+            section = name;
             if defaults.get(name) == Some(&Value::Object(Map::new())) {
-                settings.push(Setting::new(name, "", above.trim_start_matches("# ")));
-                section = WHOLE.to_owned();
+                settings.push(Setting::new(name, "", &explanation));
             }
-        } else if let Some((assignment, text)) = line.rsplit_once(" # ")
-            && section != WHOLE
-        {
-            let optional = assignment.strip_prefix("# ");
-            let parsed: Map<String, Value> =
-                toml::from_str(optional.unwrap_or(assignment)).unwrap();
-            let (key, value) = parsed.iter().next().unwrap();
-            let default = optional.map_or_else(|| written(value), |_| String::new());
-            settings.push(Setting::new(&format!("{section}{key}"), &default, text));
+            explanation.clear();
+        } else if let Some((key, value)) = assignment(comment.unwrap_or(line)) {
+            if !is_whole {
+                let key = if section.is_empty() {
+                    key
+                } else {
+                    format!("{section}.{key}")
+                };
+                let default = comment.map_or_else(|| written(&value), |_| String::new());
+                settings.push(Setting::new(&key, &default, &explanation));
+            }
+            explanation.clear();
+        } else if let Some(sentence) = comment {
+            explanation.push(sentence);
+        } else {
+            explanation.clear();
         }
-        above = line;
     }
     settings
+}
+
+/// The key and value of a line that assigns one.
+fn assignment(line: &str) -> Option<(String, Value)> {
+    let parsed: Map<String, Value> = toml::from_str(line).ok()?;
+    parsed.into_iter().next()
 }
 
 fn section_name(line: &str) -> Option<&str> {
@@ -83,8 +93,12 @@ fn section_name(line: &str) -> Option<&str> {
 }
 
 impl Setting {
-    fn new(key: &str, default: &str, text: &str) -> Self {
-        let text = text.trim().trim_end_matches('.').replace('|', "\\|");
+    fn new(key: &str, default: &str, explanation: &[&str]) -> Self {
+        let text = explanation.join(" ").replace('|', "\\|");
+        assert!(
+            text.ends_with('.'),
+            "{key} is explained by {text:?}: write a sentence above it in default.toml"
+        );
         Self {
             key: key.to_owned(),
             default: default.to_owned(),
@@ -118,7 +132,7 @@ fn no_setting_is_missing_in_the_table() {
     for key in keys {
         assert!(
             rows.contains(&key),
-            "{key} has no explanation on its line in default.toml"
+            "{key} has no explanation in default.toml"
         );
     }
 }
