@@ -11,7 +11,6 @@ use serde_json::{Map, Value, json};
 use super::v1::Answer;
 use crate::cloud::Cloud;
 use crate::model::filter::Filter;
-use crate::model::log_entry::Entry;
 use crate::model::logs::Window;
 use crate::refusal::Refusal;
 
@@ -47,8 +46,7 @@ pub(crate) async fn list(State(cloud): State<Arc<Cloud>>, body: Bytes) -> Answer
         descending,
         limit: size + 1,
     };
-    let show = |entry: &Entry| (entry.time, entry.json(&cloud.site));
-    let mut found = cloud.logs.read(&cloud.site, &filter, window, show);
+    let mut found = cloud.logs.read(&cloud.site, &filter, window);
     let more = found.len() > size;
     found.truncate(size);
     let next = found

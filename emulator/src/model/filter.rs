@@ -1,33 +1,53 @@
-//! The part of Cloud Logging's query language that gcloud and this project use: comparisons joined by AND.
-//! What it does not understand it refuses, rather than to answer something else.
+//! The query language of Cloud Logging: what a filter asks of one log entry.
+//!
+//! Google describes it on the page "Logging query language". What is not understood here is refused, so that no
+//! filter is answered with other entries than Google would choose.
+
+mod fields;
+mod pattern;
+mod syntax;
+
+use std::cmp::Ordering;
 
 use jiff::Timestamp;
+use jiff::civil::{Date, DateTime};
+use jiff::tz::TimeZone;
+use regex::Regex;
+use serde_json::Value;
 
-use super::log_entry::{Entry, SEVERITIES};
-use crate::site::Site;
+use self::fields::{Field, Kind};
+use super::log_entry::severity;
+
+const EXECUTION_NAME: &str = "run.googleapis.com/execution_name";
+
+/// A parsed filter.
+#[derive(Debug)]
+pub(crate) struct Filter(Expression);
 
 #[derive(Debug)]
-pub(crate) struct Filter(Vec<Comparison>);
+enum Expression {
+    All(Vec<Expression>),
+    Any(Vec<Expression>),
+    Not(Box<Expression>),
+    Field(Comparison),
+    /// Some field of the entry contains this text, which is in lower case.
+    Anywhere(String),
+    /// The log's name ends in this, in lower case.
+    LogId(String),
+}
 
 #[derive(Debug)]
 struct Comparison {
     field: Field,
-    operator: Operator,
-    value: String,
-    /// The value as a number, for the fields that have an order.
-    rank: i128,
+    test: Test,
 }
 
-#[derive(Debug, PartialEq)]
-enum Field {
-    ResourceType,
-    ResourceLabel(String),
-    Label(String),
-    LogName,
-    InsertId,
-    TextPayload,
-    Severity,
-    Timestamp,
+#[derive(Debug)]
+enum Test {
+    Exists,
+    Matches(Regex),
+    MatchesNot(Regex),
+    Compares(Operator, Operand),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,285 +59,290 @@ enum Operator {
     More,
     AtLeast,
     Has,
+    Matches,
+    MatchesNot,
 }
 
+/// The right-hand side of a comparison, converted to the type of the field.
 #[derive(Debug, PartialEq)]
-enum Token {
-    Word(String),
-    Operator(Operator),
+enum Operand {
+    /// In lower case.
+    Text(String),
+    Number(f64),
+    Boolean(bool),
+    Severity(usize),
+    /// Nanoseconds since the epoch.
+    Time(i128),
+    /// In lower case, for a field of a payload, which has a type in each entry only.
+    Untyped(String),
 }
 
 impl Filter {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let tokens = tokens(text)?;
-        let mut rest = tokens.as_slice();
-        let mut comparisons = Vec::new();
-        while !rest.is_empty() {
-            if !comparisons.is_empty() {
-                // AND may be left out.
-                rest = rest
-                    .strip_prefix(&[Token::Word("AND".into())])
-                    .unwrap_or(rest);
-            }
-            let [
-                Token::Word(field),
-                Token::Operator(operator),
-                Token::Word(value),
-                more @ ..,
-            ] = rest
-            else {
-                return Err(
-                    "only comparisons joined by AND are understood by this emulator".into(),
-                );
-            };
-            comparisons.push(Comparison::new(field, *operator, value)?);
-            rest = more;
-        }
-        Ok(Self(comparisons))
+        syntax::parse(text).map(Self)
     }
 
-    /// The execution that all matches must be of, if the filter names one.
+    /// Whether the entry is wanted. `entry` returns the field of that name of a LogEntry in JSON.
+    pub(crate) fn matches(&self, entry: &impl Fn(&str) -> Option<Value>) -> bool {
+        self.0.holds(entry)
+    }
+
+    /// The execution that every match is of, if the filter names one.
     pub(crate) fn execution(&self) -> Option<&str> {
-        let wanted = |comparison: &&Comparison| {
-            comparison.operator == Operator::Equal
-                && matches!(&comparison.field, Field::Label(key) if key == "run.googleapis.com/execution_name")
-        };
-        self.0
-            .iter()
-            .find(wanted)
-            .map(|comparison| comparison.value.as_str())
+        self.required().find_map(|comparison| match comparison {
+            Comparison {
+                field,
+                test: Test::Compares(Operator::Equal, Operand::Text(name)),
+            } if field.path == ["labels", EXECUTION_NAME] => Some(name.as_str()),
+            _ => None,
+        })
     }
 
     /// No match is older than this time, in nanoseconds since the epoch.
     pub(crate) fn not_before(&self) -> i128 {
-        let lower = |comparison: &&Comparison| {
-            comparison.field == Field::Timestamp
-                && matches!(
-                    comparison.operator,
-                    Operator::More | Operator::AtLeast | Operator::Equal
-                )
-        };
-        self.0
-            .iter()
-            .filter(lower)
-            .map(|comparison| comparison.rank)
-            .max()
-            .unwrap_or(i128::MIN)
+        let bounds = self.required().filter_map(|comparison| match comparison {
+            Comparison {
+                field,
+                test:
+                    Test::Compares(
+                        Operator::More | Operator::AtLeast | Operator::Equal,
+                        Operand::Time(time),
+                    ),
+            } if field.path == ["timestamp"] => Some(*time),
+            _ => None,
+        });
+        bounds.max().unwrap_or(i128::MIN)
     }
 
-    pub(crate) fn matches(&self, site: &Site, entry: &Entry) -> bool {
-        self.0
-            .iter()
-            .all(|comparison| comparison.holds(site, entry))
+    /// The comparisons that hold for every match.
+    fn required(&self) -> impl Iterator<Item = &Comparison> {
+        let parts = match &self.0 {
+            Expression::All(parts) => parts.as_slice(),
+            single => std::slice::from_ref(single),
+        };
+        parts.iter().filter_map(|part| match part {
+            Expression::Field(comparison) => Some(comparison),
+            _ => None,
+        })
+    }
+}
+
+impl Expression {
+    fn holds(&self, entry: &impl Fn(&str) -> Option<Value>) -> bool {
+        match self {
+            Self::All(parts) => parts.iter().all(|part| part.holds(entry)),
+            Self::Any(parts) => parts.iter().any(|part| part.holds(entry)),
+            Self::Not(part) => !part.holds(entry),
+            Self::Field(comparison) => comparison.holds(entry),
+            Self::Anywhere(text) => fields::SEARCHED
+                .iter()
+                .filter_map(|name| entry(name))
+                .any(|value| contains(&value, text)),
+            Self::LogId(id) => entry("logName").is_some_and(|name| {
+                let name = name.as_str().unwrap_or_default().to_lowercase();
+                name.split_once("/logs/")
+                    .is_some_and(|(_, encoded)| encoded.replace("%2f", "/") == *id)
+            }),
+        }
     }
 }
 
 impl Comparison {
-    fn new(field: &str, operator: Operator, value: &str) -> Result<Self, String> {
-        let known =
-            Field::parse(field).ok_or_else(|| format!("the field '{field}' is not known"))?;
-        let rank = match known {
-            Field::Severity => {
-                severity(value).ok_or_else(|| format!("'{value}' is not a severity"))?
+    fn new(field: Field, operator: Operator, literal: &syntax::Literal) -> Result<Self, String> {
+        let test = match operator {
+            Operator::Has if literal.is_star() => Test::Exists,
+            Operator::Matches => Test::Matches(expression_for(&field, literal)?),
+            Operator::MatchesNot => Test::MatchesNot(expression_for(&field, literal)?),
+            _ => Test::Compares(operator, Operand::of(&field, operator, literal)?),
+        };
+        Ok(Self { field, test })
+    }
+
+    fn holds(&self, entry: &impl Fn(&str) -> Option<Value>) -> bool {
+        let Some((name, rest)) = self.field.path.split_first() else {
+            return false;
+        };
+        let value = entry(name);
+        let mut found = Vec::new();
+        if let Some(value) = &value {
+            descend(value, rest, &mut found);
+        }
+        if matches!(self.test, Test::Exists) {
+            return !found.is_empty();
+        }
+        if found.is_empty() {
+            // A field that LogEntry defines has its default value, any other comparison fails.
+            return self
+                .field
+                .kind
+                .default_value()
+                .is_some_and(|default| self.test.passes(self.field.kind, &default));
+        }
+        found
+            .into_iter()
+            .any(|value| self.test.passes(self.field.kind, value))
+    }
+}
+
+fn expression_for(field: &Field, literal: &syntax::Literal) -> Result<Regex, String> {
+    let is_text = matches!(field.kind, Kind::Text | Kind::Label | Kind::Payload);
+    if !is_text || field.is_compound() {
+        return Err(format!(
+            "{field} is not a text that a regular expression could match"
+        ));
+    }
+    pattern::compile(&literal.raw_text()?)
+}
+
+/// The values at the end of the path: one, or several where a list is on the way, or none.
+fn descend<'a>(value: &'a Value, path: &[String], found: &mut Vec<&'a Value>) {
+    match (value, path) {
+        (Value::Array(elements), _) => {
+            for element in elements {
+                descend(element, path, found);
             }
-            Field::Timestamp => {
-                nanoseconds(value).ok_or_else(|| format!("'{value}' is not an RFC 3339 time"))?
+        }
+        (_, []) => found.push(value),
+        (Value::Object(fields), [name, rest @ ..]) => {
+            if let Some(value) = fields.get(name) {
+                descend(value, rest, found);
             }
-            Field::InsertId => 0,
-            _ if matches!(
-                operator,
-                Operator::Equal | Operator::NotEqual | Operator::Has
-            ) =>
+        }
+        _ => {}
+    }
+}
+
+/// Whether the text, in lower case, is within the value or anything in it.
+fn contains(value: &Value, text: &str) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(_) | Value::Number(_) => value.to_string() == text,
+        Value::String(string) => string.to_lowercase().contains(text),
+        Value::Array(elements) => elements.iter().any(|element| contains(element, text)),
+        Value::Object(fields) => fields.values().any(|field| contains(field, text)),
+    }
+}
+
+impl Test {
+    fn passes(&self, kind: Kind, value: &Value) -> bool {
+        let matches = |pattern: &Regex| value.as_str().map(|text| pattern.is_match(text));
+        match self {
+            Self::Exists => true,
+            Self::Matches(pattern) => matches(pattern) == Some(true),
+            Self::MatchesNot(pattern) => matches(pattern) == Some(false),
+            Self::Compares(Operator::Has, Operand::Text(text) | Operand::Untyped(text))
+                if value.is_string() || kind == Kind::Payload && value.is_object() =>
             {
-                0
+                contains(value, text)
             }
-            _ => return Err(format!("'{field}' has no order in this emulator")),
-        };
-        Ok(Self {
-            field: known,
-            operator,
-            value: value.to_owned(),
-            rank,
+            Self::Compares(operator, operand) => operand
+                .order(kind, value)
+                .is_some_and(|order| operator.accepts(order)),
+        }
+    }
+}
+
+impl Operator {
+    fn accepts(self, order: Ordering) -> bool {
+        match self {
+            Self::Equal | Self::Has => order.is_eq(),
+            Self::NotEqual => order.is_ne(),
+            Self::Less => order.is_lt(),
+            Self::AtMost => order.is_le(),
+            Self::More => order.is_gt(),
+            Self::AtLeast => order.is_ge(),
+            Self::Matches | Self::MatchesNot => false,
+        }
+    }
+}
+
+impl Operand {
+    fn of(field: &Field, operator: Operator, literal: &syntax::Literal) -> Result<Self, String> {
+        let text = literal.text()?;
+        let unfit = |what: &str| format!("'{text}' is not {what}, which {field} is compared with");
+        Ok(match field.kind {
+            Kind::Text | Kind::Label => Self::Text(text.to_lowercase()),
+            Kind::Number => Self::Number(text.parse().map_err(|_| unfit("a number"))?),
+            Kind::Duration => Self::Number(seconds(&text).ok_or_else(|| unfit("a duration"))?),
+            Kind::Boolean => Self::Boolean(boolean(&text).ok_or_else(|| unfit("true or false"))?),
+            Kind::Severity => {
+                Self::Severity(severity(&text).ok_or_else(|| unfit("the name of a severity"))?)
+            }
+            Kind::Time => Self::Time(
+                nanoseconds(&text).ok_or_else(|| unfit("a time, such as 2026-01-02T03:04:05Z"))?,
+            ),
+            Kind::Payload if !field.is_compound() || operator == Operator::Has => {
+                Self::Untyped(text.to_lowercase())
+            }
+            Kind::Payload | Kind::Message => {
+                return Err(format!(
+                    "{field} is not a single value: compare one of its fields"
+                ));
+            }
         })
     }
 
-    fn holds(&self, site: &Site, entry: &Entry) -> bool {
-        match &self.field {
-            Field::Severity => {
-                self.orders(i128::try_from(entry.severity).unwrap_or(0).cmp(&self.rank))
+    /// How the entry's value stands to this one; nothing if they cannot be compared.
+    fn order(&self, kind: Kind, value: &Value) -> Option<Ordering> {
+        match self {
+            Self::Text(text) => Some(value.as_str()?.to_lowercase().as_str().cmp(text)),
+            Self::Number(number) if kind == Kind::Duration => {
+                seconds(value.as_str()?)?.partial_cmp(number)
             }
-            Field::Timestamp => self.orders(entry.time.cmp(&self.rank)),
-            Field::InsertId => self.orders(entry.insert_id().as_str().cmp(&self.value)),
-            Field::ResourceType => self.says(Some("cloud_run_job")),
-            Field::ResourceLabel(key) => self.says(match key.as_str() {
-                "project_id" => Some(site.project.as_str()),
-                "location" => Some(site.region.as_str()),
-                "job_name" => Some(&entry.source.job),
-                _ => None,
-            }),
-            Field::Label(key) => self.says(entry.label(key).as_deref()),
-            Field::LogName => self.says(Some(&format!(
-                "projects/{}/logs/{}",
-                site.project,
-                entry.stream.log()
-            ))),
-            Field::TextPayload => self.says(entry.text()),
-        }
-    }
-
-    fn orders(&self, ordering: std::cmp::Ordering) -> bool {
-        match self.operator {
-            Operator::Equal | Operator::Has => ordering.is_eq(),
-            Operator::NotEqual => ordering.is_ne(),
-            Operator::Less => ordering.is_lt(),
-            Operator::AtMost => ordering.is_le(),
-            Operator::More => ordering.is_gt(),
-            Operator::AtLeast => ordering.is_ge(),
-        }
-    }
-
-    fn says(&self, text: Option<&str>) -> bool {
-        match self.operator {
-            Operator::NotEqual => text != Some(&self.value),
-            Operator::Has => {
-                text.is_some_and(|text| text.to_lowercase().contains(&self.value.to_lowercase()))
-            }
-            _ => text == Some(&self.value),
+            Self::Number(number) => as_number(value)?.partial_cmp(number),
+            Self::Boolean(boolean) => Some(value.as_bool()?.cmp(boolean)),
+            Self::Severity(rank) => Some(severity(value.as_str()?)?.cmp(rank)),
+            Self::Time(time) => Some(nanoseconds(value.as_str()?)?.cmp(time)),
+            Self::Untyped(text) => match value {
+                Value::String(string) => Some(string.to_lowercase().as_str().cmp(text)),
+                Value::Number(number) => number.as_f64()?.partial_cmp(&text.parse().ok()?),
+                Value::Bool(value) => Some(value.cmp(&boolean(text)?)),
+                Value::Null => (text == "null_value").then_some(Ordering::Equal),
+                Value::Array(_) | Value::Object(_) => None,
+            },
         }
     }
 }
 
-impl Field {
-    fn parse(text: &str) -> Option<Self> {
-        let after = |prefix: &str| {
-            text.strip_prefix(prefix)
-                .filter(|key| !key.is_empty())
-                .map(str::to_owned)
-        };
-        Some(match text {
-            "resource.type" => Self::ResourceType,
-            "logName" | "log_name" => Self::LogName,
-            "insertId" | "insert_id" => Self::InsertId,
-            "textPayload" | "text_payload" => Self::TextPayload,
-            "severity" => Self::Severity,
-            "timestamp" => Self::Timestamp,
-            _ => after("resource.labels.")
-                .map(Self::ResourceLabel)
-                .or(after("labels.").map(Self::Label))?,
-        })
+/// A number, also one that JSON carries as a text because it has 64 bits.
+fn as_number(value: &Value) -> Option<f64> {
+    value.as_f64().or_else(|| value.as_str()?.parse().ok())
+}
+
+fn boolean(text: &str) -> Option<bool> {
+    match text.to_lowercase().as_str() {
+        "true" => Some(true),
+        "false" => Some(false),
+        _ => None,
     }
 }
 
-fn severity(name: &str) -> Option<i128> {
-    let position = SEVERITIES
-        .iter()
-        .position(|severity| severity.eq_ignore_ascii_case(name))?;
-    i128::try_from(position).ok()
-}
-
+/// The time in RFC 3339, or in ISO 8601 without a zone or without a time of the day; UTC then.
 fn nanoseconds(text: &str) -> Option<i128> {
-    text.parse::<Timestamp>()
+    let in_utc = |time: DateTime| TimeZone::UTC.to_timestamp(time).ok();
+    let time = text
+        .parse::<Timestamp>()
         .ok()
-        .map(|time| time.as_nanosecond())
+        .or_else(|| in_utc(text.parse::<DateTime>().ok()?))
+        .or_else(|| in_utc(text.parse::<Date>().ok()?.into()))?;
+    Some(time.as_nanosecond())
 }
 
-/// Words (with quoted parts, quotes taken off) and operators.
-fn tokens(text: &str) -> Result<Vec<Token>, String> {
-    let mut tokens = Vec::new();
-    let mut rest = text.trim_start();
-    while let Some(first) = rest.chars().next() {
-        if let Some((operator, length)) = operator(rest) {
-            tokens.push(Token::Operator(operator));
-            rest = &rest[length..];
-        } else if "()~-,".contains(first) {
-            return Err(format!("'{first}' is not understood by this emulator"));
-        } else {
-            let (word, length) = word(rest)?;
-            if matches!(word.as_str(), "OR" | "NOT") {
-                return Err(format!("{word} is not understood by this emulator"));
-            }
-            tokens.push(Token::Word(word));
-            rest = &rest[length..];
-        }
-        rest = rest.trim_start();
-    }
-    Ok(tokens)
-}
-
-fn operator(text: &str) -> Option<(Operator, usize)> {
-    // Longer ones first.
-    const OPERATORS: [(&str, Operator); 7] = [
-        ("!=", Operator::NotEqual),
-        (">=", Operator::AtLeast),
-        ("<=", Operator::AtMost),
-        ("=", Operator::Equal),
-        (">", Operator::More),
-        ("<", Operator::Less),
-        (":", Operator::Has),
+/// A duration such as `1.5s` or `20ms`.
+fn seconds(text: &str) -> Option<f64> {
+    const UNITS: [(&str, f64); 6] = [
+        ("ns", 1e-9),
+        ("us", 1e-6),
+        ("ms", 1e-3),
+        ("s", 1.0),
+        ("m", 60.0),
+        ("h", 3600.0),
     ];
-    OPERATORS
-        .iter()
-        .find(|(sign, _)| text.starts_with(sign))
-        .map(|(sign, operator)| (*operator, sign.len()))
-}
-
-/// The word at the start of `text`, and its length there.
-fn word(text: &str) -> Result<(String, usize), String> {
-    let mut word = String::new();
-    let mut quoted = false;
-    let mut characters = text.char_indices();
-    while let Some((position, character)) = characters.next() {
-        match character {
-            '"' => quoted = !quoted,
-            '\\' if quoted => word.extend(characters.next().map(|(_, escaped)| escaped)),
-            _ if quoted => word.push(character),
-            '=' | '!' | '<' | '>' | ':' | '(' | ')' | '~' | ',' => return Ok((word, position)),
-            _ if character.is_whitespace() => return Ok((word, position)),
-            _ => word.push(character),
-        }
-    }
-    if quoted {
-        Err("a quote is not closed".into())
-    } else {
-        Ok((word, text.len()))
-    }
+    UNITS.iter().find_map(|(unit, length)| {
+        let number: f64 = text.strip_suffix(unit)?.parse().ok()?;
+        Some(number * length)
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_filter_of_gcloud_is_understood() {
-        let text = "resource.type = cloud_run_job AND labels.\"run.googleapis.com/execution_name\" = test-job-x7k2p\n\
-            resource.labels.location = us-east4 AND severity >= DEFAULT AND timestamp>=\"2026-11-22T21:00:00.000000Z\"";
-        let filter = Filter::parse(text).unwrap();
-        assert_eq!(filter.0.len(), 5);
-        assert_eq!(filter.execution(), Some("test-job-x7k2p"));
-        assert_eq!(
-            Timestamp::from_nanosecond(filter.not_before())
-                .unwrap()
-                .to_string(),
-            "2026-11-22T21:00:00Z"
-        );
-    }
-
-    #[test]
-    fn what_is_not_understood_is_refused() {
-        for text in [
-            "severity",
-            "severity >= LOUD",
-            "timestamp > yesterday",
-            "resource.type=a OR resource.type=b",
-            "NOT severity=INFO",
-            "(severity=INFO)",
-            "colour=red",
-            "textPayload=~\"a\"",
-            "textPayload=\"open",
-            "resource.type > a",
-            "AND severity=INFO",
-        ] {
-            assert!(Filter::parse(text).is_err(), "{text}");
-        }
-    }
-}
+mod tests;

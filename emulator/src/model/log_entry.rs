@@ -1,5 +1,6 @@
 //! One line of a task as an entry of Cloud Logging.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -7,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::site::Site;
 
-pub(crate) const SEVERITIES: [&str; 9] = [
+const SEVERITIES: [&str; 9] = [
     "DEFAULT",
     "DEBUG",
     "INFO",
@@ -35,7 +36,7 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    pub(crate) fn log(self) -> &'static str {
+    fn log(self) -> &'static str {
         match self {
             Self::Stdout => "run.googleapis.com%2Fstdout",
             Self::Stderr => "run.googleapis.com%2Fstderr",
@@ -50,120 +51,132 @@ pub(crate) struct Entry {
     pub(crate) stream: Stream,
     /// Nanoseconds since the epoch; no two entries have the same.
     pub(crate) time: i128,
-    /// An index into `SEVERITIES`.
-    pub(crate) severity: usize,
-    text: Box<str>,
+    pub(crate) text: Box<str>,
 }
 
-impl Entry {
-    pub(crate) fn new(source: Source, stream: Stream, time: i128, text: &str) -> Self {
-        Self {
-            source,
-            stream,
-            time,
-            severity: structured(text).map_or(0, |fields| severity(&fields)),
-            text: text.into(),
-        }
-    }
-
-    /// Bytes of its text.
-    pub(crate) fn size(&self) -> usize {
-        self.text.len()
-    }
-
-    pub(crate) fn insert_id(&self) -> String {
-        format!("{:x}", self.time)
-    }
-
-    /// The label `key` of the entry.
-    pub(crate) fn label(&self, key: &str) -> Option<String> {
-        match key {
-            "run.googleapis.com/execution_name" => Some(self.source.execution.to_string()),
-            "run.googleapis.com/task_index" => Some(self.source.index.to_string()),
-            "run.googleapis.com/task_attempt" => Some(self.source.attempt.to_string()),
-            _ => structured(&self.text)?
-                .get(LABELS)?
-                .get(key)?
-                .as_str()
-                .map(str::to_owned),
-        }
-    }
-
-    /// The text, unless the line was a JSON object.
-    pub(crate) fn text(&self) -> Option<&str> {
-        structured(&self.text).is_none().then_some(&*self.text)
-    }
-
-    pub(crate) fn json(&self, site: &Site) -> Value {
-        let time = Timestamp::from_nanosecond(self.time)
-            .unwrap_or_default()
-            .strftime("%Y-%m-%dT%H:%M:%S%.9fZ")
-            .to_string();
-        let mut entry = json!({
-            "insertId": self.insert_id(),
-            "logName": format!("projects/{}/logs/{}", site.project, self.stream.log()),
-            "resource": {
-                "type": "cloud_run_job",
-                "labels": { "project_id": site.project, "location": site.region, "job_name": &*self.source.job },
-            },
-            "labels": {
-                "run.googleapis.com/execution_name": &*self.source.execution,
-                "run.googleapis.com/task_index": self.source.index.to_string(),
-                "run.googleapis.com/task_attempt": self.source.attempt.to_string(),
-            },
-            "timestamp": time, "receiveTimestamp": time,
-        });
-        if self.severity > 0 {
-            entry["severity"] = json!(SEVERITIES[self.severity]);
-        }
-        match structured(&self.text) {
-            Some(fields) => lift(&mut entry, fields),
-            None => entry["textPayload"] = json!(self.text),
-        }
-        entry
-    }
+/// An entry as a LogEntry, made field by field: a filter asks for few of them, and most entries are not wanted.
+pub(crate) struct Shown<'a> {
+    site: &'a Site,
+    entry: &'a Entry,
+    /// The fields of a line that is a JSON object.
+    structured: OnceCell<Option<Map<String, Value>>>,
 }
+
+/// The fields of a LogEntry that an entry can have.
+const FIELDS: [&str; 15] = [
+    "httpRequest",
+    "insertId",
+    "jsonPayload",
+    "labels",
+    "logName",
+    "operation",
+    "receiveTimestamp",
+    "resource",
+    "severity",
+    "sourceLocation",
+    "spanId",
+    "textPayload",
+    "timestamp",
+    "trace",
+    "traceSampled",
+];
 
 const LABELS: &str = "logging.googleapis.com/labels";
 
-/// The fields of a line that is a JSON object.
-fn structured(text: &str) -> Option<Map<String, Value>> {
-    text.trim_start()
-        .starts_with('{')
-        .then(|| serde_json::from_str(text).ok())?
+/// What Cloud Logging moves from a line of JSON to the field of that name. The rest stays, `message` included.
+const LIFTED: [(&str, &str); 6] = [
+    ("httpRequest", "httpRequest"),
+    ("operation", "logging.googleapis.com/operation"),
+    ("sourceLocation", "logging.googleapis.com/sourceLocation"),
+    ("spanId", "logging.googleapis.com/spanId"),
+    ("trace", "logging.googleapis.com/trace"),
+    ("traceSampled", "logging.googleapis.com/trace_sampled"),
+];
+
+impl<'a> Shown<'a> {
+    pub(crate) fn new(site: &'a Site, entry: &'a Entry) -> Self {
+        Self {
+            site,
+            entry,
+            structured: OnceCell::new(),
+        }
+    }
+
+    fn structured(&self) -> Option<&Map<String, Value>> {
+        let text = &self.entry.text;
+        let parsed = self.structured.get_or_init(|| {
+            let object = text.trim_start().starts_with('{');
+            object.then(|| serde_json::from_str(text).ok())?
+        });
+        parsed.as_ref()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        let field = |name: &str| Some((name.to_owned(), self.field(name)?));
+        Value::Object(FIELDS.into_iter().filter_map(field).collect())
+    }
+
+    /// The field of that name, if the entry has it.
+    pub(crate) fn field(&self, name: &str) -> Option<Value> {
+        let source = &self.entry.source;
+        let Site { project, region } = self.site;
+        Some(match name {
+            "insertId" => json!(format!("{:x}", self.entry.time)),
+            "logName" => json!(format!(
+                "projects/{project}/logs/{}",
+                self.entry.stream.log()
+            )),
+            "resource" => {
+                let labels =
+                    json!({ "project_id": project, "location": region, "job_name": &*source.job });
+                json!({ "type": "cloud_run_job", "labels": labels })
+            }
+            "timestamp" | "receiveTimestamp" => {
+                let time = Timestamp::from_nanosecond(self.entry.time).unwrap_or_default();
+                json!(time.strftime("%Y-%m-%dT%H:%M:%S%.9fZ").to_string())
+            }
+            "labels" => self.labels(),
+            "textPayload" if self.structured().is_none() => json!(self.entry.text),
+            "jsonPayload" => Value::Object(self.payload()?),
+            "severity" => {
+                let rank = severity(self.structured()?.get("severity")?.as_str()?)?;
+                // Protobuf's JSON leaves the default out.
+                json!(SEVERITIES.get(rank).filter(|_| rank > 0)?)
+            }
+            _ => {
+                let (_, lifted) = LIFTED.into_iter().find(|(field, _)| *field == name)?;
+                self.structured()?.get(lifted)?.clone()
+            }
+        })
+    }
+
+    fn labels(&self) -> Value {
+        let source = &self.entry.source;
+        let mut labels = json!({
+            "run.googleapis.com/execution_name": &*source.execution,
+            "run.googleapis.com/task_index": source.index.to_string(),
+            "run.googleapis.com/task_attempt": source.attempt.to_string(),
+        });
+        let more = self.structured().and_then(|fields| fields.get(LABELS));
+        if let (Some(Value::Object(more)), Some(labels)) = (more, labels.as_object_mut()) {
+            labels.extend(more.clone());
+        }
+        labels
+    }
+
+    /// What stays of a JSON line's fields.
+    fn payload(&self) -> Option<Map<String, Value>> {
+        let mut fields = self.structured()?.clone();
+        fields.retain(|name, _| {
+            name != "severity" && name != LABELS && LIFTED.iter().all(|(_, lifted)| name != lifted)
+        });
+        Some(fields)
+    }
 }
 
-fn severity(fields: &Map<String, Value>) -> usize {
-    let name = fields
-        .get("severity")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+/// The place of the severity of that name in their order.
+pub(crate) fn severity(name: &str) -> Option<usize> {
     SEVERITIES
         .iter()
         .position(|severity| severity.eq_ignore_ascii_case(name))
-        .unwrap_or(0)
-}
-
-/// Moves the fields that Cloud Logging knows from the payload to the entry; the rest stays, `message` included.
-fn lift(entry: &mut Value, mut fields: Map<String, Value>) {
-    const LIFTED: [(&str, &str); 6] = [
-        ("httpRequest", "httpRequest"),
-        ("logging.googleapis.com/operation", "operation"),
-        ("logging.googleapis.com/sourceLocation", "sourceLocation"),
-        ("logging.googleapis.com/trace", "trace"),
-        ("logging.googleapis.com/spanId", "spanId"),
-        ("logging.googleapis.com/trace_sampled", "traceSampled"),
-    ];
-    fields.remove("severity");
-    if let (Some(Value::Object(more)), Some(labels)) =
-        (fields.remove(LABELS), entry["labels"].as_object_mut())
-    {
-        labels.extend(more);
-    }
-    for (from, to) in LIFTED {
-        if let Some(value) = fields.remove(from) {
-            entry[to] = value;
-        }
-    }
-    entry["jsonPayload"] = Value::Object(fields);
 }

@@ -1,13 +1,15 @@
 //! The lines that tasks write, kept and found again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::Write;
+use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use serde_json::Value;
 
 use super::filter::Filter;
-use super::log_entry::{Entry, Source, Stream};
+use super::log_entry::{Entry, Shown, Source, Stream};
 use crate::site::Site;
 
 /// Text kept in memory in all. Beyond it the lines of the oldest execution go.
@@ -31,12 +33,13 @@ pub(crate) struct Window {
     pub(crate) limit: usize,
 }
 
-/// Every line kept, by execution; within one, in the order of arrival.
 #[derive(Debug, Default)]
 struct Kept {
-    by_execution: HashMap<Arc<str>, Vec<Entry>>,
+    /// By their times.
+    entries: BTreeMap<i128, Entry>,
+    /// The times of each execution's entries, oldest first.
+    by_execution: HashMap<Arc<str>, Vec<i128>>,
     oldest_first: VecDeque<Arc<str>>,
-    last_time: i128,
     size: usize,
 }
 
@@ -62,32 +65,33 @@ impl Logs {
         self.kept().add(source, stream, &text);
     }
 
-    /// The entries in the window that the filter lets through, each as `show` shows it.
-    pub(crate) fn read<T>(
-        &self,
-        site: &Site,
-        filter: &Filter,
-        window: Window,
-        show: impl FnMut(&Entry) -> T,
-    ) -> Vec<T> {
-        let kept = self.kept();
-        let found = kept.matching(site, filter, window);
-        found.into_iter().map(show).collect()
+    /// The entries in the window that the filter wants, as LogEntries, each with its time.
+    pub(crate) fn read(&self, site: &Site, filter: &Filter, window: Window) -> Vec<(i128, Value)> {
+        self.kept().matching(site, filter, window)
     }
 }
 
 impl Kept {
     fn add(&mut self, source: &Source, stream: Stream, text: &str) {
-        self.last_time = Timestamp::now().as_nanosecond().max(self.last_time + 1000);
-        let entry = Entry::new(source.clone(), stream, self.last_time, text);
+        // A microsecond apart at least, so that clients which read times less exactly can tell them apart.
+        let next = self
+            .entries
+            .last_key_value()
+            .map_or(0, |(last, _)| last + 1000);
+        let time = Timestamp::now().as_nanosecond().max(next);
         self.size += text.len() + ENTRY_OVERHEAD;
         if !self.by_execution.contains_key(&source.execution) {
             self.oldest_first.push_back(Arc::clone(&source.execution));
         }
-        self.by_execution
-            .entry(Arc::clone(&source.execution))
-            .or_default()
-            .push(entry);
+        let times = self.by_execution.entry(Arc::clone(&source.execution));
+        times.or_default().push(time);
+        let entry = Entry {
+            source: source.clone(),
+            stream,
+            time,
+            text: text.into(),
+        };
+        self.entries.insert(time, entry);
         while self.size > MOST_TEXT {
             self.forget_oldest();
         }
@@ -97,40 +101,44 @@ impl Kept {
         let Some(oldest) = self.oldest_first.pop_front() else {
             return;
         };
-        let entries = self.by_execution.remove(&oldest).unwrap_or_default();
-        self.size -= entries
-            .iter()
-            .map(|entry| entry.size() + ENTRY_OVERHEAD)
-            .sum::<usize>();
+        for time in self.by_execution.remove(&oldest).unwrap_or_default() {
+            let entry = self.entries.remove(&time);
+            self.size -= entry.map_or(0, |entry| entry.text.len() + ENTRY_OVERHEAD);
+        }
     }
 
-    fn matching(&self, site: &Site, filter: &Filter, window: Window) -> Vec<&Entry> {
+    fn matching(&self, site: &Site, filter: &Filter, window: Window) -> Vec<(i128, Value)> {
         let Window {
             after,
             descending,
             limit,
         } = window;
-        let lists: Vec<&Vec<Entry>> = match filter.execution() {
-            Some(name) => self.by_execution.get(name).into_iter().collect(),
-            None => self.by_execution.values().collect(),
+        let oldest = filter.not_before();
+        let (from, to) = match after {
+            Some(after) if descending && after < oldest => return Vec::new(),
+            Some(after) if descending => (Bound::Included(oldest), Bound::Excluded(after)),
+            Some(after) if after >= oldest => (Bound::Excluded(after), Bound::Unbounded),
+            _ => (Bound::Included(oldest), Bound::Unbounded),
         };
-        let mut found = Vec::new();
-        for list in lists {
-            let matching = |entry: &&Entry| filter.matches(site, entry);
-            if descending {
-                let end = after.map_or(list.len(), |after| {
-                    list.partition_point(|entry| entry.time < after)
-                });
-                found.extend(list[..end].iter().rev().filter(matching).take(limit));
-            } else {
-                let from =
-                    after.map_or(0, |after| list.partition_point(|entry| entry.time <= after));
-                let from = from.max(list.partition_point(|entry| entry.time < filter.not_before()));
-                found.extend(list[from..].iter().filter(matching).take(limit));
+        let entries: Box<dyn DoubleEndedIterator<Item = &Entry>> = match filter.execution() {
+            Some(name) => {
+                let times = self.by_execution.get(name).map_or(&[][..], Vec::as_slice);
+                let begin = times.partition_point(|time| !(from, Bound::Unbounded).contains(time));
+                let end = times.partition_point(|time| (Bound::Unbounded, to).contains(time));
+                let times = times.get(begin..end).unwrap_or_default();
+                Box::new(times.iter().filter_map(|time| self.entries.get(time)))
             }
+            None => Box::new(self.entries.range((from, to)).map(|(_, entry)| entry)),
+        };
+        let matching = |entry: &Entry| {
+            let shown = Shown::new(site, entry);
+            let wanted = filter.matches(&|name: &str| shown.field(name));
+            wanted.then(|| (entry.time, shown.json()))
+        };
+        if descending {
+            entries.rev().filter_map(matching).take(limit).collect()
+        } else {
+            entries.filter_map(matching).take(limit).collect()
         }
-        found.sort_by_key(|entry| if descending { -entry.time } else { entry.time });
-        found.truncate(limit);
-        found
     }
 }

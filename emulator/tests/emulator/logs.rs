@@ -149,7 +149,7 @@ async fn what_is_not_understood_is_refused() {
     let world = World::of(shell("true")).await;
     for body in [
         json!({}),
-        json!({ "resourceNames": ["projects/demo"], "filter": "a OR b" }),
+        json!({ "resourceNames": ["projects/demo"], "filter": "severity = LOUD OR severity = INFO" }),
         json!({ "resourceNames": ["projects/demo"], "filter": " ".repeat(20_001) }),
         json!({ "resourceNames": ["projects/demo"], "orderBy": "severity" }),
         json!({ "resourceNames": ["projects/demo"], "pageSize": 1001 }),
@@ -169,4 +169,86 @@ async fn what_is_not_understood_is_refused() {
         )
         .await;
     assert_eq!(status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn filters_are_answered_as_google_answers_them() {
+    let world = World::of(shell(
+        "echo Hello 1; echo hello 2; echo '{\"message\":\"three\",\"n\":3,\"severity\":\"ERROR\"}'; echo '{\"message\":\"four\",\"n\":4}'",
+    ))
+    .await;
+    let name = world.run(json!({})).await;
+    world.finished(&name).await;
+    for (filter, expected) in [
+        ("labels.foo!=\"x\"", 0),
+        ("textPayload!=\"\"", 2),
+        ("textPayload:*", 2),
+        ("labels.\"run.googleapis.com/task_index\":*", 4),
+        ("resource.type=\"CLOUD_RUN_JOB\"", 4),
+        ("textPayload=\"HELLO 1\"", 1),
+        ("textPayload=~\"^hello \\d$\"", 1),
+        ("jsonPayload.n>3 OR severity=ERROR", 2),
+        ("NOT (textPayload:hello OR jsonPayload.message=four)", 1),
+        (
+            "timestamp>=\"2020-01-01\" -logName:\"cloudaudit.googleapis.com\"",
+            4,
+        ),
+        ("timestamp<\"2020-01-01\"", 0),
+        (
+            "log_id(\"run.googleapis.com/stdout\") -- only this stream",
+            4,
+        ),
+        ("\"three\"", 1),
+    ] {
+        for order in ["timestamp asc", "timestamp desc"] {
+            let body =
+                json!({ "resourceNames": ["projects/demo"], "filter": filter, "orderBy": order });
+            let answer = list(&world, body).await;
+            let found = answer["entries"].as_array().map_or(0, Vec::len);
+            assert_eq!(found, expected, "{filter} {order}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn pages_of_all_executions_miss_and_repeat_nothing_in_either_order() {
+    let world = World::of(shell("echo 1; echo 2; echo 3")).await;
+    let names = [world.run(json!({})).await, world.run(json!({})).await];
+    for name in &names {
+        world.finished(name).await;
+    }
+    let mut oldest_first = pages(&world, "timestamp asc", "").await;
+    assert_eq!(oldest_first.len(), 6);
+    let bound = oldest_first[2].clone();
+    let since = format!("timestamp>=\"{bound}\"");
+    assert_eq!(
+        pages(&world, "timestamp asc", &since).await,
+        oldest_first[2..]
+    );
+    let mut newest_first = pages(&world, "timestamp desc", &since).await;
+    newest_first.reverse();
+    assert_eq!(newest_first, oldest_first[2..]);
+    oldest_first.sort();
+    oldest_first.dedup();
+    assert_eq!(oldest_first.len(), 6);
+    // A token of a page before that bound.
+    let body = json!({ "resourceNames": ["projects/demo"], "filter": since, "orderBy": "timestamp desc", "pageToken": "1000" });
+    assert_eq!(list(&world, body).await, json!({}));
+}
+
+/// The times of all entries, one a page.
+async fn pages(world: &World, order: &str, filter: &str) -> Vec<String> {
+    let (mut times, mut token) = (Vec::new(), json!(""));
+    while !token.is_null() {
+        let body = json!({ "resourceNames": ["projects/demo"], "filter": filter, "orderBy": order, "pageSize": 1, "pageToken": token });
+        let page = list(world, body).await;
+        let entries = page["entries"].as_array().unwrap();
+        times.extend(
+            entries
+                .iter()
+                .map(|entry| entry["timestamp"].as_str().unwrap().to_owned()),
+        );
+        token = page["nextPageToken"].clone();
+    }
+    times
 }
