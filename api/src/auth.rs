@@ -8,6 +8,7 @@ mod ring_provider;
 mod verified;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::http::HeaderMap;
 use reqwest::Client;
@@ -92,6 +93,8 @@ pub struct Caller {
     pub identity: String,
     /// What the caller may do.
     pub permissions: Arc<Permissions>,
+    /// When the caller's token ends, and with it every answer that goes on; none where there is no token.
+    pub expires_at: Option<Instant>,
 }
 
 impl Caller {
@@ -100,6 +103,15 @@ impl Caller {
         Self {
             identity: String::new(),
             permissions: Arc::new(Permissions::everything()),
+            expires_at: None,
+        }
+    }
+
+    /// The same caller, with a token that ends at this time.
+    fn until(self, end: Instant) -> Self {
+        Self {
+            expires_at: Some(end),
+            ..self
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Bearer tokens (JWT): from whom one is, whether it holds, and what it grants.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -21,8 +21,8 @@ use crate::http::problem::{Kind, Problem};
 
 /// The largest token looked at, in bytes.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
-/// How far our clock and the issuer's may be apart, in seconds.
-const LEEWAY_SECONDS: u64 = 30;
+/// How far our clock and the issuer's may be apart.
+const LEEWAY: Duration = Duration::from_secs(30);
 /// The longest time a token may be good for, in seconds. Google's, Firebase's and Auth0's live an hour to a day.
 const MAX_LIFETIME_SECONDS: f64 = 24.0 * 60.0 * 60.0;
 
@@ -89,10 +89,12 @@ impl Tokens {
         let claims = self.verify(token).await?;
         let left = number(&claims, "exp")? - now();
         let caller = self.describe(claims)?;
-        // One that lives by the leeway alone is not remembered.
-        if let Ok(left) = Duration::try_from_secs_f64(left) {
-            self.verified.insert(digest, caller.clone(), left);
-        }
+        let Ok(left) = Duration::try_from_secs_f64(left) else {
+            // It lives by the leeway alone, and is not remembered.
+            return Ok(caller.until(Instant::now() + LEEWAY));
+        };
+        let caller = caller.until(Instant::now() + left);
+        self.verified.insert(digest, caller.clone(), left);
         Ok(caller)
     }
 
@@ -154,6 +156,7 @@ impl Tokens {
         Ok(Caller {
             identity,
             permissions: Arc::new(self.grants.of(&claims)),
+            expires_at: None,
         })
     }
 
@@ -210,7 +213,7 @@ fn key_id(header: &Header) -> Result<&str, Problem> {
 /// What the library leaves out: that `iat` is there and past, and that the token does not live for ever.
 fn check_times(claims: &Value) -> Result<(), Problem> {
     let (issued, expires) = (number(claims, "iat")?, number(claims, "exp")?);
-    if issued > now() + LEEWAY_SECONDS as f64 {
+    if issued > now() + LEEWAY.as_secs_f64() {
         return Err(refused("the token was issued in the future"));
     }
     match expires - issued <= MAX_LIFETIME_SECONDS {
@@ -239,7 +242,7 @@ fn validation(provider: &Provider) -> Validation {
     validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
     validation.set_issuer(&provider.issuers);
     validation.set_audience(&[&provider.audience]);
-    validation.leeway = LEEWAY_SECONDS;
+    validation.leeway = LEEWAY.as_secs();
     validation.validate_nbf = true;
     validation
 }

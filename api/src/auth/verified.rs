@@ -98,6 +98,7 @@ mod tests {
         Caller {
             identity: number.to_string(),
             permissions: Arc::new(Permissions::everything()),
+            expires_at: None,
         }
     }
 

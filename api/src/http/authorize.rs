@@ -73,15 +73,21 @@ impl<O: Op> Authorized<O> {
     async fn check(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let caller = Caller::from_request_parts(parts, app).await?;
         let scope = extract::scope(parts).await?;
-        let verdict = caller.permissions.check(&scope, O::OPERATION);
-        verdict.map_err(|kind| {
-            let identity = &caller.identity;
-            Problem::from(kind).because(format!("{identity} has no grant for this"))
-        })?;
-        Ok(Self {
+        let authorized = Self {
             caller,
             scope,
             operation: PhantomData,
+        };
+        authorized.require(O::OPERATION)?;
+        Ok(authorized)
+    }
+
+    /// Refuses with 403 what the caller may not do to the scope: a request can name, in its query, a second operation.
+    pub fn require(&self, operation: Operation) -> Result<(), Problem> {
+        let verdict = self.caller.permissions.check(&self.scope, operation);
+        verdict.map_err(|kind| {
+            let identity = &self.caller.identity;
+            Problem::from(kind).because(format!("{identity} has no grant for {operation:?}"))
         })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use api::config::Config;
 use axum::http::HeaderName;
 use bytes::Bytes;
-use emulator::Operation;
+use emulator::{Job, Operation};
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use http_body_util::StreamBody;
@@ -14,7 +14,7 @@ use hyper::body::Frame;
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 
-use crate::helpers::{TestApp, instant_job, link, problem};
+use crate::helpers::{JOB, TestApp, instant_job, link, problem};
 use crate::issuer::{Answer, Issuer, Key, base64url, now, unsigned};
 
 const ISSUER: &str = "https://accounts.google.com";
@@ -190,6 +190,97 @@ async fn five_callers_three_scopes_every_operation() {
                 }
             }
         }
+    }
+}
+
+/// Every mode that a caller can name, and the operations that this takes.
+const MODES: [(&str, &[&str]); 4] = [
+    ("allow", &["start"]),
+    ("reject", &["start"]),
+    ("join", &["start", "read"]),
+    ("replace", &["start", "cancel"]),
+];
+
+#[tokio::test]
+async fn a_mode_named_by_the_caller_needs_the_operation_that_it_carries_out() {
+    let sets: [&[&str]; 7] = [
+        &["start"],
+        &["read"],
+        &["cancel"],
+        &["start", "read"],
+        &["start", "cancel"],
+        &["read", "cancel"],
+        &["start", "read", "cancel"],
+    ];
+    let callers = sets
+        .iter()
+        .map(|set| grant("sub", &set.join("-"), &["acme"], set));
+    let mut grants: Vec<_> = callers.collect();
+    grants.push(grant("sub", "owner", &["*"], &["start", "read", "cancel"]));
+    let issuer = Issuer::start().await;
+    let job = Job::new(JOB, ["/bin/sh", "-c", "sleep 60"]);
+    let app = TestApp::with(job, |config| jwt(config, &issuer, json!(grants))).await;
+    let owner = token("owner");
+    for (mode, needed) in MODES {
+        for set in sets {
+            let run = start(&app, "acme")
+                .bearer_auth(&owner)
+                .send()
+                .await
+                .unwrap();
+            let run: Value = run.json().await.unwrap();
+            let (runs, cancels) = (app.counters().runs, app.calls(Operation::Cancel));
+            let request = app.post(&format!("/scopes/acme/process?on_running={mode}"));
+            let response = request
+                .bearer_auth(token(&set.join("-")))
+                .send()
+                .await
+                .unwrap();
+            let (cell, status) = (format!("{mode} by {set:?}"), response.status());
+            if needed.iter().all(|operation| set.contains(operation)) {
+                let expected = match mode {
+                    "reject" => 409,
+                    "join" => 200,
+                    _ => 202,
+                };
+                assert_eq!(status, expected, "{cell}");
+                continue;
+            }
+            assert_eq!(status, 403, "{cell}");
+            problem(response, "operation-forbidden").await;
+            assert_eq!(
+                (app.counters().runs, app.calls(Operation::Cancel)),
+                (runs, cancels),
+                "{cell}"
+            );
+            let request = app.get(link(&run, "self")).bearer_auth(&owner);
+            let now: Value = request.send().await.unwrap().json().await.unwrap();
+            assert!(
+                matches!(now["state"].as_str(), Some("pending" | "running")),
+                "{cell}: {now}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_mode_that_the_operator_set_needs_start_alone() {
+    for (mode, expected) in [("join", 200), ("replace", 202)] {
+        let issuer = Issuer::start().await;
+        let grants = json!([grant("sub", "starter", &["acme"], &["start"])]);
+        let job = Job::new(JOB, ["/bin/sh", "-c", "sleep 60"]);
+        let app = TestApp::with(job, |config| {
+            jwt(config, &issuer, grants);
+            config.start.on_running = serde_json::from_value(json!(mode)).unwrap();
+        })
+        .await;
+        for status_of_start in [202, expected] {
+            let request = start(&app, "acme").bearer_auth(token("starter"));
+            assert_eq!(status(request).await, status_of_start, "{mode}");
+        }
+        let named = app.post(&format!("/scopes/acme/process?on_running={mode}"));
+        let response = named.bearer_auth(token("starter")).send().await.unwrap();
+        problem(response, "operation-forbidden").await;
     }
 }
 

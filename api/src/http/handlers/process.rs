@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::App;
-use crate::config::OnRunning;
+use crate::config::{OnRunning, Operation};
 use crate::http::authorize::{self, Authorized};
 use crate::http::extract::{Fields, json_body};
 use crate::http::problem::Problem;
@@ -32,6 +32,9 @@ pub async fn start(
     Fields(query): Fields<Query>,
     request: Request,
 ) -> Result<Response, Problem> {
+    if let Some(operation) = query.on_running.and_then(needed_besides) {
+        granted.require(operation)?;
+    }
     let key = IdempotencyKey::from_headers(request.headers())?;
     let trace = trace(request.headers());
     let given = app.parameters.check(&json_body(request).await?)?;
@@ -65,6 +68,15 @@ pub async fn start(
         .map_err(|problem| problem.of_invocation(marker.to_string()))?;
     app.watches.started(&started.execution.name);
     answer(started)
+}
+
+/// The operation that a caller needs, besides `start`, to name this mode. The mode that the operator set needs none.
+fn needed_besides(on_running: OnRunning) -> Option<Operation> {
+    match on_running {
+        OnRunning::Allow | OnRunning::Reject => None,
+        OnRunning::Join => Some(Operation::Read),
+        OnRunning::Replace => Some(Operation::Cancel),
+    }
 }
 
 fn answer(started: Started) -> Result<Response, Problem> {
