@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{self, Invalid};
 use crate::http::problem::{Kind, Problem};
-use crate::parameters::Parameters;
+use crate::parameters::{self, Parameters};
 use crate::scope::Scope;
 
 /// The variable that says for whom an execution is; an execution is found again by it.
@@ -312,7 +312,7 @@ fn placeholder(setting: &str, name: &str, parameters: &Parameters) -> Result<Par
     }
 }
 
-/// A parameter as text. An integer may be written 5.0 in JSON and is 5 all the same.
+/// A parameter as text.
 fn argument<'a>(name: &str, value: &'a Value) -> Result<Cow<'a, str>, Problem> {
     match value {
         Value::String(text) if text.contains('\0') => Err(Problem::new(
@@ -320,10 +320,7 @@ fn argument<'a>(name: &str, value: &'a Value) -> Result<Cow<'a, str>, Problem> {
             format!("The parameter {name} must not contain the NUL character."),
         )),
         Value::String(text) => Ok(Cow::Borrowed(text)),
-        Value::Number(number) => Ok(Cow::Owned(match number.as_f64() {
-            Some(float) if number.is_f64() && float.fract() == 0.0 => format!("{float:.0}"),
-            _ => number.to_string(),
-        })),
+        Value::Number(number) => Ok(Cow::Owned(parameters::number_text(number))),
         other => Ok(Cow::Owned(other.to_string())),
     }
 }

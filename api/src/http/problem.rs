@@ -10,6 +10,8 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::parameters;
+
 /// Declares [`Kind`]: name, status, slug, whether the same request may succeed later, title; why it happens, what to do.
 macro_rules! kinds {
     ($($name:ident $status:literal $slug:literal $retryable:literal $title:literal $why:literal $cure:literal)*) => {
@@ -196,10 +198,11 @@ pub struct Problem {
     /// What went wrong.
     pub kind: Kind,
     detail: Cow<'static, str>,
-    cause: Option<String>,
+    cause: Option<Box<str>>,
     retry_after_seconds: Option<u64>,
-    execution: Option<String>,
-    invocation_id: Option<String>,
+    execution: Option<Box<str>>,
+    invocation_id: Option<Box<str>>,
+    errors: Box<[FieldError]>,
 }
 
 impl Problem {
@@ -213,12 +216,13 @@ impl Problem {
             retry_after_seconds,
             execution: None,
             invocation_id: None,
+            errors: Box::default(),
         }
     }
 
     /// Adds what the log should say and the caller should not see.
     pub fn because(mut self, cause: impl Display) -> Self {
-        self.cause = Some(cause.to_string());
+        self.cause = Some(cause.to_string().into());
         self
     }
 
@@ -236,13 +240,13 @@ impl Problem {
 
     /// Names the execution that stands in the way, by its path.
     pub fn execution(mut self, path: String) -> Self {
-        self.execution = Some(path);
+        self.execution = Some(path.into());
         self
     }
 
     /// Names the start that failed, for the log: lines about its sends have the same name.
     pub fn of_invocation(mut self, id: String) -> Self {
-        self.invocation_id = Some(id);
+        self.invocation_id = Some(id.into());
         self
     }
 
@@ -284,6 +288,20 @@ impl Problem {
             retryable: self.kind.retryable(),
             request_id,
             execution: self.execution.as_deref(),
+            errors: &self.errors,
+        }
+    }
+}
+
+impl From<parameters::Refused> for Problem {
+    fn from(refused: parameters::Refused) -> Self {
+        let detail = refused.to_string();
+        match refused {
+            parameters::Refused::Malformed(_) => Self::new(Kind::MalformedJson, detail),
+            parameters::Refused::Faults(faults) => Self {
+                errors: faults.iter().filter_map(FieldError::of).collect(),
+                ..Self::new(Kind::ValidationFailed, detail)
+            },
         }
     }
 }
@@ -323,6 +341,29 @@ pub(crate) struct Body<'a> {
     /// The path of the execution that stands in the way.
     #[serde(skip_serializing_if = "Option::is_none")]
     execution: Option<&'a str>,
+    /// What is wrong with each field of the body, where the problem is about fields.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schemars(default)]
+    errors: &'a [FieldError],
+}
+
+/// What is wrong with one field of the body.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+pub(crate) struct FieldError {
+    /// The field, as a JSON Pointer in a URI fragment (RFC 6901): `#/limit`.
+    pointer: String,
+    /// What is wrong with it.
+    detail: String,
+}
+
+impl FieldError {
+    fn of(fault: &parameters::Fault) -> Option<Self> {
+        let parameter = fault.parameter.as_ref()?; // its name has no character that a pointer escapes
+        Some(Self {
+            pointer: format!("#/{parameter}"),
+            detail: fault.detail.clone(),
+        })
+    }
 }
 
 #[cfg(test)]

@@ -229,3 +229,29 @@ async fn stopping_lets_what_is_in_flight_end() {
             .is_connect()
     );
 }
+
+#[tokio::test]
+async fn a_number_reaches_the_job_as_it_was_sent_or_is_refused() {
+    let app = TestApp::with(instant_job(), |config| {
+        let declared = json!({ "amount": { "type": "number", "minimum": 0 } });
+        config.parameters = declared.as_object().unwrap().clone();
+        config.overrides.args = vec!["{amount}".to_owned()];
+    })
+    .await;
+    let start = |number: &str| {
+        app.post("/scopes/acme/process")
+            .header("content-type", "application/json")
+            .body(format!(r#"{{"amount":{number}}}"#))
+    };
+    for refused in ["18446744073709551617", "12345678901234567.89", "1e400"] {
+        let body = problem(start(refused).send().await.unwrap(), "validation-failed").await;
+        assert_eq!(body["errors"][0]["pointer"], "#/amount", "{body}");
+    }
+    for (sent, argument) in [("-0", "0"), ("0.1", "0.1"), ("1e2", "100")] {
+        let response = start(sent).send().await.unwrap();
+        assert_eq!(response.status(), 202, "{sent}");
+        let executions = app.emulator.executions();
+        let overrides = &executions.last().unwrap().overrides;
+        assert_eq!(overrides["containerOverrides"][0]["args"][0], argument);
+    }
+}

@@ -37,20 +37,20 @@ pub async fn start(
     }
     let key = IdempotencyKey::from_headers(request.headers())?;
     let trace = trace(request.headers());
-    let given = app.parameters.check(&json_body(request).await?)?;
+    let supplied = app.parameters.check(&json_body(request).await?)?;
     let marker = match key {
         // What the caller sent, not what our defaults made of it: these may change from one release to the next.
         Some(key) => Marker::keyed(
             &granted.caller.identity,
             &granted.scope,
             &key,
-            &format!("{:?} {}", query.on_running, given.canonical()),
+            &format!("{:?} {}", query.on_running, supplied.canonical()),
         ),
         None => Marker::random(),
     };
     let overrides = app.templates.render(
         &granted.scope,
-        &app.parameters.complete(given),
+        &app.parameters.with_defaults(supplied),
         marker.to_string(),
         trace.as_deref(),
     )?;
