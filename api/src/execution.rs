@@ -1,31 +1,29 @@
 //! Our own view of an execution, and how Google's conditions become a state.
 
-use std::borrow::Cow;
-
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::ser::{Serialize, SerializeStruct, Serializer};
-use serde_json::{Map, json};
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::scope::Scope;
 
-/// Where an execution is on its way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, serde::Serialize)]
+/// How far an execution has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Accepted; no task runs yet.
     Pending,
     /// Tasks run.
     Running,
-    /// Every task ended well.
+    /// Every task succeeded.
     Succeeded,
-    /// A task failed for good, or its time was up.
+    /// A task failed for good, or the time limit passed.
     Failed,
-    /// Somebody asked for its end.
+    /// It was cancelled on request.
     Cancelled,
 }
 
 impl State {
-    /// Whether nothing more will happen.
+    /// Whether the state is final.
     pub fn is_finished(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
@@ -40,8 +38,8 @@ pub struct Condition<'a> {
     pub reason: Option<&'a str>,
 }
 
-/// The state that the conditions `Completed` and `Started` amount to. Whatever is not plainly over is going on: a state
-/// that cannot be read must never look like an end.
+/// The state that the conditions `Completed` and `Started` amount to. A condition that cannot be understood never makes an
+/// execution finished.
 pub fn state(completed: Option<Condition<'_>>, started: Option<Condition<'_>>) -> State {
     match completed.map(|condition| (condition.status, condition.reason)) {
         Some(("True", _)) => State::Succeeded,
@@ -52,124 +50,98 @@ pub fn state(completed: Option<Condition<'_>>, started: Option<Condition<'_>>) -
     }
 }
 
-/// How many tasks are where.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, serde::Serialize)]
+/// How many tasks are in each state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tasks {
-    /// All of them.
+    /// All tasks.
     pub total: u32,
-    /// Under way.
+    /// Tasks that run.
     pub running: u32,
-    /// Ended well.
+    /// Tasks that succeeded.
     pub succeeded: u32,
-    /// Failed for good.
+    /// Tasks that failed for good.
     pub failed: u32,
-    /// Ended by a cancellation.
+    /// Tasks that were cancelled.
     pub cancelled: u32,
     /// Attempts that were repeated.
     pub retried: u32,
 }
 
 /// An execution as callers see it. Nothing else of Google's answer is passed on: its environment can hold secrets.
-#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Execution {
     /// Its name, unique within the project and region.
     pub name: String,
-    /// Whom it is for; read from its own environment.
-    pub scope: String,
-    /// The job it is an execution of.
+    /// The scope that it was started for, read from its own environment.
+    #[schemars(with = "String")]
+    pub scope: Scope,
+    /// The job that it is an execution of.
     pub job: String,
-    /// Which start it came from; executions started elsewhere have none.
+    /// The id of the start that made it; an execution that was started elsewhere has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invocation_id: Option<String>,
-    /// Where it is on its way.
+    /// How far it has come.
     pub state: State,
-    /// Why it is there, as a word for a program.
+    /// Why it is in this state, as a word for programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Why it is there, in Cloud Run's words.
+    /// Why it is in this state, in Cloud Run's words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// How many tasks are where.
+    /// How many tasks are in each state.
     pub tasks: Tasks,
-    /// When it was accepted; RFC 3339, UTC.
+    /// When Cloud Run accepted it; RFC 3339, UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = "date-time"))]
-    pub created_at: Option<String>,
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub created_at: Option<Timestamp>,
     /// When its first task began; RFC 3339, UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = "date-time"))]
-    pub started_at: Option<String>,
-    /// When it ended; RFC 3339, UTC.
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub started_at: Option<Timestamp>,
+    /// When it finished; RFC 3339, UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = "date-time"))]
-    pub completed_at: Option<String>,
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub completed_at: Option<Timestamp>,
     /// Where its lines are in Google's console.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_uri: Option<String>,
-    /// Where to go from here.
+    /// Paths of this service about it.
     pub links: Links,
 }
 
 impl Execution {
     /// Whether it was started for this very scope.
     pub fn belongs_to(&self, scope: &Scope) -> bool {
-        self.scope == scope.as_str()
+        self.scope == *scope
     }
 }
 
-/// Paths of this service about one execution. Only the first is kept; the others follow from it where they are written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Paths of this service about one execution.
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct Links {
     /// The execution itself.
-    pub itself: String,
+    #[serde(rename = "self")]
+    pub self_path: String,
+    /// Its changes and lines as they happen.
+    pub events: String,
+    /// Its lines.
+    pub logs: String,
+    /// Where a POST cancels it.
+    pub cancel: String,
 }
-
-/// What there is below the execution's own path, and what it is.
-const BELOW: [(&str, &str); 3] = [
-    ("events", "Its changes and lines as they happen."),
-    ("logs", "Its lines."),
-    ("cancel", "Where to ask for its end, by POST."),
-];
 
 impl Links {
     /// The paths of the execution `name` of the scope.
-    pub fn new(scope: &str, name: &str) -> Self {
-        let itself = ["/scopes/", scope, "/executions/", name].concat();
-        Self { itself }
-    }
-}
-
-impl Serialize for Links {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut links = serializer.serialize_struct("Links", 1 + BELOW.len())?;
-        links.serialize_field("self", &self.itself)?;
-        for (name, _) in BELOW {
-            links.serialize_field(name, &format_args!("{}/{name}", self.itself))?;
+    pub fn new(scope: &Scope, name: &str) -> Self {
+        let self_path = ["/scopes/", scope.as_str(), "/executions/", name].concat();
+        Self {
+            events: [&self_path, "/events"].concat(),
+            logs: [&self_path, "/logs"].concat(),
+            cancel: [&self_path, "/cancel"].concat(),
+            self_path,
         }
-        links.end()
-    }
-}
-
-impl JsonSchema for Links {
-    fn schema_name() -> Cow<'static, str> {
-        "Links".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let own = [("self", "The execution itself.")];
-        let all = own.into_iter().chain(BELOW);
-        let path = |told| json!({ "type": "string", "description": told });
-        let properties: Map<_, _> = all
-            .clone()
-            .map(|(name, told)| (name.to_owned(), path(told)))
-            .collect();
-        let names: Vec<_> = all.map(|(name, _)| name).collect();
-        json_schema!({
-            "type": "object", "description": "Paths of this service about one execution.",
-            "properties": properties, "required": names,
-        })
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::Serialize;
+
 /// The longest scope, in bytes: one DNS label.
 const MAX_BYTES: usize = 63;
 
@@ -22,7 +24,7 @@ pub const PATTERN: &str = "^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$";
 /// assert!("../acme".parse::<Scope>().is_err());
 /// # Ok::<(), api::scope::Invalid>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Scope(String);
 
 /// The text is no scope; says what one is.

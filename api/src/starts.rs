@@ -610,5 +610,5 @@ fn in_progress() -> Problem {
 }
 
 fn busy(detail: &'static str, execution: &Execution) -> Problem {
-    Problem::new(Kind::ScopeBusy, detail).execution(execution.links.itself.clone())
+    Problem::new(Kind::ScopeBusy, detail).execution(execution.links.self_path.clone())
 }

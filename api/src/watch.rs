@@ -357,7 +357,7 @@ impl Follower {
             view.ended = ended.then(|| Ended {
                 seen: Instant::now(),
                 before: view.execution.is_none(),
-                settling: since(execution.completed_at.as_deref()) < SETTLED,
+                settling: since(execution.completed_at) < SETTLED,
             });
             view.json = serde_json::to_string(&execution).unwrap_or_default().into();
             view.execution = Some(Arc::new(execution));
@@ -548,12 +548,11 @@ fn is_final(error: &Error) -> bool {
 
 /// How old the execution is.
 fn age(execution: &Execution) -> Duration {
-    since(execution.created_at.as_deref())
+    since(execution.created_at)
 }
 
 /// How long ago the time was; not at all if it is unknown or to come.
-fn since(time: Option<&str>) -> Duration {
-    let time: Option<Timestamp> = time.and_then(|time| time.parse().ok());
+fn since(time: Option<Timestamp>) -> Duration {
     let passed = time.map(|time| Timestamp::now().duration_since(time));
     passed
         .and_then(|passed| passed.try_into().ok())

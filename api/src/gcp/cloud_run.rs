@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum::http::{Method, StatusCode, Uri};
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
@@ -19,6 +20,7 @@ use crate::execution::{self, Condition, Execution, Links, Tasks};
 use crate::gcp::client::{self, Call, Error, Google};
 use crate::gcp::metadata::{Location, Place};
 use crate::overrides::{INVOCATION_ID, Overrides, SCOPE};
+use crate::scope::Scope;
 
 /// How long reading one execution, a page of a list, or a cancellation may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,9 +48,9 @@ pub struct Page {
     /// Executions of the job; those without a scope are left out, since nobody could reach them.
     pub executions: Vec<Execution>,
     /// When the first one was created, those left out included.
-    pub newest: Option<String>,
+    pub newest: Option<Timestamp>,
     /// When the last one was created, those left out included.
-    pub oldest: Option<String>,
+    pub oldest: Option<Timestamp>,
     /// Goes on from here.
     pub next: Option<String>,
 }
@@ -113,10 +115,7 @@ impl CloudRun {
             .metadata
             .and_then(|metadata| metadata.next)
             .filter(|next| !next.is_empty());
-        let created = |item: &GoogleExecution<'_>| {
-            let time = item.metadata.creation_timestamp.as_deref();
-            time.map(str::to_owned)
-        };
+        let created = |item: &GoogleExecution<'_>| time(&item.metadata.creation_timestamp);
         let executions = list
             .items
             .iter()
@@ -216,6 +215,7 @@ impl CloudRun {
         let ours = metadata.labels.job.as_deref() == Some(&self.job)
             && self.may_be_an_execution(&metadata.name);
         let scope = self.variable(theirs, SCOPE).filter(|_| ours)?;
+        let scope: Scope = scope.parse().ok()?;
         let status = &theirs.status;
         let completed = status.condition("Completed");
         let own = |text: &Option<Text<'_>>| {
@@ -224,9 +224,9 @@ impl CloudRun {
                 .map(str::to_owned)
         };
         Some(Execution {
-            links: Links::new(scope, &metadata.name),
+            links: Links::new(&scope, &metadata.name),
             name: metadata.name.clone().into_owned(),
-            scope: scope.to_owned(),
+            scope,
             job: self.job.clone(),
             invocation_id: self.variable(theirs, INVOCATION_ID).map(str::to_owned),
             state: execution::state(
@@ -243,9 +243,9 @@ impl CloudRun {
                 cancelled: status.cancelled_count,
                 retried: status.retried_count,
             },
-            created_at: own(&metadata.creation_timestamp),
-            started_at: own(&status.start_time),
-            completed_at: own(&status.completion_time),
+            created_at: time(&metadata.creation_timestamp),
+            started_at: time(&status.start_time),
+            completed_at: time(&status.completion_time),
             log_uri: own(&status.log_uri),
         })
     }
@@ -265,6 +265,11 @@ impl CloudRun {
             .find(|variable| variable.name == name)?;
         variable.value.as_deref()
     }
+}
+
+/// A time of Google's; none if it is absent or no time.
+fn time(text: &Option<Text<'_>>) -> Option<Timestamp> {
+    text.as_deref()?.parse().ok()
 }
 
 fn post(uri: &Uri, body: Bytes, timeout: Duration) -> Call<'_> {

@@ -1,5 +1,6 @@
 //! Opaque values that tell where to go on, such as `page`: bound to the list that they came from.
 
+use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -17,18 +18,18 @@ pub struct Page {
     /// The upstream's token of the page to read; none for the first.
     pub token: Option<String>,
     /// Creation time and name of the last entry handed out: that page may have more after it, and new entries before it.
-    pub after: Option<(String, String)>,
+    pub after: Option<(Timestamp, String)>,
 }
 
 impl Page {
     /// The page as a value for a URL. `list` names the list, such as `executions/acme`.
     pub fn encode(&self, list: &str) -> String {
-        seal(list, self)
+        encode(list, self)
     }
 
     /// The page that [`Page::encode`] made for the same list.
     pub fn decode(list: &str, text: &str) -> Result<Self, Problem> {
-        unseal(list, text).ok_or_else(|| {
+        decode(list, text).ok_or_else(|| {
             Problem::new(
                 Kind::MalformedRequest,
                 "page must be the nextPage of an earlier answer of this very list.",
@@ -37,14 +38,14 @@ impl Page {
     }
 }
 
-/// The value as a text that [`unseal`] knows again. `list` names the list that it belongs to.
-pub fn seal(list: &str, value: &impl Serialize) -> String {
+/// The value as a text that [`decode`] reads. `list` names the list that it belongs to.
+pub fn encode(list: &str, value: &impl Serialize) -> String {
     let json = serde_json::to_vec(value).unwrap_or_default();
     format!("{}{}", hex(&check(list, &json)), hex(&json))
 }
 
-/// The value that [`seal`] made a text of for the same list.
-pub fn unseal<T: DeserializeOwned>(list: &str, text: &str) -> Option<T> {
+/// The value that [`encode`] wrote for the same list.
+pub fn decode<T: DeserializeOwned>(list: &str, text: &str) -> Option<T> {
     if text.len() > MAX_BYTES {
         return None;
     }

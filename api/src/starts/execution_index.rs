@@ -71,7 +71,7 @@ struct Copy {
 }
 
 struct Unfinished {
-    scope: String,
+    scope: Scope,
     created_at: Timestamp,
 }
 
@@ -123,7 +123,7 @@ impl Record {
         let mut of_scope: Vec<_> = copy
             .unfinished
             .iter()
-            .filter(|(_, unfinished)| unfinished.scope == scope.as_str())
+            .filter(|(_, unfinished)| unfinished.scope == *scope)
             .map(|(name, unfinished)| (unfinished.created_at, name.clone()))
             .collect();
         of_scope.sort_by(|a, b| b.cmp(a));
@@ -195,8 +195,8 @@ impl Record {
                 let created_at = copy.add(execution);
                 seen += usize::from(created_at >= stop_at);
             }
-            newest = newest.max(moment(page.newest.as_deref()));
-            let passed = moment(page.oldest.as_deref()).is_some_and(|oldest| oldest < stop_at);
+            newest = newest.max(page.newest);
+            let passed = page.oldest.is_some_and(|oldest| oldest < stop_at);
             if passed || page.next.is_none() {
                 copy.end_reading(back_to, newest, Some(seen).filter(|_| stop_at > back_to));
                 return Ok(());
@@ -219,10 +219,6 @@ impl Depth {
             Self::All => Timestamp::UNIX_EPOCH,
         }
     }
-}
-
-fn moment(text: Option<&str>) -> Option<Timestamp> {
-    text.and_then(|text| text.parse().ok())
 }
 
 impl Copy {
@@ -278,7 +274,7 @@ impl Copy {
     /// Takes note of an execution; when it was created.
     fn add(&mut self, execution: &Execution) -> Timestamp {
         self.notes += 1;
-        let created_at = moment(execution.created_at.as_deref()).unwrap_or_else(Timestamp::now);
+        let created_at = execution.created_at.unwrap_or_else(Timestamp::now);
         if execution.state.is_finished() {
             self.unfinished.remove(&execution.name);
         } else {
@@ -314,17 +310,18 @@ mod tests {
 
     fn execution(number: usize, marker: &Marker, created_at: Timestamp) -> Execution {
         let name = format!("test-job-{number}");
+        let scope: Scope = "acme".parse().unwrap();
         Execution {
-            links: Links::new("acme", &name),
+            links: Links::new(&scope, &name),
             name,
-            scope: "acme".to_owned(),
+            scope,
             job: "test-job".to_owned(),
             invocation_id: Some(marker.to_string()),
             state: State::Pending,
             reason: None,
             message: None,
             tasks: Tasks::default(),
-            created_at: Some(created_at.to_string()),
+            created_at: Some(created_at),
             started_at: None,
             completed_at: None,
             log_uri: None,

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::gcp::cloud_logging::{Entry, Page, Position};
-use crate::http::page_token::{seal, unseal};
+use crate::http::page_token::{decode, encode};
 use crate::watch::event;
 
 /// How late a line may become visible, after a younger one, and still be given out.
@@ -30,12 +30,12 @@ pub type Place = Option<Position>;
 
 /// The place as the id of an event.
 pub fn id(execution: &str, position: &Position) -> String {
-    seal(&list(execution), &(position.time, &*position.insert_id))
+    encode(&list(execution), &(position.time, &*position.insert_id))
 }
 
 /// The place that the id of an event was made of, for the same execution.
 pub fn place(execution: &str, id: &str) -> Option<Position> {
-    let (time, insert_id): (Timestamp, String) = unseal(&list(execution), id)?;
+    let (time, insert_id): (Timestamp, String) = decode(&list(execution), id)?;
     Some(Position {
         // A job can print a time of its own choosing, and whoever wants can seal one; watchers share where they read.
         time: time.min(Timestamp::now()),

@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::{Extension, Json};
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
@@ -111,9 +112,9 @@ async fn collect(
 }
 
 /// Creation time and name: the list is sorted by them, newest first.
-fn position(execution: &Execution) -> (String, String) {
+fn position(execution: &Execution) -> (Timestamp, String) {
     (
-        execution.created_at.clone().unwrap_or_default(),
+        execution.created_at.unwrap_or_default(),
         execution.name.clone(),
     )
 }

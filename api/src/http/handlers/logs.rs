@@ -65,7 +65,7 @@ pub async fn read(
     });
     if wants_text(&headers) {
         return Ok(text(
-            &format!("{}/logs", execution.links.itself),
+            &format!("{}/logs", execution.links.self_path),
             &lines,
             next_page,
         ));

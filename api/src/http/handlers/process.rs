@@ -84,7 +84,7 @@ fn answer(started: Started) -> Result<Response, Problem> {
         true => StatusCode::OK,
         false => StatusCode::ACCEPTED,
     };
-    let location = HeaderValue::try_from(&started.execution.links.itself);
+    let location = HeaderValue::try_from(&started.execution.links.self_path);
     let mut response = execution_response(status, started.execution)?;
     if let Ok(location) = location {
         response.headers_mut().insert(LOCATION, location);
