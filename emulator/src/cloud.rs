@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use crate::model::counters::CounterBook;
 use crate::model::executions::{Execution, Executions};
 use crate::model::faults::Faults;
+use crate::model::identity::Identity;
 use crate::model::images::Images;
 use crate::model::jobs::{Job, Jobs};
 use crate::model::logs::Logs;
@@ -24,6 +25,7 @@ pub(crate) struct Cloud {
     pub(crate) images: Images,
     pub(crate) logs: Logs,
     pub(crate) tokens: Tokens,
+    pub(crate) identity: Identity,
     pub(crate) faults: Faults,
     pub(crate) counters: CounterBook,
     pub(crate) children: Children,
@@ -67,6 +69,7 @@ impl Cloud {
             images,
             logs: Logs::new(settings.echo),
             tokens: Tokens::new(settings.token_lifetime),
+            identity: Identity::new()?,
             faults: Faults::default(),
             counters: CounterBook::default(),
             children: Children::default(),

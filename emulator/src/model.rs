@@ -5,6 +5,7 @@ pub(crate) mod counters;
 pub(crate) mod executions;
 pub(crate) mod faults;
 pub(crate) mod filter;
+pub(crate) mod identity;
 pub(crate) mod images;
 pub(crate) mod job_spec;
 pub(crate) mod jobs;

@@ -1,25 +1,32 @@
-//! The metadata server: who and where this is, and access tokens.
+//! The metadata server: who and where this is, access tokens, and identity tokens.
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::Json;
+use axum::extract::{Query, Request, State};
+use axum::http::header::LOCATION;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
 use super::error::front_end;
 use crate::cloud::Cloud;
 use crate::site::{PROJECT_NUMBER, default_account};
 
 const CLOUD_PLATFORM: &str = "https://www.googleapis.com/auth/cloud-platform";
+const UNIVERSE: &str = "googleapis.com";
+/// Where all metadata is.
+const ROOT: &str = "/computeMetadata";
 
-/// Refuses what Google's server refuses: a request that might come from a browser or through a proxy.
+/// Refuses what Google's server refuses: a request that might come from a browser or through a proxy. Every answer
+/// says that it is Google's, by which the client libraries know the server.
 pub(crate) async fn guard(headers: HeaderMap, request: Request, next: Next) -> Response {
-    let flavoured = headers
+    let flavored = headers
         .get("metadata-flavor")
         .is_some_and(|flavor| flavor == "Google");
-    let mut response = if !flavoured {
+    let mut response = if !flavored && request.uri().path() != "/" {
         front_end(
             StatusCode::FORBIDDEN,
             "Your client does not have permission to get this URL: Missing Metadata-Flavor:Google header.",
@@ -29,64 +36,177 @@ pub(crate) async fn guard(headers: HeaderMap, request: Request, next: Next) -> R
     } else {
         next.run(request).await
     };
-    let google = axum::http::HeaderValue::from_static("Google");
+    let google = HeaderValue::from_static("Google");
     response.headers_mut().insert("metadata-flavor", google);
     response
 }
 
-/// `GET /computeMetadata/v1/{path}`.
-pub(crate) async fn get(State(cloud): State<Arc<Cloud>>, Path(path): Path<String>) -> Response {
-    let site = &cloud.site;
-    match path.as_str() {
-        "project/project-id" => text(&site.project),
-        "project/numeric-project-id" => text(PROJECT_NUMBER),
-        "instance/region" => text(&format!(
-            "projects/{PROJECT_NUMBER}/regions/{}",
-            site.region
-        )),
-        "instance/zone" => text(&format!(
-            "projects/{PROJECT_NUMBER}/zones/{}-1",
-            site.region
-        )),
-        "instance/id" => text("1"),
-        _ => match path
-            .strip_prefix("instance/service-accounts/")
-            .and_then(|rest| rest.split_once('/'))
-        {
-            Some((account, what)) if account == "default" || account == default_account() => {
-                account_field(&cloud, what)
-            }
-            _ => missing(),
-        },
+/// `GET /`: what the client libraries look for to learn whether they are on Google Cloud.
+pub(crate) async fn ping() -> Response {
+    text(format!("{}/\n", ROOT.trim_start_matches('/')))
+}
+
+/// `GET /oauth2/v3/certs`: the key that signs the identity tokens, at the path that Google's keys have on
+/// `www.googleapis.com`.
+pub(crate) async fn keys(State(cloud): State<Arc<Cloud>>) -> Json<Value> {
+    Json(cloud.identity.key_set())
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Options {
+    alt: String,
+    audience: String,
+    recursive: String,
+}
+
+/// `GET /computeMetadata/…`: a value, or a directory with a slash at its end.
+pub(crate) async fn get(
+    State(cloud): State<Arc<Cloud>>,
+    uri: Uri,
+    Query(options): Query<Options>,
+) -> Response {
+    let Some(path) = uri.path().strip_prefix(ROOT) else {
+        return missing();
+    };
+    let (path, is_directory) = match path.strip_suffix('/') {
+        Some(path) => (path, true),
+        None => (path, false),
+    };
+    let tree = tree(&cloud);
+    let mut names = path.split('/').skip(1);
+    let found = names.try_fold(&tree, |node, name| node.as_object()?.get(name));
+    match found {
+        Some(Value::Object(directory)) if is_directory => list(directory, &options),
+        Some(Value::Object(_)) => {
+            let query = uri.query().map(|query| format!("?{query}"));
+            let location = format!("{}/{}", uri.path(), query.unwrap_or_default());
+            (StatusCode::MOVED_PERMANENTLY, [(LOCATION, location)]).into_response()
+        }
+        Some(_) | None if is_directory => missing(),
+        Some(Value::Null) if path.ends_with("/token") => token(&cloud),
+        Some(Value::Null) => identity(&cloud, &options.audience),
+        Some(value) if options.alt == "json" => Json(value).into_response(),
+        Some(Value::Array(lines)) => text(lines.iter().map(|line| plain(line) + "\n").collect()),
+        Some(value) => text(plain(value)),
+        None => missing(),
     }
 }
 
-fn account_field(cloud: &Cloud, what: &str) -> Response {
-    match what {
-        "token" => token(cloud),
-        "email" => text(&default_account()),
-        "scopes" => text(&format!("{CLOUD_PLATFORM}\n")),
-        "aliases" => text("default\n"),
-        "" => json_body(
-            &json!({ "aliases": ["default"], "email": default_account(), "scopes": [CLOUD_PLATFORM] }),
-        ),
-        _ => missing(),
+/// All metadata. Objects are directories; null is what is made when it is asked for, and no part of a recursive answer.
+fn tree(cloud: &Cloud) -> Value {
+    let (project, region) = (&cloud.site.project, &cloud.site.region);
+    let account = json!({
+        "aliases": ["default"],
+        "email": default_account(),
+        "identity": null,
+        "scopes": [CLOUD_PLATFORM],
+        "token": null,
+    });
+    let number: u64 = PROJECT_NUMBER.parse().unwrap_or_default();
+    json!({ "v1": {
+        "instance": {
+            "id": "1",
+            "region": format!("projects/{PROJECT_NUMBER}/regions/{region}"),
+            "service-accounts": { default_account(): account, "default": account },
+            "zone": format!("projects/{PROJECT_NUMBER}/zones/{region}-1"),
+        },
+        "project": { "numeric-project-id": number, "project-id": project },
+        "universe": { "universe-domain": UNIVERSE },
+    } })
+}
+
+/// The names in the directory, one a line; all that is below it if that is asked for.
+fn list(directory: &Map<String, Value>, options: &Options) -> Response {
+    let recursive = options.recursive.eq_ignore_ascii_case("true");
+    if recursive && options.alt == "text" {
+        let mut lines = String::new();
+        write_values(&mut lines, "", directory);
+        return text(lines);
     }
+    if recursive {
+        return Json(all_below(directory)).into_response();
+    }
+    let names = directory.iter().map(|(name, value)| match value {
+        Value::Object(_) => format!("{name}/\n"),
+        _ => format!("{name}\n"),
+    });
+    text(names.collect())
+}
+
+/// Everything below the directory. Names are in camel case in JSON, as Google has them; an account's is no name but an
+/// address.
+fn all_below(directory: &Map<String, Value>) -> Value {
+    let values = directory.iter().filter_map(|(name, value)| {
+        let value = match value {
+            Value::Null => return None,
+            Value::Object(inner) => all_below(inner),
+            value => value.clone(),
+        };
+        let name = if name.contains('@') {
+            name.clone()
+        } else {
+            camel_case(name)
+        };
+        Some((name, value))
+    });
+    Value::Object(values.collect())
+}
+
+/// A line for each value below the directory: its path and the value.
+fn write_values(lines: &mut String, prefix: &str, directory: &Map<String, Value>) {
+    for (name, value) in directory {
+        match value {
+            Value::Null => {}
+            Value::Object(inner) => write_values(lines, &format!("{prefix}{name}/"), inner),
+            Value::Array(values) => {
+                for value in values {
+                    *lines += &format!("{prefix}{name} {}\n", plain(value));
+                }
+            }
+            value => *lines += &format!("{prefix}{name} {}\n", plain(value)),
+        }
+    }
+}
+
+fn plain(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// `service-accounts` as `serviceAccounts`.
+fn camel_case(name: &str) -> String {
+    let mut words = name.split('-');
+    let mut camel = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let mut letters = word.chars();
+        camel.extend(letters.next().map(|letter| letter.to_ascii_uppercase()));
+        camel.push_str(letters.as_str());
+    }
+    camel
 }
 
 fn token(cloud: &Cloud) -> Response {
     let (token, left) = cloud.tokens.current();
-    json_body(
-        &json!({ "access_token": token, "expires_in": left.as_secs(), "token_type": "Bearer" }),
-    )
+    let answer =
+        json!({ "access_token": token, "expires_in": left.as_secs(), "token_type": "Bearer" });
+    Json(answer).into_response()
 }
 
-fn json_body(body: &Value) -> Response {
-    axum::Json(body).into_response()
+fn identity(cloud: &Cloud, audience: &str) -> Response {
+    if audience.is_empty() {
+        let reason = "non-empty audience parameter required\n";
+        return (StatusCode::BAD_REQUEST, reason).into_response();
+    }
+    match cloud.identity.token(audience) {
+        Ok(token) => text(token),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
 
-fn text(body: &str) -> Response {
-    ([("content-type", "application/text")], body.to_owned()).into_response()
+fn text(body: String) -> Response {
+    ([("content-type", "application/text")], body).into_response()
 }
 
 fn missing() -> Response {

@@ -56,9 +56,12 @@ pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
         .route("/v2/entries:list", post(logging::list))
         .layer(from_fn_with_state(Arc::clone(&cloud), gate));
     let metadata = Router::new()
-        .route("/", get(|| async { "computeMetadata/\n" }))
-        .route("/computeMetadata/v1/{*path}", get(metadata::get))
-        .layer(from_fn(metadata::guard));
+        .route("/", get(metadata::ping))
+        .route("/computeMetadata", get(metadata::get))
+        .route("/computeMetadata/", get(metadata::get))
+        .route("/computeMetadata/{*path}", get(metadata::get))
+        .layer(from_fn(metadata::guard))
+        .route("/oauth2/v3/certs", get(metadata::keys));
     let emulated = google
         .merge(metadata)
         .layer(from_fn_with_state(Arc::clone(&cloud), faults::layer));

@@ -270,7 +270,7 @@ async fn a_dripping_answer_comes_byte_by_byte() {
         .add(Rule::new(Operation::Token, Fault::Drip { interval_ms: 3 }).after());
     let start = Instant::now();
     let (_, body) = world
-        .metadata("instance/service-accounts/default/token")
+        .metadata("v1/instance/service-accounts/default/token")
         .await;
     assert!(start.elapsed() >= Duration::from_millis(3) * u32::try_from(body.len()).unwrap());
     assert!(serde_json::from_str::<Value>(&body).is_ok());

@@ -60,14 +60,14 @@ impl World {
 
     pub(crate) async fn fresh_token(&self) -> Value {
         let (status, body) = self
-            .metadata("instance/service-accounts/default/token")
+            .metadata("v1/instance/service-accounts/default/token")
             .await;
         assert_eq!(status, StatusCode::OK);
         serde_json::from_str(&body).unwrap()
     }
 
     pub(crate) async fn metadata(&self, path: &str) -> (StatusCode, String) {
-        let url = format!("{}/computeMetadata/v1/{path}", self.emulator.url());
+        let url = format!("{}/computeMetadata/{path}", self.emulator.url());
         let response = self
             .http
             .get(url)

@@ -1,38 +1,200 @@
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use emulator::Settings;
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::helpers::{World, answer, settings, shell};
+
+const ACCOUNT: &str = "123456789012-compute@developer.gserviceaccount.com";
+const IDENTITY: &str = "v1/instance/service-accounts/default/identity";
 
 #[tokio::test]
 async fn the_server_says_who_and_where_it_is() {
     let world = World::of(shell("true")).await;
     for (path, expected) in [
-        ("project/project-id", "demo"),
-        ("project/numeric-project-id", "123456789012"),
-        ("instance/region", "projects/123456789012/regions/us-east4"),
+        ("v1/project/project-id", "demo"),
+        ("v1/project/project-id?alt=json", "\"demo\""),
+        ("v1/project/project-id?alt=text", "demo"),
+        ("v1/project/numeric-project-id", "123456789012"),
         (
-            "instance/service-accounts/default/email",
-            "123456789012-compute@developer.gserviceaccount.com",
+            "v1/instance/region",
+            "projects/123456789012/regions/us-east4",
+        ),
+        ("v1/instance/zone", "projects/123456789012/zones/us-east4-1"),
+        ("v1/instance/service-accounts/default/email", ACCOUNT),
+        (
+            "v1/instance/service-accounts/123456789012-compute@developer.gserviceaccount.com/email",
+            ACCOUNT,
+        ),
+        (
+            "v1/instance/service-accounts/default/scopes",
+            "https://www.googleapis.com/auth/cloud-platform\n",
+        ),
+        (
+            "v1/instance/service-accounts/default/aliases?alt=json",
+            "[\"default\"]",
+        ),
+        ("v1/universe/universe-domain", "googleapis.com"),
+    ] {
+        let answer = world.metadata(path).await;
+        assert_eq!(answer, (StatusCode::OK, expected.to_owned()), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_is_listed_or_given_whole() {
+    let world = World::of(shell("true")).await;
+    let accounts = format!("{ACCOUNT}/\ndefault/\n");
+    for (path, expected) in [
+        ("", "v1/\n"),
+        ("v1/", "instance/\nproject/\nuniverse/\n"),
+        ("v1/instance/", "id\nregion\nservice-accounts/\nzone\n"),
+        ("v1/instance/service-accounts/", &accounts),
+        (
+            "v1/instance/service-accounts/default/",
+            "aliases\nemail\nidentity\nscopes\ntoken\n",
+        ),
+        (
+            "v1/project/?recursive=true&alt=text",
+            "numeric-project-id 123456789012\nproject-id demo\n",
         ),
     ] {
-        assert_eq!(
-            world.metadata(path).await,
-            (StatusCode::OK, expected.to_owned()),
-            "{path}"
-        );
+        let answer = world.metadata(path).await;
+        assert_eq!(answer, (StatusCode::OK, expected.to_owned()), "{path}");
+        // Without the slash at its end it is somewhere else, where every client follows.
+        let url = format!("{}/computeMetadata/{path}", world.emulator.url());
+        let url = url.replace("/?", "?");
+        let url = url.trim_end_matches('/');
+        let there = world.http.get(url).header("Metadata-Flavor", "Google");
+        let response = there.send().await.unwrap();
+        assert!(response.url().path().ends_with('/'), "{}", response.url());
+        assert_eq!(response.text().await.unwrap(), expected, "{url}");
     }
+
+    let (_, account) = world
+        .metadata("v1/instance/service-accounts/default/?recursive=true")
+        .await;
+    let account: Value = serde_json::from_str(&account).unwrap();
+    let scopes = ["https://www.googleapis.com/auth/cloud-platform"];
+    let expected = json!({ "aliases": ["default"], "email": ACCOUNT, "scopes": scopes });
+    assert_eq!(account, expected);
+    let (_, all) = world.metadata("v1/?recursive=TRUE").await;
+    let all: Value = serde_json::from_str(&all).unwrap();
+    assert_eq!(all["project"]["numericProjectId"], 123_456_789_012_u64);
     assert_eq!(
-        world.metadata("universe/universe-domain").await.0,
-        StatusCode::NOT_FOUND
+        all["instance"]["serviceAccounts"],
+        json!({ "default": expected, ACCOUNT: expected })
     );
 }
 
 #[tokio::test]
-async fn requests_without_the_flavour_or_through_a_proxy_are_refused() {
+async fn what_is_not_there_is_refused_as_google_refuses_it() {
+    let world = World::of(shell("true")).await;
+    for (path, status) in [
+        ("v1/instance/nope", StatusCode::NOT_FOUND),
+        ("v1/nope/", StatusCode::NOT_FOUND),
+        ("v1/project/project-id/", StatusCode::NOT_FOUND),
+        ("v1//project/project-id", StatusCode::NOT_FOUND),
+        (
+            "v1/instance/service-accounts/other/token",
+            StatusCode::NOT_FOUND,
+        ),
+        ("v2/", StatusCode::NOT_FOUND),
+        (IDENTITY, StatusCode::BAD_REQUEST),
+        (
+            "v1/instance/service-accounts/default/identity?audience=",
+            StatusCode::BAD_REQUEST,
+        ),
+    ] {
+        assert_eq!(world.metadata(path).await.0, status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn every_answer_of_the_server_is_known_as_googles() {
+    let world = World::of(shell("true")).await;
+    for path in [
+        "/",
+        "/computeMetadata/v1/instance/",
+        "/computeMetadata/v1/nope",
+    ] {
+        for flavored in [true, false] {
+            let mut request = world.http.get(format!("{}{path}", world.emulator.url()));
+            if flavored {
+                request = request.header("Metadata-Flavor", "Google");
+            }
+            let response = request.send().await.unwrap();
+            assert_eq!(response.headers()["metadata-flavor"], "Google", "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_identity_token_says_who_it_is_to_whom_and_can_be_checked() {
+    let world = World::of(shell("true")).await;
+    let (status, token) = world
+        .metadata(&format!(
+            "{IDENTITY}?audience=https://api.example.com&format=full"
+        ))
+        .await;
+    assert_eq!(status, StatusCode::OK);
+    let keys = format!("{}/oauth2/v3/certs", world.emulator.url());
+    let keys: Value = world
+        .http
+        .get(keys)
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let key = &keys["keys"][0];
+
+    let parts: Vec<&str> = token.split('.').collect();
+    let decoded = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).unwrap();
+    let json = |text: &str| -> Value { serde_json::from_slice(&decoded(text)).unwrap() };
+    let (message, _) = token.rsplit_once('.').unwrap();
+    let public = RsaPublicKeyComponents {
+        n: decoded(key["n"].as_str().unwrap()),
+        e: decoded(key["e"].as_str().unwrap()),
+    };
+    let check = |message: &str| {
+        public.verify(
+            &RSA_PKCS1_2048_8192_SHA256,
+            message.as_bytes(),
+            &decoded(parts[2]),
+        )
+    };
+    check(message).unwrap();
+    check(&message.replace('.', "..")).unwrap_err();
+
+    assert_eq!(json(parts[0])["kid"], key["kid"]);
+    let claims = json(parts[1]);
+    assert_eq!(claims["iss"], "https://accounts.google.com");
+    assert_eq!(claims["aud"], "https://api.example.com");
+    assert_eq!(
+        (&claims["email"], &claims["email_verified"]),
+        (&json!(ACCOUNT), &json!(true))
+    );
+    assert_eq!(claims["sub"], claims["azp"]);
+    let now = jiff::Timestamp::now().as_second();
+    let (issued, ends) = (
+        claims["iat"].as_i64().unwrap(),
+        claims["exp"].as_i64().unwrap(),
+    );
+    assert!(
+        issued <= now && issued > now - 60 && ends == issued + 3600,
+        "{claims}"
+    );
+}
+
+#[tokio::test]
+async fn requests_without_the_flavor_or_through_a_proxy_are_refused() {
     let world = World::of(shell("true")).await;
     let url = format!(
         "{}/computeMetadata/v1/instance/service-accounts/default/token",
