@@ -1,12 +1,13 @@
 //! What handlers take from a request, each refused with a problem.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Query, RawPathParams, Request};
-use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, Uri};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use schemars::JsonSchema;
@@ -68,7 +69,7 @@ fn not_utf8(parts: &Parts) -> Problem {
     }
 }
 
-/// The query, if it has the fields of `T` and no others.
+/// The query, if it has the fields of `T` and no others. Each field of `T` is optional.
 pub struct Fields<T>(pub T);
 
 impl<T: DeserializeOwned + JsonSchema, S: Sync> FromRequestParts<S> for Fields<T> {
@@ -78,28 +79,95 @@ impl<T: DeserializeOwned + JsonSchema, S: Sync> FromRequestParts<S> for Fields<T
         match Query::try_from_uri(&parts.uri) {
             Ok(Query(fields)) => Ok(Self(fields)),
             Err(error) => {
-                let detail = format!(
-                    "The query has a field that is unknown here, or a value that is not allowed for it. Fields of this query: {}.",
-                    names::<T>()
-                );
+                let detail = query_fault::<T>(&parts.uri);
                 Err(Problem::new(Kind::MalformedRequest, detail).because(error))
             }
         }
     }
 }
 
-/// The fields of a query. What was sent instead is not repeated: some put secrets there.
-fn names<T: JsonSchema>() -> String {
-    let schema = schemars::schema_for!(T);
-    let fields = schema.get("properties").and_then(Value::as_object);
-    let names: Vec<_> = fields
+/// Names the first field of the query that is not as it must be, and what is allowed for it. A value is not repeated: some put
+/// secrets there.
+fn query_fault<T: DeserializeOwned + JsonSchema>(uri: &Uri) -> String {
+    let schema = schemars::schema_for!(T).to_value();
+    let known: Vec<_> = schema["properties"]
+        .as_object()
         .into_iter()
         .flatten()
-        .map(|(name, _)| &name[..])
         .collect();
-    match names[..] {
-        [] => "none".to_owned(),
-        _ => names.join(", "),
+    let names: Vec<_> = known.iter().map(|(name, _)| &name[..]).collect();
+    let fields = match names[..] {
+        [] => "This path takes no query.".to_owned(),
+        _ => format!("The fields of this query are: {}.", names.join(", ")),
+    };
+    let mut seen = HashSet::new();
+    for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+        let Some((_, property)) = known.iter().find(|(known, _)| **known == name) else {
+            return match is_field_name(&name) {
+                true => format!("The query has no field {name} here. {fields}"),
+                false => format!("The query has a field that is unknown here. {fields}"),
+            };
+        };
+        if !seen.insert(name.clone()) {
+            return format!("The query field {name} occurs twice. {fields}");
+        }
+        if !is_allowed::<T>(&name, &value) {
+            return format!(
+                "The query field {name} must be {}.",
+                allowed(property, &schema)
+            );
+        }
+    }
+    fields
+}
+
+fn is_allowed<T: DeserializeOwned>(name: &str, value: &str) -> bool {
+    let alone = form_urlencoded::Serializer::for_suffix("/?".to_owned(), 2)
+        .append_pair(name, value)
+        .finish();
+    alone
+        .parse()
+        .is_ok_and(|uri| Query::<T>::try_from_uri(&uri).is_ok())
+}
+
+fn is_field_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name
+            .bytes()
+            .all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'-')
+}
+
+/// What a property of the schema allows, in words.
+fn allowed(property: &Value, schema: &Value) -> String {
+    let mut choices = Vec::new();
+    collect_choices(property, schema, &mut choices);
+    let bound = |name| property.get(name).and_then(Value::as_u64);
+    match (choices.is_empty(), bound("minimum"), bound("maximum")) {
+        (false, ..) => format!("one of: {}", choices.join(", ")),
+        (true, Some(least), Some(most)) => format!("a whole number from {least} to {most}"),
+        _ => "as GET /openapi.json says".to_owned(),
+    }
+}
+
+/// The texts that a schema allows, where it allows certain ones only.
+fn collect_choices<'a>(property: &'a Value, schema: &'a Value, choices: &mut Vec<&'a str>) {
+    let reference = property.get("$ref").and_then(Value::as_str);
+    if let Some(target) = reference.and_then(|r| schema.pointer(r.strip_prefix('#')?)) {
+        collect_choices(target, schema, choices);
+    }
+    choices.extend(property.get("const").and_then(Value::as_str));
+    for keyword in ["enum", "anyOf", "oneOf"] {
+        for one in property
+            .get(keyword)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            match one.as_str() {
+                Some(choice) => choices.push(choice),
+                None => collect_choices(one, schema, choices),
+            }
+        }
     }
 }
 

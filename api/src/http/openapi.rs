@@ -99,6 +99,16 @@ impl Route {
         }
     }
 
+    /// The method, in lower case.
+    pub fn method(&self) -> &'static str {
+        self.method
+    }
+
+    /// The path, with the names of its parameters in braces.
+    pub fn path(&self) -> &'static str {
+        self.path
+    }
+
     /// Adds the route to a router.
     pub fn add_to(self, router: Router<Arc<App>>) -> Router<Arc<App>> {
         router.route(self.path, self.handler)

@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 
-use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::http::json::json;
 use crate::parameters;
 
 /// Declares [`Kind`]: name, status, slug, whether the same request may succeed later, title; why it happens, what to do.
@@ -262,7 +262,7 @@ impl Problem {
 
     /// The answer in full: `application/problem+json` (RFC 9457).
     pub fn render(&self, request_id: &str) -> Response {
-        let mut response = (self.kind.status(), Json(self.body(request_id))).into_response();
+        let mut response = json(self.kind.status(), &self.body(request_id));
         let headers = response.headers_mut();
         headers.insert(
             CONTENT_TYPE,

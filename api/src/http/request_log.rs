@@ -6,11 +6,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
-    USER_AGENT, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, REFERRER_POLICY, USER_AGENT,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::response::Response;
@@ -20,6 +19,7 @@ use tracing::Level;
 use crate::App;
 use crate::execution::Execution;
 use crate::gcp::upstream_timing::{self, SERVER_TIMING};
+use crate::http::json::json;
 use crate::http::problem::{Kind, Problem};
 use crate::http::server::Client;
 use crate::random;
@@ -41,8 +41,6 @@ const DEFAULT_HEADERS: [(HeaderName, &str); 5] = [
 ];
 /// Room for the headers of an answer, those of a replayed start included: to grow means to hash them again.
 const MOST_HEADERS: usize = 12;
-/// What an execution mostly has as JSON, in bytes; more is no problem.
-const TYPICAL_EXECUTION_BYTES: usize = 1024;
 /// The longest request id taken from a client, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 64;
 
@@ -51,20 +49,11 @@ const MAX_REQUEST_ID_BYTES: usize = 64;
 struct LoggedExecution(Arc<Execution>);
 
 /// An execution as the answer to a request about it.
-pub fn execution_response(
-    status: StatusCode,
-    execution: Arc<Execution>,
-) -> Result<Response, Problem> {
-    let mut json = Vec::with_capacity(TYPICAL_EXECUTION_BYTES);
-    serde_json::to_writer(&mut json, &*execution)
-        .map_err(|error| Problem::from(Kind::Internal).because(error))?;
-    let mut response = Response::new(Body::from(json));
+pub fn execution_response(status: StatusCode, execution: Arc<Execution>) -> Response {
+    let mut response = json(status, &*execution);
     response.headers_mut().reserve(MOST_HEADERS);
-    *response.status_mut() = status;
-    let json = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(CONTENT_TYPE, json);
     response.extensions_mut().insert(LoggedExecution(execution));
-    Ok(response)
+    response
 }
 
 /// Everything of a request that its log line needs.

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::FutureExt;
@@ -13,14 +13,12 @@ use serde_json::Value;
 use tower::{Service, ServiceBuilder, service_fn};
 
 use crate::App;
-use crate::auth::Caller;
 use crate::http::handlers::{assets, cancel, document, events, executions, health, logs, process};
 use crate::http::limits::held;
 use crate::http::openapi::{self, Route};
 use crate::http::problem::{Kind, Problem};
 use crate::http::server::Answers;
-use crate::http::{operations, request_log};
-use crate::scope::Scope;
+use crate::http::{operations, paths, request_log};
 
 /// The whole service but its socket.
 pub fn service(app: Arc<App>) -> impl Answers {
@@ -33,8 +31,8 @@ fn router() -> Router<Arc<App>> {
         .route("/page.css", get(assets::page_css))
         .route("/page.js", get(assets::page_js))
         .route("/button.js", get(assets::button_js))
-        .fallback(not_found)
-        .method_not_allowed_fallback(async || Problem::from(Kind::MethodNotAllowed))
+        .fallback(paths::not_found)
+        .method_not_allowed_fallback(paths::method_not_allowed)
 }
 
 /// What lies around every route, from the inside out. Panics are caught within the headers for browsers, so that a page can
@@ -79,7 +77,7 @@ pub fn document(app: &App) -> Value {
 }
 
 #[rustfmt::skip] // a table is read by its columns
-fn scope_routes() -> Vec<Route> {
+pub(super) fn scope_routes() -> Vec<Route> {
     use operations as ops;
     vec![
         Route::post("/scopes/{scope}/process", process::start, &ops::START),
@@ -92,7 +90,7 @@ fn scope_routes() -> Vec<Route> {
 }
 
 #[rustfmt::skip]
-fn service_routes() -> Vec<Route> {
+pub(super) fn service_routes() -> Vec<Route> {
     use operations as ops;
     vec![
         Route::get("/openapi.json", document::openapi, &ops::DOCUMENT),
@@ -100,27 +98,6 @@ fn service_routes() -> Vec<Route> {
         Route::get("/health", health::alive, &ops::ALIVE),
         Route::get("/ready", health::ready, &ops::READY),
     ]
-}
-
-/// What looks like a path of a scope and is none has a scope that is empty or has slashes.
-async fn not_found(State(app): State<Arc<App>>, request: Request) -> Problem {
-    let mut parts = request.into_parts().0;
-    let rest = parts
-        .uri
-        .path()
-        .strip_prefix("/scopes/")
-        .unwrap_or_default();
-    let scope = rest.strip_suffix("/process");
-    let scope = scope.or_else(|| rest.split_once("/executions").map(|(scope, _)| scope));
-    match scope.map(str::parse::<Scope>) {
-        Some(Err(invalid)) => {
-            let caller = Caller::from_request_parts(&mut parts, &app).await;
-            let identity = caller.as_ref().map_or("", |caller| &caller.identity);
-            let verdict = app.limits.request(&parts, identity).and(caller);
-            verdict.err().unwrap_or_else(|| invalid.into())
-        }
-        _ => Kind::NotFound.into(),
-    }
 }
 
 /// The panic itself was logged where it happened.

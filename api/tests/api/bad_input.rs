@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::helpers::{TestApp, instant_job};
+use crate::helpers::{TestApp, instant_job, problem};
 
 /// The inputs of a group, each with the statuses that are right for it.
 pub fn inputs(group: &str) -> Vec<Value> {
@@ -199,4 +199,99 @@ async fn a_body_that_ends_early_is_malformed() {
         answer.starts_with("HTTP/1.1 400 ") && answer.contains("malformed-request"),
         "{answer}"
     );
+}
+
+#[tokio::test]
+async fn a_wrong_query_path_or_method_is_told_what_is_right() {
+    let app = TestApp::with(instant_job(), |_| {}).await;
+    let queries = [
+        (
+            "/scopes/acme/process?on_running=skip",
+            "on_running must be one of: allow, reject, join, replace",
+        ),
+        (
+            "/scopes/acme/process?onrunning=join",
+            "no field onrunning here. The fields of this query are: on_running",
+        ),
+        (
+            "/scopes/acme/process?on_running=join&on_running=join",
+            "on_running occurs twice",
+        ),
+        (
+            "/scopes/acme/process?CANARY%20x=1",
+            "a field that is unknown here",
+        ),
+    ];
+    for (path, words) in queries {
+        let body = problem(app.post(path).send().await.unwrap(), "malformed-request").await;
+        assert!(
+            body["detail"].as_str().unwrap().contains(words),
+            "{path}: {body}"
+        );
+    }
+    let queries = [
+        (
+            "/scopes/acme/executions?limit=abc",
+            "limit must be a whole number from 1 to 100",
+        ),
+        (
+            "/scopes/acme/executions/test-job-abcde?wait=5s",
+            "wait must be a whole number from 1 to 60",
+        ),
+        (
+            "/scopes/acme/executions/test-job-abcde/events?CANARY=1",
+            "takes no query",
+        ),
+    ];
+    for (path, words) in queries {
+        let body = problem(app.get(path).send().await.unwrap(), "malformed-request").await;
+        assert!(
+            body["detail"].as_str().unwrap().contains(words),
+            "{path}: {body}"
+        );
+    }
+    for (path, method) in [
+        ("/scopes/acme/process", "Use POST."),
+        ("/scopes/acme/executions/x/cancel", "Use POST."),
+    ] {
+        let body = problem(app.get(path).send().await.unwrap(), "method-not-allowed").await;
+        assert!(
+            body["detail"].as_str().unwrap().contains(method),
+            "{path}: {body}"
+        );
+    }
+    for (path, route) in [
+        ("/scopes/acme", "GET /scopes/{scope}/executions"),
+        (
+            "/scopes/acme/executions/",
+            "You may mean GET /scopes/{scope}/executions,",
+        ),
+        (
+            "/scope/acme/executions",
+            "You may mean GET /scopes/{scope}/executions,",
+        ),
+    ] {
+        let body = problem(app.get(path).send().await.unwrap(), "not-found").await;
+        assert!(
+            body["detail"].as_str().unwrap().contains(route),
+            "{path}: {body}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn every_json_body_ends_with_a_line_break() {
+    let app = TestApp::with(instant_job(), |_| {}).await;
+    let started = app.post("/scopes/acme/process").send().await.unwrap();
+    let execution = started.text().await.unwrap();
+    let name = serde_json::from_str::<Value>(&execution).unwrap()["name"].clone();
+    let path = |rest: &str| format!("/scopes/acme/executions{rest}");
+    let logs = path(&format!("/{}/logs", name.as_str().unwrap()));
+    let mut bodies = vec![execution];
+    for path in [path(""), logs, path("/unknown"), "/openapi.json".to_owned()] {
+        bodies.push(app.get(&path).send().await.unwrap().text().await.unwrap());
+    }
+    for body in bodies {
+        assert!(body.ends_with("}\n"), "{body}");
+    }
 }

@@ -31,7 +31,7 @@ pub async fn cancel(
             ),
         },
     };
-    execution_response(status, execution.into())
+    Ok(execution_response(status, execution.into()))
 }
 
 /// An execution that Cloud Run did not cancel, since it had ended in between.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::{Extension, Json};
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use crate::App;
 use crate::execution::Execution;
 use crate::http::authorize::{Authorized, Read};
 use crate::http::extract::{ExecutionName, Fields};
+use crate::http::json::json;
 use crate::http::page_token::Page;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request_log::execution_response;
@@ -57,7 +58,7 @@ pub async fn list(
     State(app): State<Arc<App>>,
     granted: Authorized<Read>,
     Fields(query): Fields<Query>,
-) -> Result<Json<Executions>, Problem> {
+) -> Result<Response, Problem> {
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(Problem::new(
@@ -70,10 +71,11 @@ pub async fn list(
         .page
         .map_or_else(|| Ok(Page::default()), |page| Page::decode(&list, &page))?;
     let (executions, next) = collect(&app, &granted.scope, page, limit).await?;
-    Ok(Json(Executions {
+    let executions = Executions {
         executions,
         next_page: next.map(|page| page.encode(&list)),
-    }))
+    };
+    Ok(json(StatusCode::OK, &executions))
 }
 
 /// Up to `limit` executions of the scope from `page` on, and where to go on.
@@ -143,7 +145,7 @@ pub async fn show(
 ) -> Result<Response, Problem> {
     let Some(seconds) = wait else {
         let execution = app.execution(&granted.scope, &name).await?;
-        return execution_response(StatusCode::OK, execution.into());
+        return Ok(execution_response(StatusCode::OK, execution.into()));
     };
     if !(1..=MAX_WAIT_SECONDS).contains(&seconds) {
         return Err(Problem::new(
@@ -167,5 +169,5 @@ pub async fn show(
         Some(watcher) => watcher.execution()?,
         None => app.execution(&granted.scope, &name).await?.into(), // why it could not be read in time
     };
-    execution_response(StatusCode::OK, execution)
+    Ok(execution_response(StatusCode::OK, execution))
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use axum::http::StatusCode;
 use axum::http::header::{ACCEPT, LINK};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
@@ -15,6 +15,7 @@ use crate::gcp::cloud_logging::{self, Line};
 use crate::gcp::log_budget::For;
 use crate::http::authorize::{Authorized, Read};
 use crate::http::extract::{ExecutionName, Fields};
+use crate::http::json::json;
 use crate::http::page_token::Page;
 use crate::http::problem::Problem;
 
@@ -70,7 +71,7 @@ pub async fn read(
             next_page,
         ));
     }
-    Ok(Json(Lines { lines, next_page }).into_response())
+    Ok(json(StatusCode::OK, &Lines { lines, next_page }))
 }
 
 /// Whether plain text is asked for before JSON.

@@ -67,7 +67,7 @@ pub async fn start(
         .await
         .map_err(|problem| problem.of_invocation(marker.to_string()))?;
     app.watches.started(&started.execution.name);
-    answer(started)
+    Ok(answer(started))
 }
 
 /// The operation that a caller needs, besides `start`, to name this mode. The mode that the operator set needs none.
@@ -79,13 +79,14 @@ fn needed_besides(on_running: OnRunning) -> Option<Operation> {
     }
 }
 
-fn answer(started: Started) -> Result<Response, Problem> {
-    let status = match started.joined {
-        true => StatusCode::OK,
-        false => StatusCode::ACCEPTED,
+fn answer(started: Started) -> Response {
+    let status = if started.joined {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
     };
     let location = HeaderValue::try_from(&started.execution.links.self_path);
-    let mut response = execution_response(status, started.execution)?;
+    let mut response = execution_response(status, started.execution);
     if let Ok(location) = location {
         response.headers_mut().insert(LOCATION, location);
     }
@@ -93,5 +94,5 @@ fn answer(started: Started) -> Result<Response, Problem> {
         let replayed = HeaderValue::from_static("true");
         response.headers_mut().insert(IDEMPOTENT_REPLAYED, replayed);
     }
-    Ok(response)
+    response
 }

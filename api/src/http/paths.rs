@@ -1,0 +1,124 @@
+//! What is answered where no route is: the path or the method that was meant.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::{Method, Uri};
+
+use crate::App;
+use crate::auth::Caller;
+use crate::http::openapi::Route;
+use crate::http::problem::{Kind, Problem};
+use crate::http::router::{scope_routes, service_routes};
+use crate::scope::Scope;
+
+/// A path that no route matches. `/scopes//process` and `/scopes/a/b/process` have a scope that is not valid: they answer
+/// `invalid-scope` to those who may call, as every other scope that is not valid does.
+pub async fn not_found(State(app): State<Arc<App>>, request: Request) -> Problem {
+    let mut parts = request.into_parts().0;
+    match scope_of(parts.uri.path()).map(str::parse::<Scope>) {
+        Some(Err(invalid)) => {
+            let caller = Caller::from_request_parts(&mut parts, &app).await;
+            let identity = caller.as_ref().map_or("", |caller| &caller.identity);
+            let verdict = app.limits.request(&parts, identity).and(caller);
+            verdict.err().unwrap_or_else(|| invalid.into())
+        }
+        _ => Problem::new(Kind::NotFound, meant(parts.uri.path())),
+    }
+}
+
+/// A path that has routes, but none of this method.
+pub async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
+    let methods: Vec<_> = routes()
+        .filter(|route| {
+            matches(route.path(), uri.path(), |literal, segment| {
+                literal == segment
+            })
+        })
+        .map(|route| route.method().to_uppercase())
+        .collect();
+    match &methods[..] {
+        [] => Kind::MethodNotAllowed.into(),
+        methods => Problem::new(
+            Kind::MethodNotAllowed,
+            format!(
+                "{method} is not allowed at this path. Use {}.",
+                methods.join(" or ")
+            ),
+        ),
+    }
+}
+
+fn routes() -> impl Iterator<Item = Route> {
+    scope_routes().into_iter().chain(service_routes())
+}
+
+/// What stands where a scope should be, if the path is otherwise that of a scope.
+fn scope_of(path: &str) -> Option<&str> {
+    let rest = path.strip_prefix("/scopes/")?;
+    let process = rest.strip_suffix("/process");
+    process.or_else(|| rest.split_once("/executions").map(|(scope, _)| scope))
+}
+
+/// Names the route that the path comes near to: another case, a slash too many, `scope` for `scopes`.
+fn meant(path: &str) -> String {
+    let near = |literal: &str, segment: &str| {
+        let (literal, segment) = (literal.to_ascii_lowercase(), segment.to_ascii_lowercase());
+        literal.trim_end_matches('s') == segment.trim_end_matches('s')
+    };
+    let mut near_routes = routes()
+        .filter(|route| matches(route.path(), path, near))
+        .map(|route| format!("{} {}", route.method().to_uppercase(), route.path()));
+    if let Some(route) = near_routes.next() {
+        return format!(
+            "This path is not served. You may mean {route}, without other slashes or letters."
+        );
+    }
+    let all: Vec<_> = scope_routes()
+        .iter()
+        .map(|route| format!("{} {}", route.method().to_uppercase(), route.path()))
+        .collect();
+    format!(
+        "This path is not served. Those of a scope are: {}. GET /openapi.json describes all.",
+        all.join(", ")
+    )
+}
+
+/// Whether the path has the segments of the route, empty ones aside; a parameter's can be any.
+fn matches(route: &str, path: &str, same: impl Fn(&str, &str) -> bool) -> bool {
+    let mut segments = path.split('/').filter(|segment| !segment.is_empty());
+    let mut literals = route.split('/').filter(|segment| !segment.is_empty());
+    let all_same = literals.all(|literal| {
+        let segment = segments.next();
+        segment.is_some_and(|segment| literal.starts_with('{') || same(literal, segment))
+    });
+    all_same && segments.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_comes_near_to_a_route_is_told_which() {
+        for (path, route) in [
+            ("/scopes/acme/process/", "POST /scopes/{scope}/process,"),
+            ("//scopes/acme/process", "POST /scopes/{scope}/process,"),
+            ("/Scopes/acme/Process", "POST /scopes/{scope}/process,"),
+            ("/scope/acme/execution", "GET /scopes/{scope}/executions,"),
+            (
+                "/scopes/acme/executions/x/log",
+                "GET /scopes/{scope}/executions/{name}/logs,",
+            ),
+            ("/Health", "GET /health,"),
+        ] {
+            assert!(meant(path).contains(route), "{path}: {}", meant(path));
+        }
+        let anywhere = meant("/scopes/acme");
+        assert!(
+            anywhere.contains("GET /scopes/{scope}/executions,"),
+            "{anywhere}"
+        );
+        assert!(!meant("/CANARY").contains("CANARY"));
+    }
+}
