@@ -216,7 +216,8 @@ fn descend<'a>(value: &'a Value, path: &[String], found: &mut Vec<&'a Value>) {
 fn contains(value: &Value, text: &str) -> bool {
     match value {
         Value::Null => false,
-        Value::Bool(_) | Value::Number(_) => value.to_string() == text,
+        Value::Bool(bool) => bool.to_string() == text,
+        Value::Number(number) => number.to_string() == text,
         Value::String(string) => string.to_lowercase().contains(text),
         Value::Array(elements) => elements.iter().any(|element| contains(element, text)),
         Value::Object(fields) => fields.values().any(|field| contains(field, text)),

@@ -98,7 +98,7 @@ impl Field {
         let camel: Vec<String> = path.iter().map(|name| camel_case(name)).collect();
         if let Some(map) = MAPS.into_iter().find(|map| is_within(&camel, map)) {
             return match &path[map.len()..] {
-                [key] => Ok(Self::new(map, &[key.clone()], Kind::Label)),
+                [key] => Ok(Self::new(map, std::slice::from_ref(key), Kind::Label)),
                 _ => Err(format!(
                     "'{}' has more than one name after '{}': put a label with a dot into double quotes",
                     path.join("."),
