@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 pub(crate) use self::check::is_loopback;
-use self::load::{comma_list, grants, list, table, variable};
+use self::load::{choice, comma_list, grants, list, table, variable};
 
 /// Where Cloud Run's metadata server answers when `GCE_METADATA_HOST` does not say otherwise (Google's container contract).
 const METADATA_HOST: &str = "metadata.google.internal";
@@ -194,6 +194,7 @@ pub struct Start {
     /// Seconds after which a send that nobody saw succeed is taken for failed.
     pub quiet_seconds: u64,
     /// What to do when the scope has an unfinished execution.
+    #[serde(deserialize_with = "choice")]
     pub on_running: OnRunning,
 }
 
@@ -202,6 +203,7 @@ pub struct Start {
 #[serde(deny_unknown_fields)]
 pub struct Idempotency {
     /// Where keys are claimed.
+    #[serde(deserialize_with = "choice")]
     pub store: Store,
 }
 

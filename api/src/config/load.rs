@@ -1,6 +1,7 @@
 //! Reads the layers of settings: `default.toml`, the file named by `API_CONFIG`, `API__SECTION__KEY`, Cloud Run's `PORT`.
 //! The only file that reads the environment.
 
+use std::collections::HashMap;
 use std::env;
 use std::fs;
 
@@ -58,10 +59,15 @@ struct Variables {
 
 fn own_variables() -> Result<Variables, Invalid> {
     let (mut templates, mut others) = (Vec::new(), config::Map::new());
+    let settings = setting_variables()?;
     for (name, value) in env::vars_os() {
-        let Some(name) = name.to_str().filter(|name| name.starts_with("API__")) else {
+        let Some(name) = name.to_str() else { continue };
+        if let Some(right) = settings.get(&words(name)).filter(|right| *right != name) {
+            return Err(Invalid::new(name, format!("is not read: write {right}")));
+        }
+        if !name.starts_with("API__") {
             continue;
-        };
+        }
         let value = value
             .into_string()
             .map_err(|_| Invalid::new(name, "must be valid UTF-8"))?;
@@ -71,6 +77,37 @@ fn own_variables() -> Result<Variables, Invalid> {
         }
     }
     Ok(Variables { templates, others })
+}
+
+/// The variable of each setting, by its words: whoever writes API_AUTH_MODE means API__AUTH__MODE. Not those of one word, such
+/// as API_PORT, which container platforms set for reasons of their own.
+fn setting_variables() -> Result<HashMap<String, String>, Invalid> {
+    fn collect(key: &str, value: &toml::Value, variables: &mut HashMap<String, String>) {
+        match value {
+            toml::Value::Table(table) if key != "overrides.env" => {
+                for (name, value) in table {
+                    collect(&format!("{key}.{name}"), value, variables);
+                }
+            }
+            _ => {
+                let variable = variable(key.trim_start_matches('.'));
+                variables.insert(words(&variable), variable);
+            }
+        }
+    }
+    let defaults: toml::Table = toml::from_str(DEFAULTS)
+        .map_err(|error| Invalid::new("configuration", error.to_string()))?;
+    let mut variables = HashMap::new();
+    for (section, value) in defaults.iter().filter(|(_, value)| value.is_table()) {
+        collect(section, value, &mut variables);
+    }
+    Ok(variables)
+}
+
+/// The words of a variable's name, whatever the case and the number of underscores between them.
+fn words(name: &str) -> String {
+    let words: Vec<_> = name.split('_').filter(|word| !word.is_empty()).collect();
+    words.join("_").to_uppercase()
 }
 
 /// The port that Cloud Run says to listen on.
@@ -134,20 +171,29 @@ pub(super) fn variable(setting: &str) -> String {
     }
 }
 
-/// A TOML array, or in the environment texts between commas.
-pub(super) fn comma_list<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<String>, D::Error> {
-    match Value::deserialize(deserializer)? {
-        Value::String(text) => {
+/// A TOML array, or in the environment a text that is one, or texts between commas.
+pub(super) fn comma_list<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+    match Value::deserialize(d)? {
+        Value::String(text) if !text.trim_start().starts_with('[') => {
             let items = text.split(',').map(str::trim);
             Ok(items
                 .filter(|item| !item.is_empty())
                 .map(str::to_owned)
                 .collect())
         }
-        value => serde_json::from_value(value).map_err(D::Error::custom),
+        value => from_toml(value),
     }
+}
+
+/// One of the words that the type knows, in any case.
+pub(super) fn choice<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let word = String::deserialize(deserializer)?.to_lowercase();
+    let choice = serde_json::from_value(Value::String(word));
+    choice.map_err(|error| D::Error::custom(format!("is not one of its values: {error}")))
 }
 
 /// A TOML array, or in the environment a text that is one.
@@ -163,8 +209,8 @@ pub(super) fn grants<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<G
         grants: Vec<Grant>,
     }
     let path = match Value::deserialize(deserializer)? {
-        Value::String(path) => path,
-        tables => return serde_json::from_value(tables).map_err(D::Error::custom),
+        Value::String(path) if !path.trim_start().starts_with('[') => path,
+        tables => return from_toml(tables),
     };
     if path.is_empty() {
         return Ok(Vec::new());
@@ -196,16 +242,28 @@ pub(super) fn table<'de, D: Deserializer<'de>>(
 }
 
 fn toml_value<'de, D: Deserializer<'de>, T: DeserializeOwned>(d: D) -> Result<T, D::Error> {
-    let value = match Value::deserialize(d)? {
-        Value::String(text) => parse_toml(&text)
-            .map_err(|error| D::Error::custom(format!("is no TOML value: {}", error.message())))?,
-        value => value,
-    };
-    serde_json::from_value(value).map_err(D::Error::custom)
+    from_toml(Value::deserialize(d)?)
 }
 
-/// A TOML value on its own, such as `["--all"]`.
+/// A value of the settings file, or the text of the environment that is one.
+fn from_toml<T: DeserializeOwned, E: serde::de::Error>(value: Value) -> Result<T, E> {
+    let value = match value {
+        Value::String(text) => parse_toml(&text).map_err(|error| {
+            E::custom(format!(
+                "is neither a TOML value nor JSON: {}",
+                error.message()
+            ))
+        })?,
+        value => value,
+    };
+    serde_json::from_value(value).map_err(E::custom)
+}
+
+/// A TOML value on its own, such as `["--all"]`, or JSON, which many write instead: `{"A": "b"}`.
 fn parse_toml(text: &str) -> Result<Value, toml::de::Error> {
+    if let Ok(value @ (Value::Array(_) | Value::Object(_))) = serde_json::from_str(text) {
+        return Ok(value);
+    }
     let document: Map<String, Value> = toml::from_str(&format!("value = {text}"))?;
     Ok(document
         .into_iter()

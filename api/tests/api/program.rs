@@ -137,6 +137,20 @@ fn settings_that_cannot_work_keep_it_from_starting_and_say_so_in_one_line() {
             "API__LIMITS__LOG_READS_PER_MINUTE",
         ),
         (&[("API__LOG", "api=loud")], "API__LOG"),
+        (&[("API_AUTH_MODE", "iam")], "write API__AUTH__MODE"),
+        (&[("API__AUTH_MODE", "iam")], "write API__AUTH__MODE"),
+        (
+            &[("api__limits__streams", "5")],
+            "write API__LIMITS__STREAMS",
+        ),
+        (
+            &[("API__IDEMPOTENCY__STORE", "redis")],
+            "expected `memory` or `firestore`",
+        ),
+        (
+            &[("API__START__ON_RUNNING", "skip")],
+            "expected one of `allow`, `reject`, `join`, `replace`",
+        ),
         (&[("PORT", "http")], "port"),
         (&[("API_CONFIG", "/nonexistent.toml")], "/nonexistent.toml"),
     ];
@@ -149,6 +163,37 @@ fn settings_that_cannot_work_keep_it_from_starting_and_say_so_in_one_line() {
             "{variables:?}: {message}"
         );
         assert!(!message.contains("CANARY"), "{message}");
+    }
+}
+
+#[test]
+fn a_variable_may_be_written_in_the_usual_forms() {
+    for variables in [
+        (
+            "API__CORS__ORIGINS",
+            "https://a.example.com, https://b.example.com",
+        ),
+        ("API__CORS__ORIGINS", r#"["https://a.example.com"]"#),
+        ("API__OVERRIDES__ARGS", r#"["--scope={scope}"]"#),
+        ("API__OVERRIDES__ENV", "{ A = '{scope}' }"),
+        ("API__OVERRIDES__ENV", r#"{"A": "{scope}"}"#),
+        ("API__PARAMETERS", r#"{"limit": {"type": "integer"}}"#),
+        ("API__START__ON_RUNNING", "Reject"),
+        ("API_PORT", "tcp://10.0.0.1:80"), // set by platforms that link containers, and not ours
+    ] {
+        let check = Command::new(env!("CARGO_BIN_EXE_api"))
+            .arg("check")
+            .env_clear()
+            .envs(ENOUGH)
+            .envs([variables, ("GCE_METADATA_HOST", "127.0.0.1:1")])
+            .output()
+            .unwrap();
+        let output = String::from_utf8_lossy(&check.stdout).into_owned();
+        let error = String::from_utf8_lossy(&check.stderr);
+        assert!(
+            output.starts_with("✓ settings"),
+            "{variables:?}: {output} {error}"
+        );
     }
 }
 
