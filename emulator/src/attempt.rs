@@ -77,6 +77,10 @@ pub(crate) async fn run(cloud: &Cloud, attempt: Attempt, cancelled: &mut Cancell
         .args(leading)
         .args(&attempt.args)
         .env_clear()
+        // Where Google's client libraries find the metadata server, which Cloud Run has at an address of its own. Python's
+        // looks for it with the second one. What the job sets itself counts more.
+        .env("GCE_METADATA_HOST", cloud.address.to_string())
+        .env("GCE_METADATA_IP", cloud.address.to_string())
         .envs(attempt.env.iter().cloned());
     match cloud.children.spawn(&mut command) {
         Ok((child, group)) => supervise(cloud, &attempt, child, group, cancelled).await,

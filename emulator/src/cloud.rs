@@ -1,6 +1,7 @@
 //! Everything there is in the emulated project.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
@@ -21,6 +22,8 @@ use crate::site::Site;
 #[derive(Debug)]
 pub(crate) struct Cloud {
     pub(crate) settings: Settings,
+    /// Where programs on this machine, and so the tasks, reach the emulator.
+    pub(crate) address: SocketAddr,
     pub(crate) site: Site,
     pub(crate) images: Images,
     pub(crate) logs: Logs,
@@ -47,7 +50,7 @@ impl State {
 }
 
 impl Cloud {
-    pub(crate) fn new(settings: Settings) -> io::Result<Self> {
+    pub(crate) fn new(settings: Settings, address: SocketAddr) -> io::Result<Self> {
         let site = Site {
             project: settings.project.clone(),
             region: settings.region.clone(),
@@ -65,6 +68,7 @@ impl Cloud {
             added.map_err(refused)?;
         }
         Ok(Self {
+            address,
             site,
             images,
             logs: Logs::new(settings.echo),

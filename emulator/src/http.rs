@@ -5,6 +5,7 @@ pub(crate) mod error;
 pub(crate) mod faults;
 pub(crate) mod logging;
 pub(crate) mod metadata;
+pub(crate) mod project;
 pub(crate) mod routes;
 pub(crate) mod server;
 pub(crate) mod v1;

@@ -30,7 +30,7 @@ mod site;
 mod starts;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -47,45 +47,36 @@ pub use crate::settings::{Job, Settings};
 /// A running emulator. Dropping it ends every task's process group and stops serving.
 #[derive(Debug)]
 pub struct Emulator {
-    address: SocketAddr,
     cloud: Arc<Cloud>,
     server: JoinHandle<()>,
 }
 
 impl Emulator {
-    /// Listens on loopback and serves until stopped or dropped.
+    /// Listens and serves until stopped or dropped.
     ///
     /// # Errors
     /// The port is taken, or a job of the settings is one that Cloud Run would refuse.
     pub async fn start(settings: Settings) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, settings.port))
-            .await
-            .map_err(|error| {
-                io::Error::new(
-                    error.kind(),
-                    format!("cannot listen on 127.0.0.1:{}: {error}", settings.port),
-                )
-            })?;
-        let address = listener.local_addr()?;
-        let cloud = Arc::new(Cloud::new(settings)?);
+        let wanted = SocketAddr::new(settings.host, settings.port);
+        let listener = TcpListener::bind(wanted).await.map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot listen on {wanted}: {error}"))
+        })?;
+        let address = reachable(listener.local_addr()?);
+        let cloud = Arc::new(Cloud::new(settings, address)?);
         let server = tokio::spawn(http::server::serve(listener, Arc::clone(&cloud)));
-        Ok(Self {
-            address,
-            cloud,
-            server,
-        })
+        Ok(Self { cloud, server })
     }
 
-    /// Where every emulated API is: `http://127.0.0.1:PORT`, without a slash at the end.
+    /// Where every emulated API is for programs on this machine: `http://127.0.0.1:PORT`, without a slash at the end.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.cloud.address)
     }
 
     /// The same as `127.0.0.1:PORT`, as `GCE_METADATA_HOST` wants it.
     #[must_use]
     pub fn host(&self) -> String {
-        self.address.to_string()
+        self.cloud.address.to_string()
     }
 
     /// What to paste into a shell so that the gcloud CLI, or a program with Google's client libraries, talks to
@@ -99,22 +90,24 @@ impl Emulator {
             ..
         } = &self.cloud.settings;
         let (url, host) = (self.url(), self.host());
-        let note = if *allow_anonymous {
-            ""
+        let credentials = if *allow_anonymous {
+            "CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true".to_owned()
         } else {
-            " (with --allow-anonymous only)"
+            // A configuration of its own, so that no account of the user is asked for a token.
+            format!("GCE_METADATA_ROOT={host} CLOUDSDK_CONFIG=$(mktemp -d)")
         };
         format!(
             "The emulator of Cloud Run Jobs listens on {url}
 
-For a program:
-  export GCE_METADATA_HOST={host}
+For a program with Google's client libraries, in any language:
+  export GCE_METADATA_HOST={host} GCE_METADATA_IP={host}
 
-For gcloud{note}:
+For gcloud:
   export http_proxy={url} no_proxy=localhost,127.0.0.1 \\
     CLOUDSDK_API_ENDPOINT_OVERRIDES_RUN=http://run.googleapis.com/ \\
     CLOUDSDK_API_ENDPOINT_OVERRIDES_LOGGING=http://logging.googleapis.com/ \\
-    CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true \\
+    CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER=http://cloudresourcemanager.googleapis.com/ \\
+    {credentials} \\
     CLOUDSDK_CORE_PROJECT={project} CLOUDSDK_RUN_REGION={region} \\
     CLOUDSDK_CORE_DISABLE_PROMPTS=1 CLOUDSDK_CORE_SHOULD_PROMPT_TO_ENABLE_API=false \\
     CLOUDSDK_CORE_DISABLE_USAGE_REPORTING=true CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK=true
@@ -181,4 +174,15 @@ impl Drop for Emulator {
         self.cloud.children.close();
         self.server.abort();
     }
+}
+
+/// Where a program on this machine reaches what listens on this address: loopback, if it listens on all of them.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
 }

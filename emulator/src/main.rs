@@ -1,6 +1,7 @@
 //! The emulator alone. `--help` says how.
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use emulator::{Emulator, Job, Settings};
@@ -10,9 +11,13 @@ use tokio::signal::unix::{SignalKind, signal};
 const HELP: &str = "\
 Cloud Run Jobs, the metadata server and Cloud Logging reads, on loopback.
 
-Usage: emulator [--port PORT] [--project ID] [--region REGION] --job NAME=COMMAND... [--allow-anonymous] [--faults]
+Usage: emulator [--host ADDRESS] [--port PORT] [--project ID] [--region REGION] --job NAME=COMMAND... [--allow-anonymous] [--faults]
 
-  --port PORT          listen on 127.0.0.1:PORT; 0 for any free one (8787)
+  --host ADDRESS       the IP address to listen on (127.0.0.1). Whoever reaches another one, such as 0.0.0.0, can
+                       run the commands of the jobs
+  --allow-host NAME    a host name by which clients call, such as that of a container; repeat it for more names.
+                       IP addresses, localhost and Google's names are always answered
+  --port PORT          listen on this port; 0 for any free one (8787)
   --project ID         the project (demo)
   --region REGION      the region (us-east4)
   --job NAME=COMMAND   a job and the local command its image stands for, split into words as a shell does;
@@ -55,6 +60,8 @@ fn wanted(mut arguments: Parser) -> Result<Wanted, lexopt::Error> {
     };
     while let Some(argument) = arguments.next()? {
         match argument {
+            Arg::Long("host") => settings.host = address(&arguments.value()?.string()?)?,
+            Arg::Long("allow-host") => settings.allow_hosts.push(arguments.value()?.string()?),
             Arg::Long("port") => settings.port = arguments.value()?.parse()?,
             Arg::Long("project") => settings.project = arguments.value()?.string()?,
             Arg::Long("region") => settings.region = arguments.value()?.string()?,
@@ -74,6 +81,12 @@ fn wanted(mut arguments: Parser) -> Result<Wanted, lexopt::Error> {
         return Err("--job NAME=COMMAND is missing: without one there is nothing that an image could stand for".into());
     }
     Ok(Wanted::Serve(settings))
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| {
+        format!("--host {text}: must be an IP address, such as 127.0.0.1, 0.0.0.0 or ::1")
+    })
 }
 
 fn job(text: &str) -> Result<Job, String> {

@@ -1,13 +1,19 @@
 //! What an emulator is started with.
 
 use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 /// How an emulator is to run. Start from the default and change what matters.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The port on 127.0.0.1; 0 takes any that is free.
+    /// The address to listen on. Whoever reaches another one than loopback can run the jobs' commands.
+    pub host: IpAddr,
+    /// The port; 0 takes any that is free.
     pub port: u16,
+    /// Host names by which clients call, beside `localhost`, those of Google, and any IP address. Pages in a browser
+    /// that come by another name are refused.
+    pub allow_hosts: Vec<String>,
     /// The only project there is.
     pub project: String,
     /// The only region there is.
@@ -38,7 +44,9 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            host: Ipv4Addr::LOCALHOST.into(),
             port: 0,
+            allow_hosts: Vec::new(),
             project: "demo".into(),
             region: "us-east4".into(),
             jobs: Vec::new(),

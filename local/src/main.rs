@@ -39,7 +39,7 @@ async fn run() -> anyhow::Result<()> {
             )
         })?;
     let port = listener.local_addr()?.port();
-    println!("{}\n{}", emulator.instructions(), welcome(port));
+    println!("{}", welcome(port, &emulator.url()));
     let shutdown = async move {
         tokio::select! { _ = terminate.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
         println!("stopping");
@@ -95,7 +95,7 @@ fn emulator_port() -> anyhow::Result<u16> {
     }
 }
 
-fn welcome(port: u16) -> String {
+fn welcome(port: u16, emulator: &str) -> String {
     format!(
         "Ready. Start the job for the scope acme, and see its output here:
 
@@ -105,6 +105,7 @@ The same with a button, in a browser:
 
   http://localhost:{port}/
 
+Cloud Run Jobs is emulated at {emulator}: emulator/README.md says how gcloud and your own programs use it.
 Ctrl-C stops everything.
 "
     )

@@ -72,11 +72,3 @@ pub(crate) fn front_end(code: StatusCode, sentence: &str) -> Response {
     );
     (code, Html(page)).into_response()
 }
-
-/// The front end's answer to a path that no API has.
-pub(crate) async fn no_such_url() -> Response {
-    front_end(
-        StatusCode::NOT_FOUND,
-        "The requested URL was not found on this server. That’s all we know.",
-    )
-}

@@ -2,19 +2,19 @@
 //!
 //! axum takes `{name}` for whole segments only, so that Google's `{name}:verb` is split in the handlers.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::HeaderValue;
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, Method, Uri};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
-use super::error::no_such_url;
 use super::v1::{executions, jobs, policy, tasks};
-use super::{control, faults, logging, metadata};
+use super::{control, faults, logging, metadata, project};
 use crate::cloud::Cloud;
 use crate::refusal::{Code, Refusal};
 
@@ -54,6 +54,13 @@ pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
             get(policy::get).post(policy::post),
         )
         .route("/v2/entries:list", post(logging::list))
+        .route("/v2/projects/{project}/logs", get(project::logs))
+        .route("/v1/projects/{project}", get(project::get))
+        .route("/v1/projects/{project}/locations", get(project::locations))
+        .route(
+            "/apis/serving.knative.dev/v1/namespaces/{project}/services",
+            get(project::services),
+        )
         .layer(from_fn_with_state(Arc::clone(&cloud), gate));
     let metadata = Router::new()
         .route("/", get(metadata::ping))
@@ -78,23 +85,53 @@ pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
     } else {
         emulated
     };
-    all.fallback(no_such_url)
-        .layer(from_fn(programs_only))
+    all.fallback(not_served)
+        .method_not_allowed_fallback(not_served)
+        .layer(from_fn_with_state(Arc::clone(&cloud), programs_only))
         .with_state(cloud)
 }
 
-/// Refuses pages in a browser: one on another site could otherwise reach this port, by name or by guess, and
-/// start programs on the developer's machine.
-async fn programs_only(request: Request, next: Next) -> Response {
-    let host = host(&request);
-    let name = host.rsplit_once(':').map_or(host, |(name, _port)| name);
-    let known = matches!(name, "127.0.0.1" | "localhost" | "metadata.google.internal")
-        || name.ends_with(".googleapis.com");
-    if known && !request.headers().contains_key(ORIGIN) {
+/// The answer to what Google may serve, and the emulator does not.
+async fn not_served(method: Method, uri: Uri) -> Refusal {
+    Refusal::not_found(format!(
+        "The emulator does not serve {method} {}. It serves the jobs, executions and tasks of Cloud Run (v1), entries:list of \
+         Cloud Logging, and the metadata server; its README lists every method.",
+        uri.path()
+    ))
+}
+
+/// Refuses pages in a browser: one of another site could otherwise reach this port, directly or by a host name that
+/// it makes lead here, and start programs on the developer's machine.
+async fn programs_only(State(cloud): State<Arc<Cloud>>, request: Request, next: Next) -> Response {
+    if request.headers().contains_key(ORIGIN) {
+        return Refusal::denied("The emulator answers programs, not pages in a browser.")
+            .into_response();
+    }
+    let name = host_name(host(&request));
+    if is_own_name(name, &cloud.settings.allow_hosts) {
         return next.run(request).await;
     }
-    Refusal::denied("The emulator answers programs on this machine only, not pages in a browser.")
-        .into_response()
+    Refusal::denied(format!(
+        "The emulator is not known by the host name '{name}'. Start it with --allow-host {name} if that is its name, or call it at {}.",
+        cloud.address
+    ))
+    .into_response()
+}
+
+/// Whether clients may call by that name. An address is no name that another site could make lead here.
+fn is_own_name(name: &str, allowed: &[String]) -> bool {
+    matches!(name, "localhost" | "metadata.google.internal")
+        || name.ends_with(".googleapis.com")
+        || name.parse::<IpAddr>().is_ok()
+        || allowed.iter().any(|own| own.eq_ignore_ascii_case(name))
+}
+
+/// The name or address without the port: `[::1]:8787` is `::1`.
+fn host_name(host: &str) -> &str {
+    match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _port)| name),
+    }
 }
 
 /// Google's front door: the token first, then the region and the project.

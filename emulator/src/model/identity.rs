@@ -15,7 +15,7 @@ use crate::site::default_account;
 
 /// Everybody has this private key: it lies in the emulator's source. A token signed with it proves nothing, and nothing
 /// but a program under test may accept one.
-const WORTHLESS_KEY: &[u8] = include_bytes!("worthless-key.pk8");
+const WORTHLESS_KEY: &[u8] = include_bytes!("../../data/worthless-key.pk8");
 const KEY_ID: &str = "emulator-worthless-key";
 /// Google's issuer, because programs under test compare it.
 const ISSUER: &str = "https://accounts.google.com";

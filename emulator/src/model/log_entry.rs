@@ -36,11 +36,15 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    fn log(self) -> &'static str {
-        match self {
-            Self::Stdout => "run.googleapis.com%2Fstdout",
-            Self::Stderr => "run.googleapis.com%2Fstderr",
-        }
+    pub(crate) fn log_name(self, site: &Site) -> String {
+        let stream = match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        };
+        format!(
+            "projects/{}/logs/run.googleapis.com%2F{stream}",
+            site.project
+        )
     }
 }
 
@@ -122,10 +126,7 @@ impl<'a> Shown<'a> {
         let Site { project, region } = self.site;
         Some(match name {
             "insertId" => json!(format!("{:x}", self.entry.time)),
-            "logName" => json!(format!(
-                "projects/{project}/logs/{}",
-                self.entry.stream.log()
-            )),
+            "logName" => json!(self.entry.stream.log_name(self.site)),
             "resource" => {
                 let labels =
                     json!({ "project_id": project, "location": region, "job_name": &*source.job });

@@ -8,4 +8,5 @@ mod jobs;
 mod logs;
 mod metadata;
 mod program;
+mod routes;
 mod tasks;

@@ -52,6 +52,10 @@ fn what_is_wrong_with_its_arguments_it_says() {
             "job a: is given twice",
         ),
         (&["--port", "high", "--job", "a=b"][..], "high"),
+        (
+            &["--host", "here", "--job", "a=b"][..],
+            "--host here: must be an IP address",
+        ),
         (&["--colour"][..], "--colour"),
     ] {
         let output = finished(arguments);
@@ -88,11 +92,9 @@ async fn it_serves_shows_the_jobs_lines_and_ends_with_its_children() {
         .by_ref()
         .take_while(|line| !line.contains("UPDATE_CHECK"))
         .collect();
-    assert!(
-        told.iter()
-            .any(|line| line.contains("export GCE_METADATA_HOST=127.0.0.1:")),
-        "{told:?}"
-    );
+    let host = url.strip_prefix("http://").unwrap();
+    let for_programs = format!("  export GCE_METADATA_HOST={host} GCE_METADATA_IP={host}");
+    assert!(told.contains(&for_programs), "{told:?}");
     assert!(
         told.iter()
             .any(|line| line.contains("CLOUDSDK_CORE_PROJECT=p1 CLOUDSDK_RUN_REGION=r1")),

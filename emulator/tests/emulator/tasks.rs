@@ -22,6 +22,8 @@ async fn a_task_gets_exactly_the_environment_of_cloud_run() {
     let name = world.run(overrides).await;
     world.finished(&name).await;
     let execution = format!("CLOUD_RUN_EXECUTION = {name}");
+    let host = world.emulator.host();
+    let metadata = ["HOST", "IP"].map(|which| format!("GCE_METADATA_{which} = {host}"));
     let expected = [
         "BOTH = run",
         &execution,
@@ -30,6 +32,8 @@ async fn a_task_gets_exactly_the_environment_of_cloud_run() {
         "CLOUD_RUN_TASK_COUNT = 1",
         "CLOUD_RUN_TASK_INDEX = 0",
         "FROM_JOB = 1",
+        &metadata[0],
+        &metadata[1],
         "SCOPE = acme",
         "  ARG: --scope=acme",
     ];

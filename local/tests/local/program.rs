@@ -28,16 +28,21 @@ fn start(port: u16) {
 #[test]
 fn it_prints_what_to_try_and_then_what_the_job_prints() {
     let (mut terminal, port) = Terminal::local(&[]);
-    let shown = terminal.shown.join("\n");
-    for text in [
-        &format!("curl -i -X POST localhost:{port}/scopes/acme/process")[..],
-        &format!("http://localhost:{port}/\n"),
-        "export GCE_METADATA_HOST=127.0.0.1:",
-        "export http_proxy=http://127.0.0.1:",
-        "no_proxy=localhost,127.0.0.1", // for the curl line, pasted into the same shell
-    ] {
-        assert!(shown.contains(text), "{text} in {shown}");
-    }
+    let emulator = terminal.emulator_port();
+    let expected = format!(
+        "building the job
+Ready. Start the job for the scope acme, and see its output here:
+
+  curl -i -X POST localhost:{port}/scopes/acme/process
+
+The same with a button, in a browser:
+
+  http://localhost:{port}/
+
+Cloud Run Jobs is emulated at http://127.0.0.1:{emulator}: emulator/README.md says how gcloud and your own programs use it.
+Ctrl-C stops everything."
+    );
+    assert_eq!(terminal.shown.join("\n"), expected);
     start(port);
     terminal.until(AT_ONCE, |line| line.ends_with("| SCOPE = acme"));
     terminal.until(AT_ONCE, |line| line.ends_with("|   ARG: --scope=acme"));

@@ -65,10 +65,13 @@ impl Terminal {
         port
     }
 
-    /// The emulator's port, from the line for programs.
+    /// The emulator's port, from the line about it.
     pub fn emulator_port(&self) -> u16 {
-        let port = |line: &String| Some(line.split_once("GCE_METADATA_HOST=127.0.0.1:")?.1.parse());
-        self.shown.iter().find_map(port).unwrap().unwrap()
+        let port = |line: &String| {
+            let (_, after) = line.split_once("emulated at http://127.0.0.1:")?;
+            after.split(':').next()?.parse().ok()
+        };
+        self.shown.iter().find_map(port).unwrap()
     }
 
     /// The first line from now on that is wanted.
