@@ -12,7 +12,7 @@ use crate::config::{Config, Invalid};
 use crate::gcp::client::Error;
 use crate::gcp::cloud_logging;
 use crate::gcp::cloud_run::Job;
-use crate::gcp::log_budget::For;
+use crate::gcp::log_budget::Priority;
 use crate::gcp::metadata::Place;
 use crate::http::problem::Problem;
 
@@ -378,8 +378,8 @@ async fn reads(app: &App, commands: &Commands, report: &mut Report) {
     let lines = cloud_logging::Query {
         execution: &nobody,
         since: None,
-        from: None,
-        whom: For::Request,
+        page_token: None,
+        priority: Priority::Interactive,
     };
     match app.cloud_logging.lines(&lines).await {
         Ok(_) => report.ok("logs", "lines can be read"),

@@ -3,7 +3,7 @@
 pub(crate) mod authorize;
 pub(crate) mod browsers;
 pub(crate) mod extract;
-mod handlers;
+pub(crate) mod handlers;
 pub(crate) mod json;
 pub(crate) mod limits;
 pub(crate) mod openapi;

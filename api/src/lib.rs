@@ -133,7 +133,11 @@ impl App {
             templates,
             starts: Starts::new(Arc::clone(&cloud_run), store, &config.start),
             on_running: config.start.on_running,
-            watches: Watches::new(Arc::clone(&cloud_run), Arc::clone(&cloud_logging)),
+            watches: Watches::new(
+                Arc::clone(&cloud_run),
+                Arc::clone(&cloud_logging),
+                http::handlers::events::render,
+            ),
             cloud_run,
             cloud_logging,
             token,

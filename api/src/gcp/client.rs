@@ -53,7 +53,7 @@ pub struct Call<'a> {
 }
 
 /// How a call did not end well. What may have been carried out, and what cannot have been, are different variants.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// There is no access token or no place to call: nothing was sent.
     #[error("{0}")]

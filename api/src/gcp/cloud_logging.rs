@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::gcp::client::{self, Call, Error, Google};
-use crate::gcp::log_budget::{For, LogBudget};
+use crate::gcp::log_budget::{LogBudget, Priority};
 use crate::gcp::metadata::Location;
 
 /// How long a page of lines may take; filters over many entries are slow.
@@ -73,9 +73,9 @@ pub struct Query<'a> {
     /// Lines of this time and later ones; none for all.
     pub since: Option<Timestamp>,
     /// An earlier page's `next`, with the same `since`.
-    pub from: Option<&'a str>,
-    /// Whose share of the budget is spent.
-    pub whom: For,
+    pub page_token: Option<&'a str>,
+    /// Which share of the budget is spent.
+    pub priority: Priority,
 }
 
 /// Lines, oldest first.
@@ -107,7 +107,7 @@ impl CloudLogging {
 
     /// A page of an execution's lines; one without lines is the last.
     pub async fn lines(&self, query: &Query<'_>) -> Result<Page, Error> {
-        let mut page = self.page(query, query.from).await?;
+        let mut page = self.page(query, query.page_token).await?;
         for _ in 0..MAX_EMPTY_PAGES {
             let Some(next) = page.next.take_if(|_| page.entries.is_empty()) else {
                 break;
@@ -120,7 +120,7 @@ impl CloudLogging {
     async fn page(&self, query: &Query<'_>, from: Option<&str>) -> Result<Page, Error> {
         let mut outcome = Err(Error::Unreadable("no page is small enough".to_owned()));
         for size in PAGE_SIZES {
-            self.budget.take(query.whom).await?;
+            self.budget.take(query.priority).await?;
             outcome = self.read(query, from, size).await;
             if !matches!(outcome, Err(Error::Unreadable(_))) {
                 break;

@@ -18,15 +18,15 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(3);
 /// Reads saved up at most while nobody reads, as a share of a minute's: 50 a minute never become more than 60.
 const SAVED_SHARE: f64 = 0.2;
 
-/// Whom a read is for.
+/// How urgent a read is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum For {
-    /// A request that waits for its answer.
-    Request,
-    /// A watched run that shows nothing yet, or will be read no more.
-    UrgentWatch,
-    /// A watched run.
-    Watch,
+pub enum Priority {
+    /// A request waits for its answer.
+    Interactive,
+    /// A watched execution shows no lines yet, or has finished.
+    FirstOrLast,
+    /// A watched execution, in between.
+    Background,
 }
 
 /// Permits to read, growing with time.
@@ -48,39 +48,39 @@ impl LogBudget {
     }
 
     /// Waits for a permit to read once. A watch waits as long as it takes; a request is sent away after three seconds.
-    pub async fn take(&self, whom: For) -> Result<(), Error> {
-        match whom {
-            For::Request => {
-                let waited = timeout(REQUEST_PATIENCE, self.wait(whom)).await;
+    pub async fn take(&self, priority: Priority) -> Result<(), Error> {
+        match priority {
+            Priority::Interactive => {
+                let waited = timeout(REQUEST_PATIENCE, self.wait(priority)).await;
                 waited.map_err(|_| self.spent())
             }
-            For::UrgentWatch => {
+            Priority::FirstOrLast => {
                 let _waiting = Counted::new(&self.urgent);
-                self.wait(whom).await;
+                self.wait(priority).await;
                 Ok(())
             }
-            For::Watch => {
-                self.wait(whom).await;
+            Priority::Background => {
+                self.wait(priority).await;
                 Ok(())
             }
         }
     }
 
-    async fn wait(&self, whom: For) {
-        let _turn = self.turns[whom as usize].lock().await;
-        while let Err(pause) = self.try_take(whom) {
+    async fn wait(&self, priority: Priority) {
+        let _turn = self.turns[priority as usize].lock().await;
+        while let Err(pause) = self.try_take(priority) {
             sleep(pause).await;
         }
     }
 
     /// Takes a permit, or says when to look again.
-    fn try_take(&self, whom: For) -> Result<(), Duration> {
+    fn try_take(&self, priority: Priority) -> Result<(), Duration> {
         let mut halves = self.halves.lock().unwrap_or_else(PoisonError::into_inner);
         halves.grow(Instant::now());
-        match whom {
-            For::Watch if self.urgent.load(Ordering::Relaxed) > 0 => Err(halves.pause()),
-            For::Request => halves.take(Half::REQUESTS),
-            For::UrgentWatch | For::Watch => halves.take(Half::WATCHES),
+        match priority {
+            Priority::Background if self.urgent.load(Ordering::Relaxed) > 0 => Err(halves.pause()),
+            Priority::Interactive => halves.take(Half::REQUESTS),
+            Priority::FirstOrLast | Priority::Background => halves.take(Half::WATCHES),
         }
     }
 
@@ -206,8 +206,8 @@ mod tests {
     #[tokio::test]
     async fn a_request_is_sent_away_with_a_time_to_come_back() {
         let budget = LogBudget::new(1);
-        budget.take(For::Request).await.unwrap();
-        let refused = budget.take(For::Request).await.unwrap_err();
+        budget.take(Priority::Interactive).await.unwrap();
+        let refused = budget.take(Priority::Interactive).await.unwrap_err();
         assert!(
             matches!(
                 refused,
@@ -223,18 +223,23 @@ mod tests {
     #[tokio::test]
     async fn what_is_urgent_comes_first() {
         let budget = std::sync::Arc::new(LogBudget::new(120));
-        while budget.try_take(For::Watch).is_ok() {}
+        while budget.try_take(Priority::Background).is_ok() {}
         let order = std::sync::Arc::new(Mutex::new(Vec::new()));
-        let waiting = [For::Watch, For::Watch, For::UrgentWatch].map(|whom| {
+        let waiting = [
+            Priority::Background,
+            Priority::Background,
+            Priority::FirstOrLast,
+        ]
+        .map(|priority| {
             let (budget, order) = (budget.clone(), order.clone());
             tokio::spawn(async move {
-                budget.take(whom).await.unwrap();
-                order.lock().unwrap().push(whom);
+                budget.take(priority).await.unwrap();
+                order.lock().unwrap().push(priority);
             })
         });
         for task in waiting {
             task.await.unwrap();
         }
-        assert_eq!(order.lock().unwrap()[0], For::UrgentWatch);
+        assert_eq!(order.lock().unwrap()[0], Priority::FirstOrLast);
     }
 }

@@ -21,7 +21,7 @@ pub struct Metadata {
 }
 
 /// What the metadata server did not tell us.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be reached, or did not answer in time.
     #[error(

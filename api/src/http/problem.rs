@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::http::json::json;
 use crate::parameters;
+use crate::watch;
 
 /// Declares [`Kind`]: name, status, slug, whether the same request may succeed later, title; why it happens, what to do.
 macro_rules! kinds {
@@ -309,6 +310,15 @@ impl From<parameters::Refused> for Problem {
 impl From<Kind> for Problem {
     fn from(kind: Kind) -> Self {
         Self::new(kind, kind.cure())
+    }
+}
+
+impl From<watch::Error> for Problem {
+    fn from(error: watch::Error) -> Self {
+        match error {
+            watch::Error::NotFound => Kind::ExecutionNotFound.into(),
+            watch::Error::Upstream(error) => error.into(),
+        }
     }
 }
 

@@ -1,78 +1,58 @@
-//! The lines of one watched run, read once for all who watch it.
+//! The lines of one watched execution, read once for all its watchers.
 //!
-//! Two stretches are kept: the tail, which grows as the run prints, and one of the past, for those that came late or fell
-//! behind. Both are bounded; whoever needs a line that is in neither has it read again.
+//! Two segments are buffered: the tail, which grows as the execution prints, and a backfill segment for watchers that came
+//! late or fell behind. Both are bounded. A line that is in neither is read again for the watcher that needs it.
 //!
-//! A watcher's place is the position up to which it has everything. Lines that become visible late, after younger ones, are
-//! still given out, up to [`OVERLAP`] and [`MAX_RECENT`] lines late, to those who watch at that time; the place does not
-//! go back for them, so that a client that comes back later gets no line twice, and not those that were late meanwhile.
+//! A watcher's cursor is the position up to which it has every line. Lines that become visible late, after younger ones, are
+//! still delivered to those who watch at that time, up to [`DEDUP_AGE`] and [`MAX_DEDUP`] lines late. The cursor does not go
+//! back for them: a client that comes back later gets no line twice, but not the lines that became visible meanwhile either.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
+use super::{Event, RenderEvent};
 use crate::gcp::cloud_logging::{Entry, Page, Position};
-use crate::http::page_token::{decode, encode};
-use crate::watch::event;
 
-/// How late a line may become visible, after a younger one, and still be given out.
-const OVERLAP: SignedDuration = SignedDuration::from_secs(10);
-/// Lines that are read again at most to find late ones among them: a page has a thousand, most of which should be new.
-const MAX_RECENT: usize = 200;
-/// The lines of the tail kept beside those of the newest page, in bytes.
+/// How late a line may become visible, after a younger one, and still be delivered.
+const DEDUP_AGE: SignedDuration = SignedDuration::from_secs(10);
+/// Known lines that are read again at most to find late ones among them. A page has a thousand, most of which should be new.
+const MAX_DEDUP: usize = 200;
+/// Bytes of the tail that are kept besides the newest page.
 const MAX_KEPT_BYTES: usize = 256 * 1024;
-/// What a kept line costs beside its text, in bytes: two positions, the counters of what is shared.
+/// What a buffered line costs besides its text, in bytes: two positions, the counters of what is shared.
 const LINE_OVERHEAD: usize = 200;
 
-/// The position up to which somebody has all lines; `None` is before the first.
-pub type Place = Option<Position>;
+/// The position up to which somebody has every line; `None` is before the first.
+pub type LogCursor = Option<Position>;
 
-/// The place as the id of an event.
-pub fn id(execution: &str, position: &Position) -> String {
-    encode(&list(execution), &(position.time, &*position.insert_id))
-}
-
-/// The place that the id of an event was made of, for the same execution.
-pub fn place(execution: &str, id: &str) -> Option<Position> {
-    let (time, insert_id): (Timestamp, String) = decode(&list(execution), id)?;
-    Some(Position {
-        // A job can print a time of its own choosing, and whoever wants can seal one; watchers share where they read.
-        time: time.min(Timestamp::now()),
-        insert_id: insert_id.into(),
-    })
-}
-
-fn list(execution: &str) -> String {
-    format!("events/{execution}")
-}
-
-/// Who watches, as far as lines go: where it is.
+/// How far a watcher has read.
 #[derive(Debug, Default)]
-pub struct Cursor {
-    /// Everything up to here was given out.
-    pub place: Place,
-    /// Everything up to here was given out before it came to the tail.
-    entered: Place,
-    /// The next line, as the tail counts them; none while it is behind.
-    number: Option<u64>,
+pub struct Reader {
+    /// It has every line up to here.
+    pub cursor: LogCursor,
+    /// It had every line up to here when it reached the tail.
+    joined_tail_at: LogCursor,
+    /// The next line by its number in the tail; none while it is behind the tail.
+    next_number: Option<u64>,
 }
 
-impl Cursor {
-    /// Goes on after `place`.
-    pub fn new(place: Place) -> Self {
+impl Reader {
+    /// Reads on after `cursor`.
+    pub fn new(cursor: LogCursor) -> Self {
         Self {
-            place,
+            cursor,
             ..Self::default()
         }
     }
 }
 
-/// What there is for a cursor.
-pub enum Next {
+/// What the buffer has for a reader.
+pub enum NextLine {
     /// A line, as an event.
     Line(Bytes),
-    /// Nothing yet; what it needs is noted as wanted.
+    /// Nothing yet. The source that it needs is marked as wanted.
     Wait,
     /// Nothing, and nothing will come.
     Complete,
@@ -80,272 +60,288 @@ pub enum Next {
     Lost,
 }
 
-/// What to read next.
+/// Where to read lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// What was printed since.
+pub enum Source {
+    /// The newest lines.
     Tail,
-    /// What somebody who is behind needs.
-    Past,
+    /// Earlier lines, for watchers that are behind.
+    Backfill,
 }
 
-/// The lines of a run, as far as they are kept.
-pub struct Lines {
+/// The buffered lines of an execution.
+pub struct LogBuffer {
     execution: String,
-    tail: Stretch,
-    past: Stretch,
+    render: RenderEvent,
+    tail: Segment,
+    backfill: Segment,
     tail_wanted: bool,
-    past_wanted: Option<Place>,
-    past_is_next: bool,
+    backfill_wanted: Option<LogCursor>,
+    backfill_is_next: bool,
     /// Nothing will be added to the tail.
     complete: bool,
     /// Nothing will be read any more.
-    given_up: bool,
+    gave_up: bool,
 }
 
-impl Lines {
-    /// Nothing is read yet. The tail begins where the first watcher is.
-    pub fn new(execution: &str, start: Place) -> Self {
+impl LogBuffer {
+    /// An empty buffer. Its tail begins at the first watcher's cursor.
+    pub fn new(execution: &str, start: LogCursor, render: RenderEvent) -> Self {
         Self {
             execution: execution.to_owned(),
-            tail: Stretch::new(start),
-            past: Stretch::new(None),
+            render,
+            tail: Segment::new(start),
+            backfill: Segment::new(None),
             tail_wanted: false,
-            past_wanted: None,
-            past_is_next: false,
+            backfill_wanted: None,
+            backfill_is_next: false,
             complete: false,
-            given_up: false,
+            gave_up: false,
         }
     }
 
-    /// What comes next for the cursor.
-    pub fn next(&mut self, cursor: &mut Cursor) -> Next {
+    /// Takes the next line for the reader.
+    pub fn next_line(&mut self, reader: &mut Reader) -> NextLine {
         loop {
-            let number = match cursor.number.filter(|number| *number >= self.tail.first) {
+            let number = match reader
+                .next_number
+                .filter(|number| *number >= self.tail.first)
+            {
                 Some(number) => number,
-                None if self.tail.after <= cursor.place => {
-                    cursor.entered = cursor.place.clone();
-                    self.tail.number_after(&cursor.place)
+                None if self.tail.start <= reader.cursor => {
+                    reader.joined_tail_at = reader.cursor.clone();
+                    self.tail.number_after(&reader.cursor)
                 }
                 None => {
-                    cursor.number = None;
-                    match self.next_of_the_past(cursor) {
+                    reader.next_number = None;
+                    match self.next_of_backfill(reader) {
                         Some(next) => return next,
                         None => continue,
                     }
                 }
             };
-            cursor.number = Some(number);
+            reader.next_number = Some(number);
             let Some(line) = self.tail.get(number) else {
                 self.tail_wanted = !self.complete;
                 return if self.complete {
-                    Next::Complete
+                    NextLine::Complete
                 } else {
-                    Next::Wait
+                    NextLine::Wait
                 };
             };
-            cursor.number = Some(number + 1);
-            cursor.place = Some(line.upto.clone());
-            if cursor.entered.as_ref() < Some(&line.own) {
-                return Next::Line(line.event.clone());
+            reader.next_number = Some(number + 1);
+            reader.cursor = Some(line.cursor.clone());
+            if reader.joined_tail_at.as_ref() < Some(&line.position) {
+                return NextLine::Line(line.event.clone());
             }
         }
     }
 
-    /// `None`: the cursor has arrived at the tail.
-    fn next_of_the_past(&mut self, cursor: &mut Cursor) -> Option<Next> {
-        if self.past.after <= cursor.place {
-            if let Some(line) = self.past.get(self.past.number_after(&cursor.place)) {
-                cursor.place = Some(line.upto.clone());
-                return Some(Next::Line(line.event.clone()));
+    /// `None`: the reader has reached the tail.
+    fn next_of_backfill(&mut self, reader: &mut Reader) -> Option<NextLine> {
+        if self.backfill.start <= reader.cursor {
+            if let Some(line) = self
+                .backfill
+                .get(self.backfill.number_after(&reader.cursor))
+            {
+                reader.cursor = Some(line.cursor.clone());
+                return Some(NextLine::Line(line.event.clone()));
             }
-            if cursor.place < self.past.upto {
-                cursor.place = self.past.upto.clone();
+            if reader.cursor < self.backfill.end {
+                reader.cursor = self.backfill.end.clone();
                 return None;
             }
         }
-        if self.given_up {
-            return Some(Next::Lost);
+        if self.gave_up {
+            return Some(NextLine::Lost);
         }
-        // Others who are behind ask again when this is read.
-        self.past_wanted.get_or_insert_with(|| cursor.place.clone());
-        Some(Next::Wait)
+        // Other readers that are behind ask again when this is read.
+        self.backfill_wanted
+            .get_or_insert_with(|| reader.cursor.clone());
+        Some(NextLine::Wait)
     }
 
-    /// What somebody waits for. Those of the tail and those of the past take turns.
-    pub fn want(&self) -> Option<Want> {
-        match (self.tail_wanted, self.past_wanted.is_some()) {
-            (true, true) if self.past_is_next => Some(Want::Past),
-            (true, _) => Some(Want::Tail),
-            (false, true) => Some(Want::Past),
+    /// The source that a reader waits for. If both are wanted, they take turns.
+    pub fn wanted(&self) -> Option<Source> {
+        match (self.tail_wanted, self.backfill_wanted.is_some()) {
+            (true, true) if self.backfill_is_next => Some(Source::Backfill),
+            (true, _) => Some(Source::Tail),
+            (false, true) => Some(Source::Backfill),
             (false, false) => None,
         }
     }
 
-    /// Where to read for it: the earliest time, and the page.
-    pub fn source(&mut self, want: Want) -> (Option<Timestamp>, Option<String>) {
-        if want == Want::Past
-            && let Some(place) = &self.past_wanted
-            && !(self.past.after <= *place && *place <= self.past.upto)
+    /// The page to read: its earliest time, and the page token.
+    pub fn next_page(&mut self, source: Source) -> (Option<Timestamp>, Option<String>) {
+        if source == Source::Backfill
+            && let Some(cursor) = &self.backfill_wanted
+            && !(self.backfill.start <= *cursor && *cursor <= self.backfill.end)
         {
-            self.past = Stretch::new(place.clone());
+            self.backfill = Segment::new(cursor.clone());
         }
-        self.stretch(want).source()
+        self.segment(source).next_page()
     }
 
-    /// Takes what was read.
-    pub fn add(&mut self, want: Want, page: Page) {
-        match want {
-            Want::Tail => self.tail_wanted = false,
-            Want::Past => self.past_wanted = None,
+    /// Adds a page that was read.
+    pub fn add(&mut self, source: Source, page: Page) {
+        match source {
+            Source::Tail => self.tail_wanted = false,
+            Source::Backfill => self.backfill_wanted = None,
         }
-        self.past_is_next = want == Want::Tail;
-        let execution = self.execution.clone();
-        self.stretch(want).add(&execution, page);
-        if want == Want::Past && !self.past.goes_on && self.past.upto < self.tail.after {
-            // Lines that were there once are not any more: Cloud Logging keeps them for a limited time.
-            self.past.upto = self.tail.after.clone();
+        self.backfill_is_next = source == Source::Tail;
+        let (execution, render) = (self.execution.clone(), self.render);
+        self.segment(source).add(&execution, render, page);
+        if source == Source::Backfill
+            && !self.backfill.has_more
+            && self.backfill.end < self.tail.start
+        {
+            // Lines that were visible once are not any more: Cloud Logging keeps them for a limited time.
+            self.backfill.end = self.tail.start.clone();
         }
     }
 
-    /// Whether more of the tail is there, as far as is known.
-    pub fn tail_goes_on(&self) -> bool {
-        self.tail.goes_on
+    /// Whether the tail had more pages when it was last read.
+    pub fn tail_has_more(&self) -> bool {
+        self.tail.has_more
     }
 
-    /// The run has ended, and its last lines were read.
+    /// Records that the execution has finished and its last lines were read.
     pub fn complete(&mut self) {
         self.complete = true;
     }
 
-    /// The run has ended, and no more lines can be had for now.
+    /// Records that the execution has finished and no more lines can be read for now.
     pub fn give_up(&mut self) {
-        (self.complete, self.given_up) = (true, true);
-        (self.tail_wanted, self.past_wanted) = (false, None);
+        (self.complete, self.gave_up) = (true, true);
+        (self.tail_wanted, self.backfill_wanted) = (false, None);
     }
 
-    /// Whether lines may be missing for good.
-    pub fn is_given_up(&self) -> bool {
-        self.given_up
+    /// Whether reading was given up, so that lines may be missing.
+    pub fn has_given_up(&self) -> bool {
+        self.gave_up
     }
 
-    fn stretch(&mut self, want: Want) -> &mut Stretch {
-        match want {
-            Want::Tail => &mut self.tail,
-            Want::Past => &mut self.past,
+    fn segment(&mut self, source: Source) -> &mut Segment {
+        match source {
+            Source::Tail => &mut self.tail,
+            Source::Backfill => &mut self.backfill,
         }
     }
 }
 
-/// A line as it is given out.
-struct Given {
-    own: Position,
-    /// The place of whoever has it: its own, or that of a younger line given out before it.
-    upto: Position,
+/// A line, ready to be sent.
+struct BufferedLine {
+    position: Position,
+    /// The cursor of whoever has it: its own position, or that of a younger line delivered before it.
+    cursor: Position,
     event: Bytes,
 }
 
 /// Lines in the order in which they were read, and how to read on.
-struct Stretch {
-    /// It has every line after this place.
-    after: Place,
-    /// The number of the first line kept.
+struct Segment {
+    /// It has every line after this cursor.
+    start: LogCursor,
+    /// The number of the first buffered line.
     first: u64,
-    lines: VecDeque<Given>,
+    lines: VecDeque<BufferedLine>,
     bytes: usize,
-    /// The place of whoever has all of it.
-    upto: Place,
-    /// Lines up to here are known, `recent` are those above it.
-    floor: Place,
-    recent: BTreeSet<Position>,
-    /// The time since which it was read last, and the page that follows.
+    /// The cursor of whoever has all of it.
+    end: LogCursor,
+    /// Lines up to here are known; `dedup_window` has the known ones above it.
+    dedup_floor: LogCursor,
+    dedup_window: BTreeSet<Position>,
+    /// The earliest time of the last read, and the token of the page that follows.
     since: Option<Timestamp>,
-    next: Option<String>,
-    /// Whether there was more when it was read last.
-    goes_on: bool,
+    next_token: Option<String>,
+    /// Whether there were more lines when it was last read.
+    has_more: bool,
 }
 
-impl Stretch {
-    fn new(after: Place) -> Self {
+impl Segment {
+    fn new(start: LogCursor) -> Self {
         Self {
-            upto: after.clone(),
-            floor: after.clone(),
-            after,
+            end: start.clone(),
+            dedup_floor: start.clone(),
+            start,
             first: 0,
             lines: VecDeque::new(),
             bytes: 0,
-            recent: BTreeSet::new(),
+            dedup_window: BTreeSet::new(),
             since: None,
-            next: None,
-            goes_on: true,
+            next_token: None,
+            has_more: true,
         }
     }
 
-    fn get(&self, number: u64) -> Option<&Given> {
+    fn get(&self, number: u64) -> Option<&BufferedLine> {
         let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
         self.lines.get(index)
     }
 
-    /// The number of the first line after the place.
-    fn number_after(&self, place: &Place) -> u64 {
-        let before = |line: &Given| Some(&line.upto) <= place.as_ref();
-        self.first + self.lines.partition_point(before) as u64
+    /// The number of the first line after the cursor.
+    fn number_after(&self, cursor: &LogCursor) -> u64 {
+        let is_before = |line: &BufferedLine| Some(&line.cursor) <= cursor.as_ref();
+        self.first + self.lines.partition_point(is_before) as u64
     }
 
-    /// A page's token is good for one try: should it fail, the same lines are found by their time.
-    fn source(&mut self) -> (Option<Timestamp>, Option<String>) {
-        let next = self.next.take();
-        if next.is_none() {
-            self.since = self.floor.as_ref().map(|position| position.time);
+    /// A page token is used once: if that read fails, the same lines are found by their time.
+    fn next_page(&mut self) -> (Option<Timestamp>, Option<String>) {
+        let token = self.next_token.take();
+        if token.is_none() {
+            self.since = self.dedup_floor.as_ref().map(|position| position.time);
         }
-        (self.since, next)
+        (self.since, token)
     }
 
-    fn add(&mut self, execution: &str, page: Page) {
+    fn add(&mut self, execution: &str, render: RenderEvent, page: Page) {
         self.trim();
         for Entry { position, line } in page.entries {
-            let known =
-                Some(&position) <= self.floor.as_ref() || !self.recent.insert(position.clone());
-            if known {
+            let is_known = Some(&position) <= self.dedup_floor.as_ref()
+                || !self.dedup_window.insert(position.clone());
+            if is_known {
                 continue;
             }
-            let upto = self
-                .upto
+            let cursor = self
+                .end
                 .take()
-                .map_or(position.clone(), |upto| upto.max(position.clone()));
-            self.upto = Some(upto.clone());
-            let json = serde_json::to_string(&line).unwrap_or_default();
-            let event = event("log", Some(&id(execution, &upto)), &json);
+                .map_or(position.clone(), |end| end.max(position.clone()));
+            self.end = Some(cursor.clone());
+            let event = render(&Event {
+                kind: "log",
+                execution,
+                cursor: Some(&cursor),
+                data: &serde_json::to_string(&line).unwrap_or_default(),
+            });
             self.bytes += event.len() + LINE_OVERHEAD;
-            self.lines.push_back(Given {
-                own: position,
-                upto,
+            self.lines.push_back(BufferedLine {
+                position,
+                cursor,
                 event,
             });
         }
-        self.forget_recent();
-        self.goes_on = page.next.is_some();
-        self.next = page.next;
+        self.shrink_dedup_window();
+        self.has_more = page.next.is_some();
+        self.next_token = page.next;
     }
 
-    /// Before a page is added, so that nobody loses a line of the newest one.
+    /// Called before a page is added, so that nobody loses a line of the newest one.
     fn trim(&mut self) {
         while self.bytes > MAX_KEPT_BYTES
             && let Some(line) = self.lines.pop_front()
         {
             self.bytes -= line.event.len() + LINE_OVERHEAD;
             self.first += 1;
-            self.after = Some(line.upto);
+            self.start = Some(line.cursor);
         }
     }
 
-    fn forget_recent(&mut self) {
-        let Some(youngest) = self.recent.last().map(|position| position.time) else {
+    fn shrink_dedup_window(&mut self) {
+        let Some(youngest) = self.dedup_window.last().map(|position| position.time) else {
             return;
         };
-        let is_old = |position: &Position| youngest.duration_since(position.time) > OVERLAP;
-        while self.recent.len() > MAX_RECENT || self.recent.first().is_some_and(is_old) {
-            self.floor = self.recent.pop_first();
+        let is_old = |position: &Position| youngest.duration_since(position.time) > DEDUP_AGE;
+        while self.dedup_window.len() > MAX_DEDUP || self.dedup_window.first().is_some_and(is_old) {
+            self.dedup_floor = self.dedup_window.pop_first();
         }
     }
 }
@@ -395,82 +391,60 @@ mod tests {
     }
 
     /// Reads what is wanted, once.
-    fn read(lines: &mut Lines, log: &mut Log) {
-        if let Some(want) = lines.want() {
-            let (since, token) = lines.source(want);
+    fn read(lines: &mut LogBuffer, log: &mut Log) {
+        if let Some(source) = lines.wanted() {
+            let (since, token) = lines.next_page(source);
             let page = log.page(since, token.as_deref());
-            lines.add(want, page);
+            lines.add(source, page);
         }
     }
 
-    /// The texts that there are for the cursor without reading.
-    fn there(lines: &mut Lines, cursor: &mut Cursor, most: usize) -> Vec<String> {
+    /// The texts that the buffer has for the reader.
+    fn there(lines: &mut LogBuffer, reader: &mut Reader, most: usize) -> Vec<String> {
         let mut texts = Vec::new();
         while texts.len() < most
-            && let Next::Line(event) = lines.next(cursor)
+            && let NextLine::Line(event) = lines.next_line(reader)
         {
-            let event = std::str::from_utf8(&event).unwrap();
-            let (_, data) = event.trim_end().split_once("data: ").unwrap();
-            let line: serde_json::Value = serde_json::from_str(data).unwrap();
+            let line: serde_json::Value = serde_json::from_slice(&event).unwrap();
             texts.push(line["text"].as_str().unwrap().to_owned());
         }
         texts
     }
 
-    /// Everything that the cursor gets until several reads in a row bring it nothing.
-    fn all(lines: &mut Lines, cursor: &mut Cursor, log: &mut Log) -> Vec<String> {
-        let mut texts = there(lines, cursor, usize::MAX);
+    /// Everything that the reader gets until several reads in a row bring it nothing.
+    fn all(lines: &mut LogBuffer, reader: &mut Reader, log: &mut Log) -> Vec<String> {
+        let mut texts = there(lines, reader, usize::MAX);
         let mut idle = 0;
         while idle < 5 {
             read(lines, log);
-            let more = there(lines, cursor, usize::MAX);
+            let more = there(lines, reader, usize::MAX);
             idle = if more.is_empty() { idle + 1 } else { 0 };
             texts.extend(more);
         }
         texts
     }
 
-    #[test]
-    fn no_place_is_in_the_future() {
-        let now = Timestamp::now();
-        let time = now + jiff::SignedDuration::from_hours(1);
-        let id = id(
-            "e",
-            &Position {
-                time,
-                insert_id: "x".into(),
-            },
-        );
-        let place = place("e", &id).unwrap();
-        assert!(place.time >= now && place.time < time);
-        assert!(super::place("another", &id).is_none());
+    /// The event's data alone.
+    fn data(event: &Event<'_>) -> Bytes {
+        Bytes::copy_from_slice(event.data.as_bytes())
     }
 
     #[test]
-    fn an_id_is_the_place_it_was_made_of() {
-        let place_of = position(1_767_225_600_123, "6954\u{e9}\n");
-        let text = id("job-1", &place_of);
-        assert!(text.bytes().all(|c| c.is_ascii_hexdigit()));
-        assert_eq!(place("job-1", &text), Some(place_of));
-        assert_eq!(place("job-2", &text), None);
-    }
-
-    #[test]
-    fn late_lines_are_given_to_those_who_watch_and_to_nobody_twice() {
+    fn late_lines_reach_those_who_watch_and_nobody_twice() {
         let mut log = Log {
             page: 100,
             ..Log::default()
         };
         log.entries
             .extend([position(10_000, "a"), position(11_000, "c")]);
-        let (mut lines, mut watcher) = (Lines::new("x", None), Cursor::default());
+        let (mut lines, mut watcher) = (LogBuffer::new("x", None, data), Reader::default());
         assert_eq!(all(&mut lines, &mut watcher, &mut log), ["a", "c"]);
-        let mut back = Cursor::new(watcher.place.clone());
+        let mut back = Reader::new(watcher.cursor.clone());
         log.entries
             .extend([position(10_500, "b"), position(12_000, "d")]);
         assert_eq!(all(&mut lines, &mut watcher, &mut log), ["b", "d"]);
         assert_eq!(all(&mut lines, &mut back, &mut log), ["d"]);
-        let mut new = Cursor::default();
+        let mut new = Reader::default();
         assert_eq!(all(&mut lines, &mut new, &mut log), ["a", "c", "b", "d"]);
         log.entries.insert(position(30_000, "e"));
         assert_eq!(all(&mut lines, &mut watcher, &mut log), ["e"]);
@@ -479,20 +453,20 @@ mod tests {
     }
 
     #[test]
-    fn more_lines_of_one_time_than_a_page_holds_are_all_given() {
+    fn more_lines_of_one_time_than_a_page_holds_are_all_delivered() {
         let mut log = Log {
             page: 10,
             ..Log::default()
         };
-        let names: Vec<_> = (0..MAX_RECENT * 2).map(|n| format!("{n:04}")).collect();
+        let names: Vec<_> = (0..MAX_DEDUP * 2).map(|n| format!("{n:04}")).collect();
         log.entries
             .extend(names.iter().map(|name| position(5_000, name)));
-        let (mut lines, mut watcher) = (Lines::new("x", None), Cursor::default());
+        let (mut lines, mut watcher) = (LogBuffer::new("x", None, data), Reader::default());
         assert_eq!(all(&mut lines, &mut watcher, &mut log), names);
         log.entries.insert(position(5_000, "9999"));
         // Every known line of that time is passed over again, a page at a time.
         let mut more = Vec::new();
-        for _ in 0..MAX_RECENT {
+        for _ in 0..MAX_DEDUP {
             more.extend(there(&mut lines, &mut watcher, 1));
             read(&mut lines, &mut log);
         }
@@ -500,27 +474,27 @@ mod tests {
     }
 
     #[test]
-    fn what_a_log_does_not_keep_ends_nobody() {
+    fn lines_that_cloud_logging_has_dropped_block_nobody() {
         let mut log = Log {
             page: 100,
             ..Log::default()
         };
         log.entries
             .extend((0..100).map(|n| position(n * 10, "old")));
-        let (mut lines, mut watcher) = (Lines::new("x", None), Cursor::default());
+        let (mut lines, mut watcher) = (LogBuffer::new("x", None, data), Reader::default());
         all(&mut lines, &mut watcher, &mut log);
         lines.tail.bytes += MAX_KEPT_BYTES * 2; // as if they were long
         log.entries.clear();
         log.entries.insert(position(2_000, "new"));
         assert_eq!(all(&mut lines, &mut watcher, &mut log), ["new"]);
         lines.tail.bytes = 0;
-        let mut late = Cursor::default();
+        let mut late = Reader::default();
         assert_eq!(all(&mut lines, &mut late, &mut log), ["new"]);
     }
 
     /// Watchers that are slow, come late, leave and come back, while lines appear: each gets every line once, in order.
     #[test]
-    fn whatever_watchers_do_none_misses_a_line_or_gets_one_twice() {
+    fn every_watcher_gets_every_line_once_in_order() {
         for seed in 1..40_u64 {
             let mut state = seed;
             let mut random = move |below: u64| {
@@ -533,12 +507,12 @@ mod tests {
                 page: 1 + random(30) as usize,
                 ..Log::default()
             };
-            let mut lines = Lines::new("x", None);
-            let mut watchers: Vec<(Cursor, Vec<String>)> = Vec::new();
+            let mut lines = LogBuffer::new("x", None, data);
+            let mut watchers: Vec<(Reader, Vec<String>)> = Vec::new();
             let mut printed = Vec::new();
             for step in 0..200 {
                 match random(6) {
-                    0 if watchers.len() < 6 => watchers.push((Cursor::default(), Vec::new())),
+                    0 if watchers.len() < 6 => watchers.push((Reader::default(), Vec::new())),
                     1 => {
                         for _ in 0..random(50) {
                             let name = format!("{:06}", printed.len());
@@ -550,20 +524,20 @@ mod tests {
                     3 => lines.tail.bytes += MAX_KEPT_BYTES / 4, // long lines
                     4 if !watchers.is_empty() => {
                         let chosen = random(watchers.len() as u64) as usize;
-                        let (cursor, _) = &mut watchers[chosen];
-                        *cursor = Cursor::new(cursor.place.clone());
+                        let (reader, _) = &mut watchers[chosen];
+                        *reader = Reader::new(reader.cursor.clone());
                     }
                     _ => {
-                        for (cursor, got) in &mut watchers {
+                        for (reader, got) in &mut watchers {
                             let most = random(40) as usize;
-                            got.extend(there(&mut lines, cursor, most));
+                            got.extend(there(&mut lines, reader, most));
                         }
                     }
                 }
             }
             for _ in 0..10_000 {
-                for (cursor, got) in &mut watchers {
-                    got.extend(there(&mut lines, cursor, usize::MAX));
+                for (reader, got) in &mut watchers {
+                    got.extend(there(&mut lines, reader, usize::MAX));
                 }
                 if watchers.iter().all(|(_, got)| got.len() >= printed.len()) {
                     break;

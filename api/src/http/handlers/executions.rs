@@ -154,13 +154,13 @@ pub async fn show(
         ));
     }
     let mut watcher = None;
-    let ended = async {
+    let finished = async {
         let watching = app.watches.watch(&granted.scope, &name, None).await?;
-        watcher.insert(watching).ended().await;
+        watcher.insert(watching).finished().await;
         Ok::<_, Problem>(())
     };
     tokio::select! {
-        ended = ended => ended?,
+        finished = finished => finished?,
         () = sleep(Duration::from_secs(seconds)) => {}
         () = app.drains() => {}
         () = gone(client) => {}

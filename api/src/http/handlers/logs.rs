@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::App;
 use crate::gcp::cloud_logging::{self, Line};
-use crate::gcp::log_budget::For;
+use crate::gcp::log_budget::Priority;
 use crate::http::authorize::{Authorized, Read};
 use crate::http::extract::{ExecutionName, Fields};
 use crate::http::json::json;
@@ -52,8 +52,8 @@ pub async fn read(
     let query = cloud_logging::Query {
         execution: &execution.name,
         since: None,
-        from: page.token.as_deref(),
-        whom: For::Request,
+        page_token: page.token.as_deref(),
+        priority: Priority::Interactive,
     };
     let answer = app.cloud_logging.lines(&query).await?;
     let lines: Vec<_> = answer.entries.into_iter().map(|entry| entry.line).collect();

@@ -66,7 +66,7 @@ pub async fn start(
         })
         .await
         .map_err(|problem| problem.of_invocation(marker.to_string()))?;
-    app.watches.started(&started.execution.name);
+    app.watches.record_start(&started.execution.name);
     Ok(answer(started))
 }
 
