@@ -1,13 +1,16 @@
 //! Cloud Logging: `entries:list`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::{Extension, Json};
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::faults::HideFromLists;
 use super::v1::Answer;
 use crate::cloud::Cloud;
 use crate::model::filter::Filter;
@@ -35,7 +38,11 @@ struct ListRequest {
 }
 
 /// `POST /v2/entries:list`.
-pub(crate) async fn list(State(cloud): State<Arc<Cloud>>, body: Bytes) -> Answer {
+pub(crate) async fn list(
+    State(cloud): State<Arc<Cloud>>,
+    hidden: Option<Extension<HideFromLists>>,
+    body: Bytes,
+) -> Answer {
     let request: ListRequest = serde_json::from_slice(&body)
         .map_err(|error| Refusal::invalid(format!("Invalid JSON payload received. {error}")))?;
     request.check_names(&cloud)?;
@@ -43,6 +50,7 @@ pub(crate) async fn list(State(cloud): State<Arc<Cloud>>, body: Bytes) -> Answer
     let after = request.after()?;
     let window = Window {
         after,
+        not_after: hidden.map(|Extension(HideFromLists(age))| nanoseconds_ago(age)),
         descending,
         limit: size + 1,
     };
@@ -61,6 +69,11 @@ pub(crate) async fn list(State(cloud): State<Arc<Cloud>>, body: Bytes) -> Answer
     }
     answer.extend(next.map(|token| ("nextPageToken".into(), json!(token))));
     Ok(Json(Value::Object(answer)))
+}
+
+fn nanoseconds_ago(age: Duration) -> i128 {
+    let age = i128::try_from(age.as_nanos()).unwrap_or(i128::MAX);
+    Timestamp::now().as_nanosecond().saturating_sub(age)
 }
 
 impl ListRequest {

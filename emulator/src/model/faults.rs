@@ -121,9 +121,10 @@ pub enum Fault {
         /// Until the connection is closed.
         ms: u64,
     },
-    /// Run only: all goes well, but lists do not show the execution for so long.
+    /// Run: all goes well, but lists do not show the execution for so long. Logs: the answer lacks the lines that are
+    /// younger than this, as Cloud Logging shows lines a little late.
     Invisible {
-        /// From its creation.
+        /// From the creation of the execution, or of the line.
         ms: u64,
     },
 }
@@ -235,9 +236,12 @@ impl Rule {
                 Err("headers: one of them is not a legal header".into())
             }
             Fault::Invisible { .. }
-                if !matches!(self.operation, Operation::Run | Operation::Any) =>
+                if !matches!(
+                    self.operation,
+                    Operation::Run | Operation::Logs | Operation::Any
+                ) =>
             {
-                Err("invisible: is for the operation 'run' only".into())
+                Err("invisible: is for the operations 'run' and 'logs' only".into())
             }
             _ => Ok(()),
         }

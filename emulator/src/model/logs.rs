@@ -29,6 +29,8 @@ pub(crate) struct Logs {
 pub(crate) struct Window {
     /// The time of the entry before.
     pub(crate) after: Option<i128>,
+    /// The time of the youngest entry that may be seen.
+    pub(crate) not_after: Option<i128>,
     pub(crate) descending: bool,
     pub(crate) limit: usize,
 }
@@ -110,6 +112,7 @@ impl Kept {
     fn matching(&self, site: &Site, filter: &Filter, window: Window) -> Vec<(i128, Value)> {
         let Window {
             after,
+            not_after,
             descending,
             limit,
         } = window;
@@ -130,15 +133,21 @@ impl Kept {
             }
             None => Box::new(self.entries.range((from, to)).map(|(_, entry)| entry)),
         };
+        let visible = |entry: &&Entry| not_after.is_none_or(|youngest| entry.time <= youngest);
         let matching = |entry: &Entry| {
             let shown = Shown::new(site, entry);
             let wanted = filter.matches(&|name: &str| shown.field(name));
             wanted.then(|| (entry.time, shown.json()))
         };
         if descending {
-            entries.rev().filter_map(matching).take(limit).collect()
-        } else {
+            let entries = entries.rev().filter(visible);
             entries.filter_map(matching).take(limit).collect()
+        } else {
+            entries
+                .filter(visible)
+                .filter_map(matching)
+                .take(limit)
+                .collect()
         }
     }
 }

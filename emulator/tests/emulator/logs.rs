@@ -1,3 +1,4 @@
+use emulator::{Fault, Operation, Rule};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -251,4 +252,32 @@ async fn pages(world: &World, order: &str, filter: &str) -> Vec<String> {
         token = page["nextPageToken"].clone();
     }
     times
+}
+
+#[tokio::test]
+async fn lines_can_be_made_to_appear_late() {
+    let world = World::of(shell("echo early; sleep 1; echo late")).await;
+    let name = world.run(json!({})).await;
+    world.finished(&name).await;
+    let late = Fault::Invisible { ms: 700 };
+    let faults = world.emulator.faults();
+    faults.add(Rule::new(Operation::Logs, late));
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        let answer = list(&world, json!({ "resourceNames": ["projects/demo"] })).await;
+        let now = texts(&answer).into_iter().map(str::to_owned).collect();
+        if seen != now {
+            seen = now;
+            let expected = ["early", "late"];
+            assert_eq!(seen, expected[..seen.len()]);
+        }
+    }
+    let answer = world.post(
+        "/v2/entries:list",
+        json!({ "resourceNames": ["projects/demo"] }),
+    );
+    let newest = answer.await.1["entries"][1]["timestamp"].clone();
+    let newest: jiff::Timestamp = newest.as_str().unwrap().parse().unwrap();
+    let age = jiff::Timestamp::now().duration_since(newest);
+    assert!(age >= jiff::SignedDuration::from_millis(700), "{age}");
 }
