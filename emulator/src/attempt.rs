@@ -46,7 +46,7 @@ impl Attempt {
         set("CLOUD_RUN_TASK_ATTEMPT", attempt.to_string());
         set("CLOUD_RUN_TASK_COUNT", execution.tasks.len().to_string());
         let timeout = Duration::from_secs(
-            u64::try_from(execution.template.timeout_seconds).unwrap_or_default(),
+            u64::try_from(execution.template.task.timeout_seconds).unwrap_or_default(),
         );
         let source = Source {
             job: execution.job.as_str().into(),
@@ -56,7 +56,7 @@ impl Attempt {
         };
         Self {
             command,
-            args: execution.args(),
+            args: execution.template.task.container.args.clone(),
             env,
             timeout,
             source,

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::model::counters::CounterBook;
 use crate::model::executions::{Execution, Executions};
@@ -13,6 +13,7 @@ use crate::model::identity::Identity;
 use crate::model::images::Images;
 use crate::model::jobs::{Job, Jobs};
 use crate::model::logs::Logs;
+use crate::model::operations::Operations;
 use crate::model::tokens::Tokens;
 use crate::processes::Children;
 use crate::refusal::Refusal;
@@ -34,6 +35,8 @@ pub(crate) struct Cloud {
     pub(crate) children: Children,
     /// One permit for each child process.
     pub(crate) processes: Semaphore,
+    /// An execution has ended.
+    pub(crate) one_ended: Notify,
     state: Mutex<State>,
 }
 
@@ -41,6 +44,7 @@ pub(crate) struct Cloud {
 pub(crate) struct State {
     pub(crate) jobs: Jobs,
     pub(crate) executions: Executions,
+    pub(crate) operations: Operations,
 }
 
 impl State {
@@ -55,7 +59,7 @@ impl Cloud {
             project: settings.project.clone(),
             region: settings.region.clone(),
         };
-        let images = Images::of(&settings.jobs);
+        let images = Images::new(&settings.jobs, settings.allow_commands);
         let mut state = State::default();
         for job in &settings.jobs {
             let refused = |refusal: Refusal| {
@@ -78,6 +82,7 @@ impl Cloud {
             counters: CounterBook::default(),
             children: Children::default(),
             processes: Semaphore::new(settings.max_processes),
+            one_ended: Notify::new(),
             state: Mutex::new(state),
             settings,
         })

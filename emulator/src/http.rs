@@ -2,11 +2,15 @@
 
 pub(crate) mod control;
 pub(crate) mod error;
+pub(crate) mod extract;
 pub(crate) mod faults;
 pub(crate) mod logging;
 pub(crate) mod metadata;
+pub(crate) mod paging;
+pub(crate) mod policy;
 pub(crate) mod project;
 pub(crate) mod routes;
 pub(crate) mod server;
 pub(crate) mod v1;
+pub(crate) mod v2;
 pub(crate) mod wire;

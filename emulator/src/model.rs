@@ -1,5 +1,6 @@
 //! What there is and how it behaves: nothing here knows of HTTP or of the whole.
 
+pub(crate) mod conditions;
 pub(crate) mod container;
 pub(crate) mod counters;
 pub(crate) mod executions;
@@ -7,10 +8,12 @@ pub(crate) mod faults;
 pub(crate) mod filter;
 pub(crate) mod identity;
 pub(crate) mod images;
-pub(crate) mod job_spec;
 pub(crate) mod jobs;
+pub(crate) mod kept;
 pub(crate) mod log_entry;
 pub(crate) mod logs;
+pub(crate) mod operations;
 pub(crate) mod overrides;
 pub(crate) mod tasks;
+pub(crate) mod template;
 pub(crate) mod tokens;

@@ -20,13 +20,13 @@ pub(crate) async fn follow(cloud: Arc<Cloud>, name: String, mut cancelled: Cance
     }
     let mut state = cloud.state();
     if let Some(execution) = state.executions.get_mut(&name) {
-        let unfinished = |task: &&mut Task| matches!(task.phase, Phase::Pending | Phase::Running);
-        let left = execution.tasks.iter_mut().filter(unfinished);
-        left.for_each(|task| task.end(Phase::Cancelled, None));
+        execution.cancel_tasks();
     }
     state
         .executions
         .finish(&name, cloud.settings.retained_executions);
+    drop(state);
+    cloud.one_ended.notify_waiters();
 }
 
 async fn run_tasks(cloud: &Arc<Cloud>, name: &str, cancelled: &Cancelled) {
@@ -81,11 +81,10 @@ async fn run_task(cloud: &Cloud, execution: &str, index: usize, mut cancelled: C
 fn begin(cloud: &Cloud, execution: &str, index: usize, attempt: usize) -> Option<(Attempt, bool)> {
     update(cloud, execution, |execution| {
         Task::begin_attempt(&mut execution.tasks[index], attempt);
-        let image = execution.template.container["image"]
-            .as_str()
-            .unwrap_or_default();
-        let what = Attempt::new(cloud.images.command(image)?, execution, index, attempt);
-        let retries = usize::try_from(execution.template.max_retries).unwrap_or_default();
+        let task = &execution.template.task;
+        let command = cloud.images.command(&task.container)?;
+        let retries = usize::try_from(task.max_retries).unwrap_or_default();
+        let what = Attempt::new(command, execution, index, attempt);
         Some((what, attempt < retries))
     })?
 }

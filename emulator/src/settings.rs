@@ -23,6 +23,10 @@ pub struct Settings {
     pub jobs: Vec<Job>,
     /// Lets calls through that bring no access token. The real gcloud CLI needs that with its credentials disabled.
     pub allow_anonymous: bool,
+    /// Runs a container's own `command` as a local program. Else the command behind its image is run in its place.
+    pub allow_commands: bool,
+    /// Variables of the emulator's own environment that every task gets, `PATH` and `HOME` for instance.
+    pub inherit_env: Vec<String>,
     /// Serves `/emulator/faults` and `/emulator/counters` too.
     pub faults: bool,
     /// How long an access token of the metadata server lives.
@@ -51,6 +55,8 @@ impl Default for Settings {
             region: "us-east4".into(),
             jobs: Vec::new(),
             allow_anonymous: false,
+            allow_commands: false,
+            inherit_env: Vec::new(),
             faults: false,
             token_lifetime: Duration::from_secs(3600),
             pending: Duration::from_millis(50),

@@ -27,6 +27,35 @@ impl Site {
             "Resource '{name}' of kind '{kind}' in region '{region}' in project '{project}' does not exist."
         ))
     }
+
+    fn location(&self) -> String {
+        let Self { project, region } = self;
+        format!("projects/{project}/locations/{region}")
+    }
+
+    /// The full name of a job, as v2 has it; v2 says the project's id, v1 its number.
+    pub(crate) fn job_name(&self, job: &str) -> String {
+        format!("{}/jobs/{job}", self.location())
+    }
+
+    pub(crate) fn execution_name(&self, job: &str, execution: &str) -> String {
+        format!("{}/executions/{execution}", self.job_name(job))
+    }
+
+    pub(crate) fn operation_name(&self, id: &str) -> String {
+        format!("{}/operations/{id}", self.location())
+    }
+
+    /// The console's page with the execution's lines.
+    pub(crate) fn log_uri(&self, execution: &str) -> String {
+        let project = &self.project;
+        let filter = format!(
+            "resource.type%3D%22cloud_run_job%22%0Alabels.%22run.googleapis.com%2Fexecution_name%22%3D%22{execution}%22"
+        );
+        format!(
+            "https://console.cloud.google.com/logs/viewer?project={project}&advancedFilter={filter}"
+        )
+    }
 }
 
 /// Google's account for whatever runs without another one: that of the project.

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::cloud::Cloud;
 use crate::model::executions::Execution;
-use crate::model::jobs::{Job, Template};
-use crate::model::overrides::{Overrides, merged};
+use crate::model::jobs::Job;
+use crate::model::operations::Subject;
+use crate::model::overrides::Overrides;
+use crate::model::template::ExecutionTemplate;
 use crate::refusal::Refusal;
 use crate::site::Site;
 use crate::{random, runner};
@@ -24,6 +26,8 @@ pub(crate) struct Start {
     pub(crate) sent: Value,
     /// How long lists do not show the execution.
     pub(crate) hidden: Duration,
+    /// Only whether it could be started.
+    pub(crate) validate_only: bool,
 }
 
 /// Starts an execution and returns what `show` makes of it while it is still pending.
@@ -35,7 +39,7 @@ pub(crate) fn start<T>(
 ) -> Result<T, Refusal> {
     let mut state = cloud.state();
     let job = state.jobs.find(&cloud.site, job)?;
-    let template = merged(job.template(), start.overrides)?;
+    let template = start.overrides.merged_into(job.spec.template.clone())?;
     if state.executions.unfinished() >= cloud.settings.max_running_executions {
         return Err(Refusal::exhausted(
             "Quota exceeded: too many executions are already running.",
@@ -47,10 +51,15 @@ pub(crate) fn start<T>(
     while state.executions.get(&execution.name).is_some() {
         execution.name = format!("{}-{}", execution.job, random::suffix());
     }
+    if start.validate_only {
+        return Ok(show(&execution));
+    }
     cloud.counters.started(&execution);
     let answer = show(&execution);
     state.jobs.started(&execution.job, &execution.name);
     let (name, cancelled) = (execution.name.clone(), execution.cancelled.subscribe());
+    let subject = Subject::Execution(name.clone());
+    state.operations.add(execution.operation.clone(), subject);
     state.executions.add_newest(execution);
     tokio::spawn(runner::follow(Arc::clone(cloud), name, cancelled));
     Ok(answer)
@@ -73,7 +82,7 @@ pub(crate) fn add_past(
         let mut execution = new_execution(
             &cloud.site,
             job,
-            merged(job.template(), overrides)?,
+            overrides.merged_into(job.spec.template.clone())?,
             created,
         );
         execution.finish_at_once();
@@ -87,22 +96,27 @@ pub(crate) fn add_past(
     Ok(())
 }
 
-fn new_execution(site: &Site, job: &Job, mut template: Template, created: Timestamp) -> Execution {
-    pin(&mut template.container["image"]);
+fn new_execution(
+    site: &Site,
+    job: &Job,
+    mut template: ExecutionTemplate,
+    created: Timestamp,
+) -> Execution {
+    pin(&mut template.task.container.image);
     let name = format!("{}-{}", job.name, random::suffix());
     Execution::new(site, job, name, template, created)
 }
 
 /// Gives the image a digest, as Cloud Run does when it makes an execution. Ours is of the name only.
-fn pin(image: &mut Value) {
-    let Some(name) = image.as_str().filter(|name| !name.contains('@')) else {
+fn pin(image: &mut String) {
+    if image.contains('@') {
         return;
-    };
+    }
     let part = |number: u8| {
         let mut hasher = DefaultHasher::new();
-        (number, name).hash(&mut hasher);
+        (number, &image).hash(&mut hasher);
         format!("{:016x}", hasher.finish())
     };
     let digest: String = (0..4).map(part).collect();
-    *image = json!(format!("{name}@sha256:{digest}"));
+    *image = format!("{image}@sha256:{digest}");
 }

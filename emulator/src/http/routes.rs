@@ -13,8 +13,8 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
-use super::v1::{executions, jobs, policy, tasks};
-use super::{control, faults, logging, metadata, project};
+use super::v1::{executions, jobs, tasks};
+use super::{control, faults, logging, metadata, policy, project, v2};
 use crate::cloud::Cloud;
 use crate::refusal::{Code, Refusal};
 
@@ -49,6 +49,7 @@ pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
             "/apis/run.googleapis.com/v1/namespaces/{project}/tasks/{task}",
             get(tasks::get),
         )
+        .merge(v2_routes())
         .route(
             "/v1/projects/{project}/locations/{region}/jobs/{job_and_verb}",
             get(policy::get).post(policy::post),
@@ -91,10 +92,50 @@ pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
         .with_state(cloud)
 }
 
+fn v2_routes() -> Router<Arc<Cloud>> {
+    const JOBS: &str = "/v2/projects/{project}/locations/{region}/jobs";
+    const OPERATIONS: &str = "/v2/projects/{project}/locations/{region}/operations";
+    let under_jobs = |path: &str| format!("{JOBS}/{path}");
+    Router::new()
+        .route(JOBS, get(v2::jobs::list).post(v2::jobs::create))
+        .route(
+            &under_jobs("{job_and_verb}"),
+            get(v2::jobs::get)
+                .patch(v2::jobs::patch)
+                .delete(v2::jobs::delete)
+                .post(v2::jobs::verb),
+        )
+        .route(
+            &under_jobs("{job_and_verb}/executions"),
+            get(v2::executions::list),
+        )
+        .route(
+            &under_jobs("{job_and_verb}/executions/{execution_and_verb}"),
+            get(v2::executions::get)
+                .delete(v2::executions::delete)
+                .post(v2::executions::verb),
+        )
+        .route(
+            &under_jobs("{job_and_verb}/executions/{execution_and_verb}/tasks"),
+            get(v2::tasks::list),
+        )
+        .route(
+            &under_jobs("{job_and_verb}/executions/{execution_and_verb}/tasks/{task}"),
+            get(v2::tasks::get),
+        )
+        .route(OPERATIONS, get(v2::operations::list))
+        .route(
+            &format!("{OPERATIONS}/{{operation_and_verb}}"),
+            get(v2::operations::get)
+                .delete(v2::operations::delete)
+                .post(v2::operations::verb),
+        )
+}
+
 /// The answer to what Google may serve, and the emulator does not.
 async fn not_served(method: Method, uri: Uri) -> Refusal {
     Refusal::not_found(format!(
-        "The emulator does not serve {method} {}. It serves the jobs, executions and tasks of Cloud Run (v1), entries:list of \
+        "The emulator does not serve {method} {}. It serves the jobs, executions and tasks of Cloud Run (v1 and v2), entries:list of \
          Cloud Logging, and the metadata server; its README lists every method.",
         uri.path()
     ))

@@ -2,9 +2,9 @@
 
 pub(crate) mod execution_json;
 pub(crate) mod executions;
+pub(crate) mod job_json;
 pub(crate) mod jobs;
 pub(crate) mod listing;
-pub(crate) mod policy;
 pub(crate) mod tasks;
 
 use axum::Json;
@@ -17,9 +17,4 @@ pub(crate) type Answer = Result<Json<Value>, Refusal>;
 /// Kubernetes' way to say that something is gone.
 fn deleted() -> Json<Value> {
     Json(json!({ "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Success" }))
-}
-
-fn parsed(body: &[u8]) -> Result<Value, Refusal> {
-    serde_json::from_slice(body)
-        .map_err(|error| Refusal::invalid(format!("Invalid JSON payload received. {error}")))
 }

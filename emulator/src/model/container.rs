@@ -1,7 +1,6 @@
-//! What a container's arguments and environment may be.
+//! A container: its command, arguments and environment, and what these may be.
 
-use serde_json::Value;
-
+use super::kept::Kept;
 use crate::refusal::Refusal;
 
 /// Google's limits on a container's environment and arguments.
@@ -23,21 +22,66 @@ const RESERVED: [&str; 11] = [
     "K_CONFIGURATION",
 ];
 
-/// Refuses arguments that no process could be given.
-pub(crate) fn check_args(args: Option<&Value>) -> Result<(), Refusal> {
-    let args = list("args", args)?;
-    let sound = |arg: &Value| arg.as_str().is_some_and(|arg| !arg.contains('\0'));
-    if args.len() > MAX_ARGS || !args.iter().all(sound) {
+/// The one container of a task.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Container {
+    pub(crate) name: Option<String>,
+    pub(crate) image: String,
+    pub(crate) command: Vec<String>,
+    pub(crate) args: Vec<String>,
+    pub(crate) env: Vec<Variable>,
+    pub(crate) kept: Kept,
+}
+
+/// One environment variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Variable {
+    pub(crate) name: String,
+    pub(crate) value: String,
+}
+
+impl Container {
+    /// Whether an override with this name is for this container. Cloud Run names a container without a name after
+    /// its image.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        match &self.name {
+            Some(own) => own == name,
+            None => {
+                let image = image_name(&self.image);
+                name == image || name.strip_suffix("-1") == Some(image)
+            }
+        }
+    }
+}
+
+/// The last part of an image's path, without tag and digest.
+pub(crate) fn image_name(image: &str) -> &str {
+    let image = image.split('@').next().unwrap_or_default();
+    let last = image.rsplit('/').next().unwrap_or_default();
+    last.split(':').next().unwrap_or_default()
+}
+
+pub(crate) fn in_range(name: &str, number: i64, least: i64, most: i64) -> Result<(), Refusal> {
+    if (least..=most).contains(&number) {
+        return Ok(());
+    }
+    Err(Refusal::invalid(format!(
+        "{name}: {number} is not between {least} and {most}."
+    )))
+}
+
+/// Refuses a command or arguments that no process could be given.
+pub(crate) fn check_words(name: &str, words: &[String]) -> Result<(), Refusal> {
+    if words.len() > MAX_ARGS || words.iter().any(|word| word.contains('\0')) {
         return Err(Refusal::invalid(format!(
-            "args: must be at most {MAX_ARGS} strings without NUL."
+            "{name}: must be at most {MAX_ARGS} strings without NUL."
         )));
     }
     Ok(())
 }
 
 /// Refuses an environment that Cloud Run would refuse.
-pub(crate) fn check_env(env: Option<&Value>) -> Result<(), Refusal> {
-    let env = list("env", env)?;
+pub(crate) fn check_env(env: &[Variable]) -> Result<(), Refusal> {
     if env.len() > MAX_VARIABLES {
         return Err(Refusal::invalid(format!(
             "env: has more than {MAX_VARIABLES} variables."
@@ -46,43 +90,21 @@ pub(crate) fn check_env(env: Option<&Value>) -> Result<(), Refusal> {
     env.iter().try_for_each(check_variable)
 }
 
-fn check_variable(variable: &Value) -> Result<(), Refusal> {
-    let name = variable
-        .get("name")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+fn check_variable(Variable { name, value }: &Variable) -> Result<(), Refusal> {
     if name.is_empty() || name.contains(['=', '\0']) {
         return Err(Refusal::invalid(format!(
             "env: '{name}' is not the name of an environment variable."
         )));
     }
-    if RESERVED.contains(&name) || name.starts_with("X_GOOGLE_") {
+    if RESERVED.contains(&name.as_str()) || name.starts_with("X_GOOGLE_") {
         return Err(Refusal::invalid(format!(
             "env: '{name}' is reserved and cannot be set."
         )));
     }
-    if variable
-        .get("valueFrom")
-        .is_some_and(|from| !from.is_null())
-    {
+    if value.len() > MAX_VALUE_BYTES || value.contains('\0') {
         return Err(Refusal::invalid(format!(
-            "env: '{name}' has valueFrom, but this emulator has no secrets."
+            "env: '{name}' must be a string of at most {MAX_VALUE_BYTES} bytes without NUL."
         )));
     }
-    let value = variable.get("value").unwrap_or(&Value::Null);
-    let sound = |text: &str| text.len() <= MAX_VALUE_BYTES && !text.contains('\0');
-    if value.is_null() || value.as_str().is_some_and(sound) {
-        return Ok(());
-    }
-    Err(Refusal::invalid(format!(
-        "env: '{name}' must be a string of at most {MAX_VALUE_BYTES} bytes without NUL."
-    )))
-}
-
-fn list<'a>(name: &str, value: Option<&'a Value>) -> Result<&'a [Value], Refusal> {
-    match value {
-        None | Some(Value::Null) => Ok(&[]),
-        Some(Value::Array(list)) => Ok(list),
-        Some(_) => Err(Refusal::invalid(format!("{name}: must be a list."))),
-    }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Executions: what is known of one, and the list of all.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::OnceLock;
 
 use jiff::Timestamp;
@@ -10,11 +10,19 @@ use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::jobs::{Job, Template};
-use super::tasks::{Phase, Task};
+use super::jobs::Job;
+use super::tasks::{End, Phase, Task};
+use super::template::{ExecutionTemplate, Labels};
 use crate::random;
 use crate::refusal::Refusal;
 use crate::site::Site;
+
+/// Executions that were deleted and are kept for their operations, the last ones.
+const MOST_DELETED: usize = 50;
+
+/// A place in time: the position of a job, an execution or an operation, higher if it is newer. A task has its
+/// execution's, and its own index.
+pub(crate) type Place = (i64, usize);
 
 /// Becomes true, or closes, when the tasks are to end.
 pub(crate) type Cancelled = watch::Receiver<bool>;
@@ -30,15 +38,15 @@ pub(crate) async fn asked_to_end(cancelled: &mut Cancelled) {
 pub(crate) struct Execution {
     pub(crate) name: String,
     pub(crate) job: String,
-    pub(crate) template: Template,
+    pub(crate) template: ExecutionTemplate,
     pub(crate) tasks: Vec<Task>,
     /// The overrides as they were sent.
     pub(crate) overrides: Value,
     pub(crate) listed_from: Instant,
-    /// Turns true when somebody cancels; dropped when the execution is deleted.
+    /// Turns true when somebody cancels or deletes the execution.
     pub(crate) cancelled: watch::Sender<bool>,
     pub(crate) uid: String,
-    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) labels: Labels,
     pub(crate) job_uid: String,
     pub(crate) operation: String,
     pub(crate) created: Timestamp,
@@ -52,10 +60,9 @@ pub(crate) struct Execution {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Outcome {
     Succeeded,
-    /// The first task that failed, and whether it was for want of time.
+    /// `task` is the first one that failed.
     Failed {
         task: usize,
-        timed_out: bool,
     },
     Cancelled,
 }
@@ -103,6 +110,7 @@ pub(crate) struct Executions {
     by_position: BTreeMap<i64, Execution>,
     positions: HashMap<String, i64>,
     unfinished: usize,
+    deleted: VecDeque<Execution>,
 }
 
 impl Executions {
@@ -113,6 +121,12 @@ impl Executions {
 
     pub(crate) fn get(&self, name: &str) -> Option<&Execution> {
         self.by_position.get(self.positions.get(name)?)
+    }
+
+    /// The execution, be it one that was deleted lately.
+    pub(crate) fn get_or_deleted(&self, name: &str) -> Option<&Execution> {
+        let deleted = || self.deleted.iter().find(|execution| execution.name == name);
+        self.get(name).or_else(deleted)
     }
 
     pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut Execution> {
@@ -133,6 +147,22 @@ impl Executions {
             .range(..end)
             .rev()
             .map(|(position, execution)| (*position, execution))
+    }
+
+    /// Every task after a place: those of newer executions first, within one by index.
+    pub(crate) fn tasks_after(
+        &self,
+        after: Option<Place>,
+    ) -> impl Iterator<Item = (Place, &Execution, usize)> {
+        let newest = after.map(|(position, _)| position.saturating_add(1));
+        let executions = self.newest_first(newest);
+        executions.flat_map(move |(position, execution)| {
+            let first = match after {
+                Some((last, index)) if last == position => index + 1,
+                _ => 0,
+            };
+            (first..execution.tasks.len()).map(move |index| ((position, index), execution, index))
+        })
     }
 
     /// How many have not ended.
@@ -185,23 +215,39 @@ impl Executions {
             .skip(retained)
             .map(|(_, execution)| execution.name.clone())
             .collect();
-        surplus.iter().for_each(|name| self.remove(name));
+        for name in surplus {
+            self.remove(&name);
+        }
     }
 
-    pub(crate) fn remove_job(&mut self, job: &str) {
+    pub(crate) fn delete_job(&mut self, job: &str) {
         let of_job = self.oldest_first().filter(|execution| execution.job == job);
         let names: Vec<String> = of_job.map(|execution| execution.name.clone()).collect();
-        names.iter().for_each(|name| self.remove(name));
+        for name in names {
+            self.delete(&name);
+        }
     }
 
-    /// Forgets an execution. Its runner sees the `cancelled` channel close and ends the tasks.
-    pub(crate) fn remove(&mut self, name: &str) {
-        let removed = self
-            .positions
-            .remove(name)
-            .and_then(|position| self.by_position.remove(&position));
-        self.unfinished -=
-            usize::from(removed.is_some_and(|execution| execution.completed.is_none()));
+    /// Deletes an execution; one that still runs is cancelled. Returns what is left of it.
+    pub(crate) fn delete(&mut self, name: &str) -> Option<&Execution> {
+        let mut execution = self.remove(name)?;
+        execution.cancelled.send_replace(true);
+        if execution.completed.is_none() {
+            execution.cancel_tasks();
+            execution.finish();
+        }
+        if self.deleted.len() == MOST_DELETED {
+            self.deleted.pop_back();
+        }
+        self.deleted.push_front(execution);
+        self.deleted.front()
+    }
+
+    fn remove(&mut self, name: &str) -> Option<Execution> {
+        let position = self.positions.remove(name)?;
+        let execution = self.by_position.remove(&position)?;
+        self.unfinished -= usize::from(execution.completed.is_none());
+        Some(execution)
     }
 }
 
@@ -210,14 +256,10 @@ impl Execution {
         site: &Site,
         job: &Job,
         name: String,
-        template: Template,
+        template: ExecutionTemplate,
         created: Timestamp,
     ) -> Self {
-        let own = template
-            .labels
-            .iter()
-            .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
-        let mut labels: BTreeMap<String, String> = own.collect();
+        let mut labels = template.labels.clone();
         let mut label = |key: &str, value: String| labels.insert(key.to_owned(), value);
         label("run.googleapis.com/job", job.name.clone());
         label("run.googleapis.com/jobUid", job.uid.clone());
@@ -253,6 +295,32 @@ impl Execution {
         self.started = Some(Timestamp::now());
     }
 
+    pub(crate) fn check_running(&self) -> Result<(), Refusal> {
+        if self.completed.is_some() {
+            return Err(Refusal::precondition(format!(
+                "Execution '{}' cannot be cancelled because it is not running.",
+                self.name
+            )));
+        }
+        Ok(())
+    }
+
+    /// Asks the tasks to end.
+    pub(crate) fn cancel(&self) -> Result<(), Refusal> {
+        self.check_running()?;
+        self.cancelled.send_replace(true);
+        Ok(())
+    }
+
+    /// Ends the tasks that have not ended.
+    pub(crate) fn cancel_tasks(&mut self) {
+        let unfinished = |task: &&mut Task| matches!(task.phase, Phase::Pending | Phase::Running);
+        for task in self.tasks.iter_mut().filter(unfinished) {
+            let last = (task.phase == Phase::Running).then_some(End::Cancelled);
+            task.end(Phase::Cancelled, last);
+        }
+    }
+
     fn finish(&mut self) {
         self.completed = Some((Timestamp::now(), self.outcome()));
     }
@@ -275,10 +343,7 @@ impl Execution {
         if self.tasks.iter().any(|task| task.phase == Phase::Cancelled) {
             Outcome::Cancelled
         } else if let Some(task) = failed {
-            Outcome::Failed {
-                task,
-                timed_out: self.tasks[task].timed_out(),
-            }
+            Outcome::Failed { task }
         } else {
             Outcome::Succeeded
         }
@@ -294,24 +359,28 @@ impl Execution {
 
     /// The merged environment.
     pub(crate) fn env(&self) -> BTreeMap<String, String> {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let variables = self.template.container["env"]
-            .as_array()
-            .into_iter()
-            .flatten();
+        let variables = self.template.task.container.env.iter();
         variables
-            .map(|variable| (text(&variable["name"]), text(&variable["value"])))
+            .map(|variable| (variable.name.clone(), variable.value.clone()))
             .collect()
     }
 
-    /// The merged arguments.
-    pub(crate) fn args(&self) -> Vec<String> {
-        let args = self.template.container["args"]
-            .as_array()
-            .into_iter()
-            .flatten();
-        args.filter_map(|arg| arg.as_str().map(str::to_owned))
-            .collect()
+    /// A number that grows with every change.
+    pub(crate) fn changes(&self) -> usize {
+        let attempts: usize = self.tasks.iter().map(Task::changes).sum();
+        let phase = usize::from(self.started.is_some()) + 2 * usize::from(self.completed.is_some());
+        attempts * 4 + phase
+    }
+
+    /// When it changed last.
+    pub(crate) fn updated(&self) -> Timestamp {
+        let end = self.completed.as_ref().map(|(time, _)| *time);
+        end.or(self.started).unwrap_or(self.created)
+    }
+
+    /// The id of a task: the execution's, with the task's number in its last group. Stable without being stored.
+    pub(crate) fn task_uid(&self, index: usize) -> String {
+        format!("{}{index:012x}", self.uid.get(..24).unwrap_or_default())
     }
 
     pub(crate) fn record(&self) -> ExecutionRecord {
@@ -319,10 +388,10 @@ impl Execution {
             name: self.name.clone(),
             job: self.job.clone(),
             env: self.env(),
-            args: self.args(),
+            args: self.template.task.container.args.clone(),
             overrides: self.overrides.clone(),
             task_count: self.tasks.len(),
-            timeout_seconds: u64::try_from(self.template.timeout_seconds).unwrap_or_default(),
+            timeout_seconds: u64::try_from(self.template.task.timeout_seconds).unwrap_or_default(),
             state: self.state(),
         }
     }

@@ -4,26 +4,38 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::container::{Container, image_name};
 use crate::settings::Job;
 
-/// Job name → the program and arguments that its image stands for, in the order of the settings.
+/// What an image, and a container's own command, mean on this machine.
 #[derive(Debug)]
-pub(crate) struct Images(Vec<(String, Arc<[OsString]>)>);
+pub(crate) struct Images {
+    /// Job name → the program and arguments that its image stands for, in the order of the settings.
+    commands: Vec<(String, Arc<[OsString]>)>,
+    /// Whether a container's own command is run.
+    allow_commands: bool,
+}
 
 impl Images {
-    pub(crate) fn of(jobs: &[Job]) -> Self {
+    pub(crate) fn new(jobs: &[Job], allow_commands: bool) -> Self {
         let command = |job: &Job| (job.name.clone(), resolved(&job.command));
-        Self(jobs.iter().map(command).collect())
+        Self {
+            commands: jobs.iter().map(command).collect(),
+            allow_commands,
+        }
     }
 
-    /// The command behind an image: that of the job whose name the image ends in, else the first.
-    pub(crate) fn command(&self, image: &str) -> Option<Arc<[OsString]>> {
-        let image = image.split('@').next().unwrap_or_default();
-        let last = image.rsplit('/').next().unwrap_or_default();
-        let name = last.split(':').next().unwrap_or_default();
-        let named = self.0.iter().find(|(job, _)| job == name);
+    /// The local command of a container: its own if it has one and that is allowed, else that of the job whose name
+    /// its image ends in, else that of the first job.
+    pub(crate) fn command(&self, container: &Container) -> Option<Arc<[OsString]>> {
+        if self.allow_commands && !container.command.is_empty() {
+            let words: Vec<OsString> = container.command.iter().map(Into::into).collect();
+            return Some(resolved(&words));
+        }
+        let name = image_name(&container.image);
+        let named = self.commands.iter().find(|(job, _)| job == name);
         named
-            .or(self.0.first())
+            .or(self.commands.first())
             .map(|(_, command)| Arc::clone(command))
     }
 }

@@ -3,19 +3,27 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::container::{Container, Variable};
 use super::images::Images;
-use super::job_spec::{check_name, completed, int};
+use super::kept::{Api, Kept};
+use super::template::{ExecutionTemplate, Labels, WantedTemplate};
 use crate::refusal::{Code, Refusal};
 use crate::site::Site;
 use crate::{random, settings};
 
 /// Google's quota.
 const MAX_JOBS: usize = 1000;
+const MAX_NAME: usize = 63;
 
+/// All jobs by name.
 #[derive(Debug, Default)]
-pub(crate) struct Jobs(BTreeMap<String, Job>);
+pub(crate) struct Jobs {
+    by_name: BTreeMap<String, Job>,
+    /// The place in time of the newest one.
+    newest: i64,
+}
 
 /// A job as it was written, defaults filled in.
 #[derive(Debug)]
@@ -24,66 +32,77 @@ pub(crate) struct Job {
     pub(crate) uid: String,
     pub(crate) generation: u64,
     pub(crate) policy: Value,
+    /// Its place in time: a higher one is newer.
+    pub(crate) position: i64,
     pub(crate) created: Timestamp,
     pub(crate) updated: Timestamp,
-    pub(crate) labels: Map<String, Value>,
-    pub(crate) annotations: Map<String, Value>,
-    pub(crate) spec: Value,
+    pub(crate) spec: JobSpec,
     pub(crate) executions: u64,
     pub(crate) latest: Option<String>,
 }
 
-/// What an execution takes over from its job.
-#[derive(Clone, Debug)]
-pub(crate) struct Template {
-    pub(crate) container: Value,
-    pub(crate) task_count: i64,
-    /// 0: as many as there are tasks.
-    pub(crate) parallelism: i64,
-    pub(crate) max_retries: i64,
-    pub(crate) timeout_seconds: i64,
-    pub(crate) service_account: String,
-    pub(crate) labels: Map<String, Value>,
+/// What the user writes of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct JobSpec {
+    pub(crate) labels: Labels,
+    pub(crate) annotations: Labels,
+    pub(crate) template: ExecutionTemplate,
+    pub(crate) kept: Kept,
 }
 
 impl Jobs {
+    pub(crate) fn get(&self, name: &str) -> Option<&Job> {
+        self.by_name.get(name)
+    }
+
     pub(crate) fn find(&self, site: &Site, name: &str) -> Result<&Job, Refusal> {
-        self.0.get(name).ok_or_else(|| site.missing("JOB", name))
+        self.get(name).ok_or_else(|| site.missing("JOB", name))
     }
 
     pub(crate) fn find_mut(&mut self, site: &Site, name: &str) -> Result<&mut Job, Refusal> {
-        self.0
+        self.by_name
             .get_mut(name)
             .ok_or_else(|| site.missing("JOB", name))
     }
 
-    pub(crate) fn newest_first(&self) -> Vec<&Job> {
-        let mut jobs: Vec<&Job> = self.0.values().collect();
-        jobs.sort_by_key(|job| std::cmp::Reverse(job.created));
-        jobs
+    /// Newest first, those older than position `after` only.
+    pub(crate) fn newest_first(&self, after: Option<i64>) -> impl Iterator<Item = &Job> {
+        let older = |job: &&Job| after.is_none_or(|after| job.position < after);
+        let mut jobs: Vec<&Job> = self.by_name.values().filter(older).collect();
+        jobs.sort_by_key(|job| std::cmp::Reverse(job.position));
+        jobs.into_iter()
     }
 
-    pub(crate) fn create(&mut self, job: Job) -> Result<(), Refusal> {
-        if self.0.contains_key(&job.name) {
-            let exists = format!("Resource '{}' already exists.", job.name);
+    /// Refuses the name of a new job if it is not a legal one or is taken.
+    pub(crate) fn check_new(&self, name: &str) -> Result<(), Refusal> {
+        check_name(name)?;
+        if self.by_name.contains_key(name) {
+            let exists = format!("Resource '{name}' already exists.");
             return Err(Refusal::new(Code::AlreadyExists, exists));
         }
-        if self.0.len() >= MAX_JOBS {
+        if self.by_name.len() >= MAX_JOBS {
             return Err(Refusal::exhausted(format!(
                 "Quota exceeded: {MAX_JOBS} jobs in this region."
             )));
         }
-        self.0.insert(job.name.clone(), job);
         Ok(())
     }
 
-    pub(crate) fn remove(&mut self, site: &Site, name: &str) -> Result<(), Refusal> {
-        let removed = self.0.remove(name);
-        removed.map(drop).ok_or_else(|| site.missing("JOB", name))
+    /// Adds a job.
+    pub(crate) fn create(&mut self, name: &str, spec: JobSpec) -> Result<&Job, Refusal> {
+        self.check_new(name)?;
+        self.newest += 1;
+        let job = Job::new(name, spec, self.newest);
+        Ok(self.by_name.entry(name.to_owned()).or_insert(job))
+    }
+
+    pub(crate) fn remove(&mut self, site: &Site, name: &str) -> Result<Job, Refusal> {
+        let removed = self.by_name.remove(name);
+        removed.ok_or_else(|| site.missing("JOB", name))
     }
 
     pub(crate) fn started(&mut self, job: &str, execution: &str) {
-        if let Some(job) = self.0.get_mut(job) {
+        if let Some(job) = self.by_name.get_mut(job) {
             job.executions += 1;
             job.latest = Some(execution.to_owned());
         }
@@ -95,23 +114,38 @@ impl Jobs {
         images: &Images,
         job: &settings::Job,
     ) -> Result<(), Refusal> {
-        let env: Vec<Value> = job
-            .env
-            .iter()
-            .map(|(name, value)| json!({ "name": name, "value": value }))
-            .collect();
-        if self.0.contains_key(&job.name) {
+        if self.by_name.contains_key(&job.name) {
             return Err(Refusal::invalid("is given twice"));
         }
-        let image = image(site, &job.name);
-        let container = json!({ "image": image, "args": job.args, "env": env });
-        let task = json!({ "containers": [container], "maxRetries": job.max_retries, "timeoutSeconds": job.timeout_seconds.to_string() });
-        let spec = json!({ "taskCount": job.task_count, "parallelism": job.parallelism, "template": { "spec": task } });
-        let request =
-            json!({ "metadata": { "name": job.name }, "spec": { "template": { "spec": spec } } });
-        self.0
-            .insert(job.name.clone(), Job::from_request(images, &request)?);
-        Ok(())
+        let nothing = || Kept::new(Api::V2, serde_json::Map::new());
+        let env = job.env.iter().cloned();
+        let container = Container {
+            name: None,
+            image: image(site, &job.name),
+            command: Vec::new(),
+            args: job.args.clone(),
+            env: env.map(|(name, value)| Variable { name, value }).collect(),
+            kept: nothing(),
+        };
+        let template = WantedTemplate {
+            labels: Labels::new(),
+            annotations: Labels::new(),
+            task_count: Some(job.task_count.into()),
+            parallelism: Some(job.parallelism.into()),
+            kept: nothing(),
+            containers: vec![container],
+            max_retries: Some(job.max_retries.into()),
+            timeout_seconds: Some(job.timeout_seconds.into()),
+            service_account: None,
+            kept_of_task: nothing(),
+        };
+        let spec = JobSpec {
+            labels: Labels::new(),
+            annotations: Labels::new(),
+            template: template.completed(images)?,
+            kept: nothing(),
+        };
+        self.create(&job.name, spec).map(drop)
     }
 }
 
@@ -120,64 +154,41 @@ fn image(site: &Site, job: &str) -> String {
     format!("{region}-docker.pkg.dev/{project}/images/{job}")
 }
 
+/// Refuses a name that no job can have.
+fn check_name(name: &str) -> Result<(), Refusal> {
+    let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    let bytes = name.as_bytes();
+    let framed = bytes.first().is_some_and(u8::is_ascii_lowercase) && !name.ends_with('-');
+    if framed && bytes.len() <= MAX_NAME && bytes.iter().copied().all(legal) {
+        return Ok(());
+    }
+    Err(Refusal::invalid(format!(
+        "The name '{name}' must use only lowercase letters, digits and '-', begin with a letter, not end with '-', and be at most {MAX_NAME} characters."
+    )))
+}
+
 impl Job {
-    /// A job from a create or replace request, checked, with the defaults that Google fills in.
-    pub(crate) fn from_request(images: &Images, request: &Value) -> Result<Self, Refusal> {
-        let text = |pointer: &str| request.pointer(pointer).and_then(Value::as_str);
-        let object = |pointer: &str| {
-            request
-                .pointer(pointer)
-                .and_then(Value::as_object)
-                .cloned()
-                .unwrap_or_default()
-        };
+    pub(crate) fn new(name: &str, spec: JobSpec, position: i64) -> Self {
         let now = Timestamp::now();
-        let name = text("/metadata/name").unwrap_or_default();
-        check_name(name)?;
-        let spec = request.get("spec").cloned().unwrap_or_default();
-        Ok(Self {
+        Self {
             name: name.to_owned(),
             uid: random::uuid(),
             generation: 1,
             policy: json!({ "version": 1, "etag": policy_etag() }),
+            position,
             created: now,
             updated: now,
-            labels: object("/metadata/labels"),
-            annotations: object("/metadata/annotations"),
-            spec: completed(images, spec)?,
+            spec,
             executions: 0,
             latest: None,
-        })
-    }
-
-    pub(crate) fn replace(&mut self, new: Self) {
-        self.generation += u64::from(self.spec != new.spec);
-        self.updated = new.updated;
-        self.labels = new.labels;
-        self.annotations = new.annotations;
-        self.spec = new.spec;
-    }
-
-    pub(crate) fn template(&self) -> Template {
-        let at = |pointer: &str| self.spec.pointer(pointer);
-        let number = |pointer: &str, default| at(pointer).and_then(int).unwrap_or(default);
-        Template {
-            container: at("/template/spec/template/spec/containers/0")
-                .cloned()
-                .unwrap_or_default(),
-            task_count: number("/template/spec/taskCount", 1),
-            parallelism: number("/template/spec/parallelism", 0),
-            max_retries: number("/template/spec/template/spec/maxRetries", 3),
-            timeout_seconds: number("/template/spec/template/spec/timeoutSeconds", 600),
-            service_account: at("/template/spec/template/spec/serviceAccountName")
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned(),
-            labels: at("/template/metadata/labels")
-                .and_then(Value::as_object)
-                .cloned()
-                .unwrap_or_default(),
         }
+    }
+
+    /// Replaces what the user writes. A change of the template makes a new generation.
+    pub(crate) fn replace(&mut self, spec: JobSpec) {
+        self.generation += u64::from(self.spec.template != spec.template);
+        self.updated = Timestamp::now();
+        self.spec = spec;
     }
 
     pub(crate) fn resource_version(&self) -> String {

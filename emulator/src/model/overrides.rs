@@ -1,34 +1,24 @@
 //! Overrides of `jobs.run`, and how they are merged into the job's template.
 
-use serde::Deserialize;
-use serde_json::{Value, json};
-
-use super::container::{check_args, check_env};
-use super::job_spec;
-use super::jobs::Template;
+use super::container::{Container, Variable, check_env, check_words, in_range};
+use super::template::{ExecutionTemplate, MAX_TASKS, MAX_TIMEOUT_SECONDS};
 use crate::refusal::Refusal;
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+/// What one execution has different from its job. 0 and an empty list mean "not set", as in protobuf.
+#[derive(Debug, Default)]
 pub(crate) struct Overrides {
-    #[serde(default)]
-    container_overrides: Vec<ContainerOverride>,
-    task_count: Option<Value>,
-    timeout_seconds: Option<Value>,
+    pub(crate) containers: Vec<ContainerOverride>,
+    pub(crate) task_count: i64,
+    pub(crate) timeout_seconds: i64,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct ContainerOverride {
-    /// With one container, whatever name is given means that one.
-    #[serde(rename = "name")]
-    _name: Option<String>,
-    #[serde(default)]
-    args: Vec<String>,
-    #[serde(default)]
-    clear_args: bool,
-    #[serde(default)]
-    env: Vec<Value>,
+#[derive(Debug, Default)]
+pub(crate) struct ContainerOverride {
+    /// Empty: the only container there is.
+    pub(crate) name: String,
+    pub(crate) args: Vec<String>,
+    pub(crate) clear_args: bool,
+    pub(crate) env: Vec<Variable>,
 }
 
 impl Overrides {
@@ -36,81 +26,76 @@ impl Overrides {
     pub(crate) fn of_env(env: Vec<(String, String)>) -> Self {
         let env = env
             .into_iter()
-            .map(|(name, value)| json!({ "name": name, "value": value }))
+            .map(|(name, value)| Variable { name, value })
             .collect();
         let container = ContainerOverride {
             env,
             ..ContainerOverride::default()
         };
         Self {
-            container_overrides: vec![container],
+            containers: vec![container],
             ..Self::default()
         }
     }
-}
 
-/// The job's template with the overrides in it. 0 and an empty list mean "not set", as in protobuf.
-pub(crate) fn merged(mut template: Template, overrides: Overrides) -> Result<Template, Refusal> {
-    template.task_count = replaced(
-        "taskCount",
-        overrides.task_count,
-        job_spec::MAX_TASKS,
-        template.task_count,
-    )?;
-    template.timeout_seconds = replaced(
-        "timeoutSeconds",
-        overrides.timeout_seconds,
-        job_spec::MAX_TIMEOUT_SECONDS,
-        template.timeout_seconds,
-    )?;
-    if overrides.container_overrides.len() > 1 {
-        return Err(Refusal::invalid(
-            "overrides.containerOverrides: the job has one container only.",
-        ));
-    }
-    for wanted in overrides.container_overrides {
-        merge_container(&mut template.container, wanted)?;
-    }
-    Ok(template)
-}
-
-fn replaced(name: &str, wanted: Option<Value>, most: i64, own: i64) -> Result<i64, Refusal> {
-    let Some(wanted) = wanted else { return Ok(own) };
-    match job_spec::int(&wanted) {
-        Some(0) => Ok(own),
-        Some(number) if (1..=most).contains(&number) => Ok(number),
-        _ => Err(Refusal::invalid(format!(
-            "overrides.{name}: {wanted} is not between 1 and {most}."
-        ))),
-    }
-}
-
-fn merge_container(container: &mut Value, wanted: ContainerOverride) -> Result<(), Refusal> {
-    if wanted.clear_args && !wanted.args.is_empty() {
-        return Err(Refusal::invalid(
-            "overrides.containerOverrides[0]: args must be empty when clearArgs is set.",
-        ));
-    }
-    if wanted.clear_args || !wanted.args.is_empty() {
-        container["args"] = json!(wanted.args);
-        check_args(container.get("args"))?;
-    }
-    check_env(Some(&Value::Array(wanted.env.clone())))?;
-    let mut env = container
-        .get("env")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
-    for variable in wanted.env {
-        match env
-            .iter_mut()
-            .find(|known| known["name"] == variable["name"])
-        {
-            Some(known) => *known = variable,
-            None => env.push(variable),
+    /// The template with the overrides in it.
+    pub(crate) fn merged_into(
+        self,
+        mut template: ExecutionTemplate,
+    ) -> Result<ExecutionTemplate, Refusal> {
+        in_range("overrides.taskCount", self.task_count, 0, MAX_TASKS)?;
+        if self.task_count > 0 {
+            template.task_count = self.task_count;
         }
+        in_range(
+            "overrides.timeout",
+            self.timeout_seconds,
+            0,
+            MAX_TIMEOUT_SECONDS,
+        )?;
+        if self.timeout_seconds > 0 {
+            template.task.timeout_seconds = self.timeout_seconds;
+        }
+        if self.containers.len() > 1 {
+            return Err(Refusal::invalid(
+                "overrides.containerOverrides: the job has one container only.",
+            ));
+        }
+        for wanted in self.containers {
+            wanted.merge_into(&mut template.task.container)?;
+        }
+        Ok(template)
     }
-    check_env(Some(&Value::Array(env.clone())))?;
-    container["env"] = Value::Array(env);
-    Ok(())
+}
+
+impl ContainerOverride {
+    fn merge_into(self, container: &mut Container) -> Result<(), Refusal> {
+        let name = &self.name;
+        if !name.is_empty() && !container.is_called(name) {
+            return Err(Refusal::invalid(format!(
+                "overrides.containerOverrides[0].name: the job has no container named '{name}'."
+            )));
+        }
+        if self.clear_args && !self.args.is_empty() {
+            return Err(Refusal::invalid(
+                "overrides.containerOverrides[0]: args must be empty when clearArgs is set.",
+            ));
+        }
+        if self.clear_args || !self.args.is_empty() {
+            check_words("args", &self.args)?;
+            container.args = self.args;
+        }
+        check_env(&self.env)?;
+        for variable in self.env {
+            match container
+                .env
+                .iter_mut()
+                .find(|known| known.name == variable.name)
+            {
+                Some(known) => *known = variable,
+                None => container.env.push(variable),
+            }
+        }
+        check_env(&container.env)
+    }
 }

@@ -52,10 +52,6 @@ impl Task {
         };
     }
 
-    pub(crate) fn timed_out(&self) -> bool {
-        self.last == Some(End::TimedOut)
-    }
-
     /// A number that grows with every change.
     pub(crate) fn changes(&self) -> usize {
         usize::from(self.started.is_some()) + self.retries + usize::from(self.completed.is_some())

@@ -10,3 +10,4 @@ mod metadata;
 mod program;
 mod routes;
 mod tasks;
+mod v2;

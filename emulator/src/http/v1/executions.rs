@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use tokio::time::Instant;
 
-use super::execution_json::Shown;
-use super::listing::Listing;
+use super::execution_json::{execution_json, execution_text};
+use super::listing::{Listing, Page};
 use super::{Answer, deleted};
 use crate::cloud::Cloud;
+use crate::http::extract::Parameters;
 use crate::model::executions::Execution;
 use crate::refusal::Refusal;
 
@@ -20,22 +21,23 @@ pub(crate) async fn get(
 ) -> Answer {
     let state = cloud.state();
     let execution = state.executions.find(&cloud.site, &name)?;
-    Ok(Json(shown(&cloud, execution).json()))
+    Ok(Json(execution_json(&cloud.site, execution)))
 }
 
 pub(crate) async fn list(
     State(cloud): State<Arc<Cloud>>,
-    Query(listing): Query<Listing>,
+    Parameters(listing): Parameters<Listing>,
 ) -> Result<Response, Refusal> {
-    let (selector, after, now) = (listing.selector()?, listing.after()?, Instant::now());
+    let (selector, wanted, now) = (listing.selector()?, listing.page()?, Instant::now());
     let state = cloud.state();
     let listed = state
         .executions
-        .newest_first(after)
+        .newest_first(wanted.older_than())
         .filter(|(_, execution)| execution.listed_from <= now);
     let chosen = listed.filter(|(_, execution)| selector.matches(|key| label(execution, key)));
-    let items = chosen.map(|(position, execution)| (position, shown(&cloud, execution).text()));
-    Ok(Json(listing.page("ExecutionsList", items)).into_response())
+    let items =
+        chosen.map(|(position, execution)| ((position, 0), execution_text(&cloud.site, execution)));
+    Ok(Json(Page::new("ExecutionsList", wanted.cut(items))).into_response())
 }
 
 /// `POST executions/{execution}:cancel` is the only verb there is.
@@ -48,13 +50,8 @@ pub(crate) async fn verb(
     };
     let state = cloud.state();
     let execution = state.executions.find(&cloud.site, name)?;
-    if execution.completed.is_some() {
-        return Err(Refusal::precondition(format!(
-            "Execution '{name}' cannot be cancelled because it is not running."
-        )));
-    }
-    execution.cancelled.send_replace(true);
-    Ok(Json(shown(&cloud, execution).json()))
+    execution.cancel()?;
+    Ok(Json(execution_json(&cloud.site, execution)))
 }
 
 /// Deletes an execution; one that still runs is cancelled.
@@ -64,13 +61,8 @@ pub(crate) async fn delete(
 ) -> Answer {
     let mut state = cloud.state();
     state.executions.find(&cloud.site, &name)?;
-    state.executions.remove(&name);
+    state.executions.delete(&name);
     Ok(deleted())
-}
-
-fn shown<'a>(cloud: &'a Cloud, execution: &'a Execution) -> Shown<'a> {
-    let site = &cloud.site;
-    Shown { site, execution }
 }
 
 fn label<'a>(execution: &'a Execution, key: &str) -> Option<&'a str> {

@@ -2,18 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::http::paging::PageRequest;
 use crate::refusal::Refusal;
-
-/// Items of a page when the caller does not say; also the most there can be, so that a page stays a few MiB.
-const PAGE: usize = 100;
-const LARGEST_PAGE: usize = 1000;
 
 /// The query of a list call. Google documents more parameters and ignores them, and so do we.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Listing {
     label_selector: Option<String>,
-    limit: Option<usize>,
+    limit: Option<i64>,
     r#continue: Option<String>,
 }
 
@@ -22,46 +19,8 @@ impl Listing {
         Selector::parse(self.label_selector.as_deref().unwrap_or_default())
     }
 
-    pub(crate) fn limit(&self) -> usize {
-        match self.limit {
-            None | Some(0) => PAGE,
-            Some(limit) => limit.min(LARGEST_PAGE),
-        }
-    }
-
-    /// The position that the page before ended with.
-    pub(crate) fn after(&self) -> Result<Option<i64>, Refusal> {
-        let Some(token) = self.r#continue.as_deref().filter(|token| !token.is_empty()) else {
-            return Ok(None);
-        };
-        let position = token
-            .strip_prefix("p")
-            .and_then(|digits| digits.parse().ok());
-        position
-            .map(Some)
-            .ok_or_else(|| Refusal::invalid("The provided continue token is invalid."))
-    }
-
-    /// One page of `items` (each with its position), which are in order and come after the token.
-    pub(crate) fn page<T>(
-        &self,
-        kind: &'static str,
-        items: impl Iterator<Item = (i64, T)>,
-    ) -> Page<T> {
-        let mut items: Vec<(i64, T)> = items.take(self.limit() + 1).collect();
-        let more = items.len() > self.limit();
-        items.truncate(self.limit());
-        let last = items.last().filter(|_| more);
-        let metadata = PageMetadata {
-            r#continue: last.map(|(position, _)| format!("p{position}")),
-        };
-        let items = items.into_iter().map(|(_, item)| item).collect();
-        Page {
-            api_version: "run.googleapis.com/v1",
-            kind,
-            metadata,
-            items,
-        }
+    pub(crate) fn page(&self) -> Result<PageRequest, Refusal> {
+        PageRequest::new(self.limit, self.r#continue.as_deref())
     }
 }
 
@@ -79,6 +38,17 @@ pub(crate) struct Page<T> {
 struct PageMetadata {
     #[serde(skip_serializing_if = "Option::is_none")]
     r#continue: Option<String>,
+}
+
+impl<T> Page<T> {
+    pub(crate) fn new(kind: &'static str, (items, next): (Vec<T>, Option<String>)) -> Self {
+        Self {
+            api_version: "run.googleapis.com/v1",
+            kind,
+            metadata: PageMetadata { r#continue: next },
+            items,
+        }
+    }
 }
 
 /// A parsed label selector: all of its requirements must hold.

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
 use super::Answer;
-use super::execution_json::{log_uri, owner, task_spec};
+use super::execution_json::{condition_json, owner};
+use super::job_json::task_spec;
 use super::listing::{Listing, Page};
 use crate::cloud::Cloud;
+use crate::http::extract::Parameters;
+use crate::model::conditions::{attempt_status, of_task};
 use crate::model::executions::Execution;
-use crate::model::tasks::{End, Phase, Task};
+use crate::model::tasks::{End, Task};
 use crate::refusal::Refusal;
 use crate::site::{PROJECT_NUMBER, Site, rfc3339};
 
@@ -35,29 +38,17 @@ pub(crate) async fn get(
 
 pub(crate) async fn list(
     State(cloud): State<Arc<Cloud>>,
-    Query(listing): Query<Listing>,
+    Parameters(listing): Parameters<Listing>,
 ) -> Result<Json<Page<Value>>, Refusal> {
-    let (selector, after) = (listing.selector()?, listing.after()?);
+    let (selector, wanted) = (listing.selector()?, listing.page()?);
     let state = cloud.state();
-    let executions = state
-        .executions
-        .newest_first(None)
-        .map(|(_, execution)| execution);
-    let tasks = executions.flat_map(|execution| {
-        execution
-            .tasks
-            .iter()
-            .enumerate()
-            .map(move |(index, task)| (execution, index, task))
+    let tasks = state.executions.tasks_after(wanted.after);
+    let chosen = tasks.filter(|(_, execution, index)| {
+        selector.matches(|key| label(execution, &execution.tasks[*index], key))
     });
-    let chosen =
-        tasks.filter(|(execution, _, task)| selector.matches(|key| label(execution, task, key)));
-    let numbered = (0_i64..)
-        .zip(chosen)
-        .filter(|(position, _)| after.is_none_or(|after| *position > after));
-    let items = numbered
-        .map(|(position, (execution, index, _))| (position, json(&cloud.site, execution, index)));
-    Ok(Json(listing.page("TasksList", items)))
+    let items =
+        chosen.map(|(place, execution, index)| (place, json(&cloud.site, execution, index)));
+    Ok(Json(Page::new("TasksList", wanted.cut(items))))
 }
 
 fn label<'a>(execution: &'a Execution, task: &Task, key: &str) -> Option<&'a str> {
@@ -74,11 +65,7 @@ fn json(site: &Site, execution: &Execution, index: usize) -> Value {
     let mut labels = json!(execution.labels);
     labels["run.googleapis.com/execution"] = json!(execution.name);
     labels["run.googleapis.com/runningState"] = json!(task.phase.name());
-    // The execution's id with the task's number in its last group: stable without being stored.
-    let uid = format!(
-        "{}{index:012x}",
-        execution.uid.get(..24).unwrap_or_default()
-    );
+    let uid = execution.task_uid(index);
     json!({
         "apiVersion": "run.googleapis.com/v1", "kind": "Task",
         "metadata": {
@@ -88,7 +75,7 @@ fn json(site: &Site, execution: &Execution, index: usize) -> Value {
             "selfLink": format!("/apis/run.googleapis.com/v1/namespaces/{PROJECT_NUMBER}/tasks/{name}"),
             "ownerReferences": [owner("Execution", "run.googleapis.com/v1", &execution.name, &execution.uid)],
         },
-        "spec": task_spec(execution),
+        "spec": task_spec(&execution.template.task),
         "status": status(site, execution, index),
     })
 }
@@ -96,8 +83,8 @@ fn json(site: &Site, execution: &Execution, index: usize) -> Value {
 fn status(site: &Site, execution: &Execution, index: usize) -> Value {
     let task = &execution.tasks[index];
     let mut status = json!({
-        "observedGeneration": 1, "logUri": log_uri(site, &execution.name),
-        "conditions": [condition(task, "Completed", completed_status(task)), condition(task, "Started", started_status(task))],
+        "observedGeneration": 1, "logUri": site.log_uri(&execution.name),
+        "conditions": of_task(task).iter().map(condition_json).collect::<Value>(),
     });
     // Protobuf leaves zeros out.
     for (key, number) in [("index", index), ("retried", task.retries)] {
@@ -119,51 +106,14 @@ fn status(site: &Site, execution: &Execution, index: usize) -> Value {
     status
 }
 
-fn completed_status(task: &Task) -> &'static str {
-    match task.phase {
-        Phase::Pending | Phase::Running => "Unknown",
-        Phase::Succeeded => "True",
-        Phase::Failed | Phase::Cancelled => "False",
-    }
-}
-
-fn started_status(task: &Task) -> &'static str {
-    match (task.started, task.completed) {
-        (Some(_), _) => "True",
-        (None, Some(_)) => "False",
-        (None, None) => "Unknown",
-    }
-}
-
-fn condition(task: &Task, kind: &str, status: &str) -> Value {
-    let mut condition = json!({ "type": kind, "status": status });
-    let (failure, message) = match task.phase {
-        Phase::Cancelled => ("Cancelled", "Cancelled by user."),
-        Phase::Failed if task.timed_out() => ("", "The configured timeout was reached."),
-        Phase::Failed => ("NonZeroExitCode", "The container exited with an error."),
-        _ => ("", ""),
-    };
-    if kind == "Completed" && !message.is_empty() {
-        condition["message"] = json!(message);
-    }
-    if kind == "Completed" && !failure.is_empty() {
-        condition["reason"] = json!(failure);
-    }
-    if let Some(time) = task.completed.or(task.started) {
-        condition["lastTransitionTime"] = json!(rfc3339(time));
-    }
-    condition
-}
-
 /// A task's `lastAttemptResult`, with the codes of google.rpc.Code.
-fn last_attempt_result(end: &End) -> Value {
-    let status = |code: u8, message: &str| json!({ "code": code, "message": message });
+pub(crate) fn last_attempt_result(end: &End) -> Value {
+    let status = match attempt_status(end) {
+        Some((code, message)) => json!({ "code": code, "message": message }),
+        None => json!({}),
+    };
     match end {
-        End::Exited(0) => json!({ "status": {} }),
-        End::Exited(code) => {
-            json!({ "exitCode": code, "status": status(10, "The container exited with an error.") })
-        }
-        End::TimedOut => json!({ "status": status(4, "The configured timeout was reached.") }),
-        End::Cancelled => json!({ "status": status(1, "Cancelled by user.") }),
+        End::Exited(code) if *code != 0 => json!({ "exitCode": code, "status": status }),
+        _ => json!({ "status": status }),
     }
 }

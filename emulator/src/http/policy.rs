@@ -1,4 +1,4 @@
-//! The IAM policy of a job: kept and given back, never enforced.
+//! The IAM policy of a job: kept and given back, never enforced. The same in both APIs.
 
 use std::sync::Arc;
 
@@ -7,45 +7,47 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
-use super::{Answer, parsed};
+use super::extract::parsed;
 use crate::cloud::Cloud;
 use crate::model::jobs::policy_etag;
 use crate::refusal::{Code, Refusal};
 
+type Answer = Result<Json<Value>, Refusal>;
 type Parts = Path<(String, String, String)>;
 
-/// `GET …/jobs/{job}:getIamPolicy`.
+/// `GET /v1/…/jobs/{job}:getIamPolicy`.
 pub(crate) async fn get(
     State(cloud): State<Arc<Cloud>>,
     Path((_, _, job_and_verb)): Parts,
 ) -> Answer {
-    let Some((job, "getIamPolicy")) = job_and_verb.rsplit_once(':') else {
-        return Err(Refusal::not_found("Method not found."));
-    };
-    Ok(Json(
-        cloud.state().jobs.find(&cloud.site, job)?.policy.clone(),
-    ))
+    match job_and_verb.rsplit_once(':') {
+        Some((job, "getIamPolicy")) => read(&cloud, job),
+        _ => Err(Refusal::not_found("Method not found.")),
+    }
 }
 
-/// `POST …/jobs/{job}:setIamPolicy` and `:testIamPermissions`.
+/// `POST /v1/…/jobs/{job}:setIamPolicy` and `:testIamPermissions`.
 pub(crate) async fn post(
     State(cloud): State<Arc<Cloud>>,
     Path((_, _, job_and_verb)): Parts,
     body: Bytes,
 ) -> Answer {
-    let mut request = parsed(&body)?;
     match job_and_verb.rsplit_once(':') {
-        Some((job, "setIamPolicy")) => set(&cloud, job, request["policy"].take()),
-        Some((job, "testIamPermissions")) => {
-            cloud.state().jobs.find(&cloud.site, job)?;
-            Ok(Json(json!({ "permissions": request["permissions"] })))
-        }
+        Some((job, "setIamPolicy")) => set(&cloud, job, &body),
+        Some((job, "testIamPermissions")) => test(&cloud, job, &body),
         _ => Err(Refusal::not_found("Method not found.")),
     }
 }
 
+pub(crate) fn read(cloud: &Cloud, job: &str) -> Answer {
+    let state = cloud.state();
+    let job = state.jobs.find(&cloud.site, job)?;
+    Ok(Json(job.policy.clone()))
+}
+
 /// Sets the policy unless somebody else has changed it since it was read.
-fn set(cloud: &Cloud, job: &str, mut policy: Value) -> Answer {
+pub(crate) fn set(cloud: &Cloud, job: &str, body: &[u8]) -> Answer {
+    let mut policy = parsed::<Value>(body)?["policy"].take();
     let mut state = cloud.state();
     let job = state.jobs.find_mut(&cloud.site, job)?;
     let read = &policy["etag"];
@@ -56,7 +58,17 @@ fn set(cloud: &Cloud, job: &str, mut policy: Value) -> Answer {
     if !policy.is_object() {
         return Err(Refusal::invalid("policy: is required."));
     }
+    if policy["version"].is_null() {
+        policy["version"] = json!(1);
+    }
     policy["etag"] = json!(policy_etag());
     job.policy = policy;
     Ok(Json(job.policy.clone()))
+}
+
+/// The caller has every permission that it asks about.
+pub(crate) fn test(cloud: &Cloud, job: &str, body: &[u8]) -> Answer {
+    let request: Value = parsed(body)?;
+    cloud.state().jobs.find(&cloud.site, job)?;
+    Ok(Json(json!({ "permissions": request["permissions"] })))
 }

@@ -1,0 +1,116 @@
+//! What handlers take from a request, refused in Google's form.
+
+use axum::extract::{FromRequestParts, Query};
+use axum::http::request::Parts;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::model::container::Variable;
+use crate::model::overrides::ContainerOverride;
+use crate::refusal::Refusal;
+
+/// The query; parameters that are not named in `T` are ignored.
+#[derive(Debug)]
+pub(crate) struct Parameters<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        let query = Query::try_from_uri(&parts.uri);
+        query
+            .map(|Query(parameters)| Self(parameters))
+            .map_err(|error| Refusal::invalid(error.body_text()))
+    }
+}
+
+/// A body of JSON; an empty one is an empty object.
+pub(crate) fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    let body = if body.trim_ascii().is_empty() {
+        b"{}"
+    } else {
+        body
+    };
+    serde_json::from_slice(body)
+        .map_err(|error| Refusal::invalid(format!("Invalid JSON payload received. {error}")))
+}
+
+/// Null is the default, as in all of protobuf's JSON.
+pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// An integer of protobuf's JSON, where it may be a string as well.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Int(pub(crate) i64);
+
+impl<'de> Deserialize<'de> for Int {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let number = value
+            .as_i64()
+            .or_else(|| value.as_str()?.parse().ok())
+            .ok_or_else(|| D::Error::custom(format!("{value} is not an integer")))?;
+        Ok(Self(number))
+    }
+}
+
+/// An environment variable of either API.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct EnvVar {
+    #[serde(default)]
+    name: String,
+    value: Option<String>,
+    #[serde(alias = "valueSource")]
+    value_from: Option<Value>,
+}
+
+impl TryFrom<EnvVar> for Variable {
+    type Error = Refusal;
+
+    fn try_from(variable: EnvVar) -> Result<Self, Refusal> {
+        let name = variable.name;
+        if variable.value_from.is_some() {
+            return Err(Refusal::invalid(format!(
+                "env: the value of '{name}' comes from a secret, but this emulator has no secrets."
+            )));
+        }
+        let value = variable.value.unwrap_or_default();
+        Ok(Self { name, value })
+    }
+}
+
+pub(crate) fn variables(env: Vec<EnvVar>) -> Result<Vec<Variable>, Refusal> {
+    env.into_iter().map(Variable::try_from).collect()
+}
+
+/// An override of a container, of either API.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct SentContainerOverride {
+    #[serde(default, deserialize_with = "or_default")]
+    name: String,
+    #[serde(default, deserialize_with = "or_default")]
+    args: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    clear_args: bool,
+    #[serde(default, deserialize_with = "or_default")]
+    env: Vec<EnvVar>,
+}
+
+impl TryFrom<SentContainerOverride> for ContainerOverride {
+    type Error = Refusal;
+
+    fn try_from(sent: SentContainerOverride) -> Result<Self, Refusal> {
+        Ok(Self {
+            name: sent.name,
+            args: sent.args,
+            clear_args: sent.clear_args,
+            env: variables(sent.env)?,
+        })
+    }
+}

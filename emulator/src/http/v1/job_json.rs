@@ -1,0 +1,249 @@
+//! Jobs as v1 writes and shows them.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::http::extract::{EnvVar, Int, or_default, variables};
+use crate::model::container::{Container, Variable};
+use crate::model::executions::{Execution, State};
+use crate::model::images::Images;
+use crate::model::jobs::{Job, JobSpec};
+use crate::model::kept::{Api, Kept};
+use crate::model::template::{ExecutionTemplate, Labels, TaskTemplate, WantedTemplate};
+use crate::refusal::Refusal;
+use crate::site::{PROJECT_NUMBER, Site, default_account, rfc3339};
+
+/// A job as clients send it. What the server alone writes is ignored.
+#[derive(Debug, Deserialize)]
+pub(crate) struct SentJob {
+    #[serde(default, deserialize_with = "or_default")]
+    metadata: SentMetadata,
+    #[serde(default, deserialize_with = "or_default")]
+    spec: SentSpec,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct SentMetadata {
+    #[serde(default)]
+    name: String,
+    #[serde(default, deserialize_with = "or_default")]
+    labels: Labels,
+    #[serde(default, deserialize_with = "or_default")]
+    annotations: Labels,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct SentSpec {
+    #[serde(default, deserialize_with = "or_default")]
+    template: SentExecutionTemplate,
+    #[serde(flatten)]
+    kept: Map<String, Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct SentExecutionTemplate {
+    #[serde(default, deserialize_with = "or_default")]
+    metadata: SentMetadata,
+    #[serde(default, deserialize_with = "or_default")]
+    spec: SentExecutionSpec,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SentExecutionSpec {
+    task_count: Option<Int>,
+    parallelism: Option<Int>,
+    #[serde(default, deserialize_with = "or_default")]
+    template: SentTaskTemplate,
+    #[serde(flatten)]
+    kept: Map<String, Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct SentTaskTemplate {
+    #[serde(default, deserialize_with = "or_default")]
+    spec: SentTaskSpec,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SentTaskSpec {
+    #[serde(default, deserialize_with = "or_default")]
+    containers: Vec<SentContainer>,
+    max_retries: Option<Int>,
+    timeout_seconds: Option<Int>,
+    service_account_name: Option<String>,
+    #[serde(flatten)]
+    kept: Map<String, Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SentContainer {
+    name: Option<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    image: String,
+    #[serde(default, deserialize_with = "or_default")]
+    command: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    args: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    env: Vec<EnvVar>,
+    #[serde(flatten)]
+    kept: Map<String, Value>,
+}
+
+impl SentJob {
+    pub(crate) fn name(&self) -> &str {
+        &self.metadata.name
+    }
+
+    /// The job, checked, with Google's defaults.
+    pub(crate) fn spec(self, images: &Images) -> Result<JobSpec, Refusal> {
+        let keep = |fields| Kept::new(Api::V1, fields);
+        let Self { metadata, spec } = self;
+        let SentExecutionTemplate {
+            metadata: of_execution,
+            spec: execution,
+        } = spec.template;
+        let task = execution.template.spec;
+        let containers = task.containers.into_iter().map(SentContainer::container);
+        let wanted = WantedTemplate {
+            labels: of_execution.labels,
+            annotations: of_execution.annotations,
+            task_count: execution.task_count.map(|Int(count)| count),
+            parallelism: execution.parallelism.map(|Int(count)| count),
+            kept: keep(execution.kept),
+            containers: containers.collect::<Result<_, _>>()?,
+            max_retries: task.max_retries.map(|Int(count)| count),
+            timeout_seconds: task.timeout_seconds.map(|Int(seconds)| seconds),
+            service_account: task.service_account_name,
+            kept_of_task: keep(task.kept),
+        };
+        Ok(JobSpec {
+            labels: metadata.labels,
+            annotations: metadata.annotations,
+            template: wanted.completed(images)?,
+            kept: keep(spec.kept),
+        })
+    }
+}
+
+impl SentContainer {
+    fn container(self) -> Result<Container, Refusal> {
+        Ok(Container {
+            name: self.name,
+            image: self.image,
+            command: self.command,
+            args: self.args,
+            env: variables(self.env)?,
+            kept: Kept::new(Api::V1, self.kept),
+        })
+    }
+}
+
+pub(crate) fn job_json(site: &Site, job: &Job, latest: Option<&Execution>) -> Value {
+    let mut labels = job.spec.labels.clone();
+    let mut label = |key: &str, value: String| labels.insert(key.to_owned(), value);
+    label("cloud.googleapis.com/location", site.region.clone());
+    label("run.googleapis.com/lastUpdatedTime", rfc3339(job.updated));
+    let mut annotations = job.spec.annotations.clone();
+    for key in [
+        "run.googleapis.com/creator",
+        "run.googleapis.com/lastModifier",
+    ] {
+        annotations.insert(key.into(), default_account());
+    }
+    let created = rfc3339(job.created);
+    let ready = json!({ "type": "Ready", "status": "True", "lastTransitionTime": created });
+    let mut status = json!({ "observedGeneration": job.generation, "conditions": [ready], "latestCreatedExecution": {} });
+    if job.executions > 0 {
+        status["executionCount"] = json!(job.executions);
+    }
+    if let Some(latest) = latest {
+        status["latestCreatedExecution"] = reference(latest);
+    }
+    let mut spec = job.spec.kept.shown_by(Api::V1);
+    spec.insert("template".into(), execution_template(&job.spec.template));
+    json!({
+        "apiVersion": "run.googleapis.com/v1", "kind": "Job",
+        "metadata": {
+            "name": job.name, "namespace": PROJECT_NUMBER, "uid": job.uid, "generation": job.generation,
+            "resourceVersion": job.resource_version(), "creationTimestamp": created,
+            "selfLink": format!("/apis/run.googleapis.com/v1/namespaces/{PROJECT_NUMBER}/jobs/{}", job.name),
+            "labels": labels, "annotations": annotations,
+        },
+        "spec": spec, "status": status,
+    })
+}
+
+/// What the job's `status.latestCreatedExecution` says of an execution.
+fn reference(execution: &Execution) -> Value {
+    let status = match execution.state() {
+        State::Pending => "EXECUTION_PENDING",
+        State::Running => "EXECUTION_RUNNING",
+        State::Succeeded => "EXECUTION_SUCCEEDED",
+        State::Failed => "EXECUTION_FAILED",
+        State::Cancelled => "EXECUTION_CANCELLED",
+    };
+    let mut reference = json!({ "name": execution.name, "creationTimestamp": rfc3339(execution.created), "completionStatus": status });
+    if let Some((completed, _)) = &execution.completed {
+        reference["completionTimestamp"] = json!(rfc3339(*completed));
+    }
+    reference
+}
+
+/// `metadata` is always there: gcloud crashes without.
+fn execution_template(template: &ExecutionTemplate) -> Value {
+    let mut metadata = Map::new();
+    for (key, labels) in [
+        ("labels", &template.labels),
+        ("annotations", &template.annotations),
+    ] {
+        if !labels.is_empty() {
+            metadata.insert(key.into(), json!(labels));
+        }
+    }
+    let mut spec = template.kept.shown_by(Api::V1);
+    spec.insert("taskCount".into(), json!(template.task_count));
+    if template.parallelism > 0 {
+        spec.insert("parallelism".into(), json!(template.parallelism));
+    }
+    spec.insert(
+        "template".into(),
+        json!({ "spec": task_spec(&template.task) }),
+    );
+    json!({ "metadata": metadata, "spec": spec })
+}
+
+/// The spec that each task has; `timeoutSeconds` is an int64, hence a string.
+pub(crate) fn task_spec(task: &TaskTemplate) -> Value {
+    let mut spec = task.kept.shown_by(Api::V1);
+    spec.insert("containers".into(), json!([container(&task.container)]));
+    spec.insert("maxRetries".into(), json!(task.max_retries));
+    spec.insert("serviceAccountName".into(), json!(task.service_account));
+    let timeout = task.timeout_seconds.to_string();
+    spec.insert("timeoutSeconds".into(), json!(timeout));
+    Value::Object(spec)
+}
+
+fn container(container: &Container) -> Value {
+    let mut json = container.kept.shown_by(Api::V1);
+    json.insert("image".into(), json!(container.image));
+    if let Some(name) = &container.name {
+        json.insert("name".into(), json!(name));
+    }
+    for (key, words) in [("command", &container.command), ("args", &container.args)] {
+        if !words.is_empty() {
+            json.insert(key.into(), json!(words));
+        }
+    }
+    if !container.env.is_empty() {
+        let env = container.env.iter().map(variable);
+        json.insert("env".into(), env.collect());
+    }
+    Value::Object(json)
+}
+
+fn variable(Variable { name, value }: &Variable) -> Value {
+    json!({ "name": name, "value": value })
+}

@@ -1,0 +1,160 @@
+//! Long-running operations: get, wait, list, delete, and how one is shown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::execution_json::execution_json;
+use super::job_json::Seconds;
+use super::{Answer, Listing, page};
+use crate::cloud::{self, Cloud};
+use crate::http::extract::{Parameters, or_default, parsed};
+use crate::model::conditions::failure;
+use crate::model::operations::Subject;
+use crate::random;
+use crate::refusal::Refusal;
+use crate::site::{Site, rfc3339};
+
+/// How long `:wait` waits at most, whatever it was asked for.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// Google forgets a deleted resource so much later. Here it is gone at once.
+const KEPT_AFTER_DELETION: Duration = Duration::from_secs(30 * 24 * 3600);
+
+type Parts = Path<(String, String, String)>;
+
+#[derive(Debug, Deserialize)]
+struct WaitRequest {
+    #[serde(default, deserialize_with = "or_default")]
+    timeout: Option<Seconds>,
+}
+
+pub(crate) async fn get(State(cloud): State<Arc<Cloud>>, Path((_, _, id)): Parts) -> Answer {
+    shown(&cloud, &id).map(Json)
+}
+
+/// `POST operations/{operation}:wait` is the only verb there is.
+pub(crate) async fn verb(
+    State(cloud): State<Arc<Cloud>>,
+    Path((_, _, id_and_verb)): Parts,
+    body: Bytes,
+) -> Answer {
+    let Some((id, "wait")) = id_and_verb.rsplit_once(':') else {
+        return Err(Refusal::not_found("Method not found."));
+    };
+    let request: WaitRequest = parsed(&body)?;
+    let asked = request
+        .timeout
+        .and_then(|Seconds(seconds)| u64::try_from(seconds).ok());
+    let longest = asked
+        .map_or(LONGEST_WAIT, Duration::from_secs)
+        .min(LONGEST_WAIT);
+    let done = async {
+        loop {
+            // Registered before looking, so that an end in between is not missed.
+            let one_ended = cloud.one_ended.notified();
+            let operation = shown(&cloud, id)?;
+            if operation["done"] == true {
+                return Ok(operation);
+            }
+            one_ended.await;
+        }
+    };
+    match timeout(longest, done).await {
+        Ok(operation) => operation.map(Json),
+        Err(_late) => shown(&cloud, id).map(Json),
+    }
+}
+
+pub(crate) async fn list(
+    State(cloud): State<Arc<Cloud>>,
+    Parameters(listing): Parameters<Listing>,
+) -> Answer {
+    let wanted = listing.page()?;
+    let state = cloud.state();
+    let operations = state.operations.newest_first(wanted.older_than());
+    let items = operations.filter_map(|(position, operation)| {
+        let shown = operation_json(&cloud.site, &state, &operation.id, &operation.subject)?;
+        Some(((position, 0), shown))
+    });
+    Ok(Json(page("operations", wanted.cut(items))))
+}
+
+/// Forgets an operation. What it is about goes on.
+pub(crate) async fn delete(State(cloud): State<Arc<Cloud>>, Path((_, _, id)): Parts) -> Answer {
+    let removed = cloud.state().operations.remove(&id);
+    removed
+        .map(|_| Json(json!({})))
+        .ok_or_else(|| missing(&cloud.site, &id))
+}
+
+fn missing(site: &Site, id: &str) -> Refusal {
+    site.missing("OPERATION", id)
+}
+
+fn shown(cloud: &Cloud, id: &str) -> Result<Value, Refusal> {
+    let state = cloud.state();
+    let operation = state.operations.get(id);
+    operation
+        .and_then(|operation| operation_json(&cloud.site, &state, id, &operation.subject))
+        .ok_or_else(|| missing(&cloud.site, id))
+}
+
+/// An operation as it stands; none if its execution is long gone.
+pub(crate) fn operation_json(
+    site: &Site,
+    state: &cloud::State,
+    id: &str,
+    subject: &Subject,
+) -> Option<Value> {
+    let execution = match subject {
+        Subject::Done(response) => return Some(done(site, id, response.clone())),
+        Subject::Execution(name) => state.executions.get_or_deleted(name)?,
+    };
+    let subject = any("Execution", execution_json(site, execution));
+    if execution.completed.is_none() {
+        return Some(json!({ "name": site.operation_name(id), "metadata": subject }));
+    }
+    let Some((code, message)) = failure(execution) else {
+        return Some(done(site, id, subject));
+    };
+    let error = json!({ "code": code, "message": message });
+    Some(
+        json!({ "name": site.operation_name(id), "metadata": subject, "done": true, "error": error }),
+    )
+}
+
+fn done(site: &Site, id: &str, response: Value) -> Value {
+    json!({ "name": site.operation_name(id), "metadata": response, "done": true, "response": response })
+}
+
+/// The operation of a change that has happened.
+pub(crate) fn finished(site: &Site, state: &mut cloud::State, response: Value) -> Value {
+    let id = state.operations.add_new(Subject::Done(response.clone()));
+    done(site, &id, response)
+}
+
+/// The operation of a change that was only asked about. It cannot be read later.
+pub(crate) fn only_validated(site: &Site, response: Value) -> Value {
+    done(site, &random::uuid(), response)
+}
+
+/// A resource as protobuf's Any.
+pub(crate) fn any(kind: &str, mut resource: Value) -> Value {
+    resource["@type"] = json!(format!("type.googleapis.com/google.cloud.run.v2.{kind}"));
+    resource
+}
+
+/// A resource as the operation of its deletion has it.
+pub(crate) fn deleted(mut resource: Value) -> Value {
+    let now = Timestamp::now();
+    resource["deleteTime"] = json!(rfc3339(now));
+    resource["expireTime"] = json!(rfc3339(now + KEPT_AFTER_DELETION));
+    resource
+}
