@@ -6,6 +6,7 @@ pub(crate) mod extract;
 pub(crate) mod handlers;
 pub(crate) mod json;
 pub(crate) mod limits;
+mod minimum_rate;
 pub(crate) mod openapi;
 mod operations;
 pub mod page_token;

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::{self, Invalid};
 use crate::http::problem::{Kind, Problem};
-use crate::http::server::Client;
+use crate::http::server::Peer;
 use crate::scope::Scope;
 
 /// Requests after which the keys that are as good as new are forgotten. A key used once is that after a minute divided by
@@ -90,7 +90,7 @@ impl Limits {
                 .next_back()?;
             last.to_str().ok()?.rsplit(',').next()?.trim().parse().ok()
         };
-        let peer = || parts.extensions.get().map(Client::address);
+        let peer = || parts.extensions.get().map(Peer::address);
         let address = match self.behind_front_end {
             true => forwarded().or_else(peer),
             false => peer(),
@@ -207,7 +207,7 @@ mod tests {
             let mut parts = Request::new(Body::empty()).into_parts().0;
             parts.headers = headers;
             let peer: SocketAddr = peer.parse().unwrap();
-            parts.extensions.insert(Client::new(peer.ip(), None));
+            parts.extensions.insert(Peer::new(peer.ip()));
             limits(behind_front_end)
                 .address(&parts)
                 .unwrap()

@@ -21,7 +21,7 @@ use crate::execution::Execution;
 use crate::gcp::upstream_timing::{self, SERVER_TIMING};
 use crate::http::json::json;
 use crate::http::problem::{Kind, Problem};
-use crate::http::server::Client;
+use crate::http::server::Peer;
 use crate::random;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -62,7 +62,7 @@ struct Line {
     method: Method,
     uri: Uri,
     user_agent: Option<HeaderValue>,
-    client: Option<Client>,
+    peer: Option<Peer>,
     trace: Option<String>,
     id: HeaderValue,
 }
@@ -107,7 +107,7 @@ impl Line {
             method: request.method().clone(),
             uri: request.uri().clone(),
             user_agent: headers.get(USER_AGENT).cloned(),
-            client: request.extensions().get().cloned(),
+            peer: request.extensions().get().cloned(),
             trace: trace(headers),
             id: request_id(headers.get(X_REQUEST_ID)),
         }
@@ -147,7 +147,7 @@ impl Line {
                         %format_args!("{}.{:06}s", micros / 1_000_000, micros % 1_000_000),
                     "httpRequest.userAgent" =
                         self.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
-                    "httpRequest.remoteIp" = self.client.as_ref().map(Client::text),
+                    "httpRequest.remoteIp" = self.peer.as_ref().map(Peer::text),
                     requestId = self.id(),
                     execution = about.map(|about| &about.name[..]),
                     invocationId = about

@@ -17,11 +17,11 @@ use crate::http::handlers::{assets, cancel, document, events, executions, health
 use crate::http::limits::held;
 use crate::http::openapi::{self, Route};
 use crate::http::problem::{Kind, Problem};
-use crate::http::server::Answers;
+use crate::http::server::HttpService;
 use crate::http::{operations, paths, request_log};
 
 /// The whole service but its socket.
-pub fn service(app: Arc<App>) -> impl Answers {
+pub fn service(app: Arc<App>) -> impl HttpService {
     with_middleware(router(), app)
 }
 
@@ -37,7 +37,7 @@ fn router() -> Router<Arc<App>> {
 
 /// What lies around every route, from the inside out. Panics are caught within the headers for browsers, so that a page can
 /// read of them. Functions rather than axum's layers: those cost an allocation and a copy of the request each.
-fn with_middleware(routes: Router<Arc<App>>, app: Arc<App>) -> impl Answers {
+fn with_middleware(routes: Router<Arc<App>>, app: Arc<App>) -> impl HttpService {
     let (guarded, reported) = (Arc::clone(&app), Arc::clone(&app));
     let routes = routes.with_state(app);
     let inner = ServiceBuilder::new()

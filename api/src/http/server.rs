@@ -6,12 +6,9 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::Extension;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
@@ -20,16 +17,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use rustix::net::sockopt::set_tcp_user_timeout;
-use rustix::net::{Shutdown, listen, shutdown};
+use rustix::net::listen;
+use rustix::net::sockopt::{set_socket_send_buffer_size, set_tcp_user_timeout};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::{Service, ServiceExt};
 
 use crate::config;
+use crate::http::minimum_rate::MinimumRate;
 
 /// How long a request's head may take, and how long an idle connection is kept: hyper has one clock for both.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,6 +34,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_TIMEOUT_BEHIND_FRONT_END: Duration = Duration::from_secs(75);
 /// How long a peer may leave what we sent unread, in milliseconds (TCP_USER_TIMEOUT of tcp(7)).
 const UNREAD_TIMEOUT_MILLISECONDS: u32 = 30_000;
+/// What the system keeps of answers for one connection. Left to itself it takes megabytes for a reader who is slow.
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
 /// The largest head of a request, in bytes; a larger one is answered with 431.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Connections besides those whose requests are admitted: idle ones, and those being refused.
@@ -91,7 +89,7 @@ pub fn raise_open_files() {
 }
 
 /// What answers requests.
-pub trait Answers:
+pub trait HttpService:
     Service<Request, Response = Response, Error = Infallible, Future: Send>
     + Clone
     + Send
@@ -100,7 +98,7 @@ pub trait Answers:
 {
 }
 
-impl<S> Answers for S where
+impl<S> HttpService for S where
     S: Service<Request, Response = Response, Error = Infallible, Future: Send>
         + Clone
         + Send
@@ -112,7 +110,7 @@ impl<S> Answers for S where
 /// Serves until `shutdown` is ready, then lets the requests in flight end, and `unattended` with what nobody waits for.
 pub async fn serve(
     listener: TcpListener,
-    service: impl Answers,
+    service: impl HttpService,
     bounds: Bounds,
     shutdown: impl Future<Output = ()>,
     unattended: impl Future<Output = ()>,
@@ -120,21 +118,21 @@ pub async fn serve(
     let graceful = GracefulShutdown::new();
     let (open, closing) = watch::channel(());
     let mut shutdown = std::pin::pin!(shutdown);
-    let mut door = Door::new(listener, bounds.connections);
+    let mut acceptor = Acceptor::new(listener, bounds.connections);
     loop {
         tokio::select! {
-            (stream, peer, room) = door.next() => {
+            (stream, peer, permit) = acceptor.next() => {
                 let (service, watcher, closing) = (service.clone(), graceful.watcher(), closing.clone());
                 let connection = connection(stream, peer, service, bounds.head, watcher, closing);
                 tokio::spawn(async move {
                     connection.await;
-                    drop(room);
+                    drop(permit);
                 });
             }
             () = &mut shutdown => break,
         }
     }
-    drop((door, open));
+    drop((acceptor, open));
     let all = async {
         graceful.shutdown().await;
         unattended.await;
@@ -144,36 +142,36 @@ pub async fn serve(
     }
 }
 
-/// Where connections come in, as long as there is room.
-struct Door {
+/// Accepts connections, up to a number at one time.
+struct Acceptor {
     listener: TcpListener,
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     was_full: bool,
 }
 
-impl Door {
+impl Acceptor {
     fn new(listener: TcpListener, connections: usize) -> Self {
         if let Err(error) = listen(&listener, BACKLOG) {
             tracing::debug!(%error, "the system's queue of connections stays as it is");
         }
         Self {
             listener,
-            room: Arc::new(Semaphore::new(connections)),
+            permits: Arc::new(Semaphore::new(connections)),
             was_full: false,
         }
     }
 
-    /// The next connection, with its share of the room.
+    /// The next connection, with its permit.
     async fn next(&mut self) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
-        let is_full = self.room.available_permits() == 0;
+        let is_full = self.permits.available_permits() == 0;
         if is_full && !self.was_full {
             tracing::warn!("there are as many connections as may be; the next ones wait");
         }
         self.was_full = is_full;
-        let room = Arc::clone(&self.room).acquire_owned().await.ok(); // never closed, so always some
+        let permit = Arc::clone(&self.permits).acquire_owned().await.ok(); // never closed, so always some
         loop {
             match self.listener.accept().await {
-                Ok((stream, peer)) => return (stream, peer, room),
+                Ok((stream, peer)) => return (stream, peer, permit),
                 Err(error) => refused(&error).await,
             }
         }
@@ -183,7 +181,7 @@ impl Door {
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
-    service: impl Answers,
+    service: impl HttpService,
     head: Duration,
     watcher: Watcher,
     mut closing: watch::Receiver<()>,
@@ -191,17 +189,16 @@ async fn connection(
     // Answers are small and written whole: waiting for more to send would only delay them.
     let _ = stream.set_nodelay(true);
     let _ = set_tcp_user_timeout(&stream, UNREAD_TIMEOUT_MILLISECONDS);
+    let _ = set_socket_send_buffer_size(&stream, SEND_BUFFER_BYTES);
     // Hyper lets a connection that has sent nothing yet hold up the drain, and browsers open some in advance.
-    let speaks = tokio::select! {
-        speaks = speaks(&stream, head) => speaks,
+    let sends = tokio::select! {
+        sends = sends_within(&stream, head) => sends,
         _ = closing.changed() => false,
     };
-    if !speaks {
+    if !sends {
         return;
     }
-    let (read, write) = stream.into_split();
-    let write = Arc::new(write);
-    let client = Client::new(peer.ip(), Some(Arc::clone(&write)));
+    let client = Peer::new(peer.ip());
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request: Request = request.map(Body::new);
         request.extensions_mut().insert(client.clone());
@@ -211,15 +208,14 @@ async fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(head)
         .max_buf_size(MAX_HEAD_BYTES)
-        .half_close(true) // a body that ends early still gets its answer
-        .serve_connection(TokioIo::new(Socket { read, write }), service);
+        .serve_connection(TokioIo::new(MinimumRate::new(stream)), service);
     if let Err(error) = watcher.watch(connection).await {
         ended_early(peer, &error);
     }
 }
 
 /// Whether the first byte comes in time.
-async fn speaks(stream: &TcpStream, patience: Duration) -> bool {
+async fn sends_within(stream: &TcpStream, patience: Duration) -> bool {
     let peeked = tokio::time::timeout(patience, stream.peek(&mut [0])).await;
     matches!(peeked, Ok(Ok(1..)))
 }
@@ -246,28 +242,24 @@ async fn refused(error: &io::Error) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-/// Whoever is connected, as an extension of each request.
+/// The other end of the connection, as an extension of each request.
 #[derive(Clone)]
-pub struct Client(Arc<Connected>);
+pub struct Peer(Arc<Address>);
 
-struct Connected {
+struct Address {
     address: IpAddr,
     /// The address as text, made once for all log lines.
     text: String,
-    socket: Option<Arc<OwnedWriteHalf>>,
 }
 
-impl Client {
-    /// A client at this address, and where its end is seen.
-    pub fn new(address: IpAddr, socket: Option<Arc<OwnedWriteHalf>>) -> Self {
-        Self(Arc::new(Connected {
-            address,
-            text: address.to_string(),
-            socket,
-        }))
+impl Peer {
+    /// The peer at this address.
+    pub fn new(address: IpAddr) -> Self {
+        let text = address.to_string();
+        Self(Arc::new(Address { address, text }))
     }
 
-    /// Where it is.
+    /// Its address.
     pub fn address(&self) -> IpAddr {
         self.0.address
     }
@@ -276,100 +268,12 @@ impl Client {
     pub fn text(&self) -> &str {
         &self.0.text
     }
-
-    /// Waits until the client has closed its side. hyper takes that for half of a conversation that goes on; whoever
-    /// streams or waits for long takes it for the end, as everybody does.
-    pub async fn gone(&self) {
-        let Some(socket) = &self.0.socket else {
-            return std::future::pending().await;
-        };
-        let (mut byte, socket): (_, &TcpStream) = ([0], (**socket).as_ref());
-        let peek = |cx: &mut Context<'_>| socket.poll_peek(cx, &mut ReadBuf::new(&mut byte));
-        if matches!(std::future::poll_fn(peek).await, Ok(1..)) {
-            // A next request has come already, and hides what follows: the next write will tell.
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// [`Client::gone`] for a request that may have come without a socket.
-pub async fn gone(client: Option<Extension<Client>>) {
-    match client {
-        Some(Extension(client)) => client.gone().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// A socket that others than hyper may look at, by its writing half: tokio's own way to read knows from a short read that there
-/// is no more, and saves a call to the system for each request.
-struct Socket {
-    read: OwnedReadHalf,
-    write: Arc<OwnedWriteHalf>,
-}
-
-impl Socket {
-    fn stream(&self) -> &TcpStream {
-        (*self.write).as_ref()
-    }
-
-    /// Writes once there is room.
-    fn poll_write_with(
-        &self,
-        cx: &mut Context<'_>,
-        write: impl Fn(&TcpStream) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream().poll_write_ready(cx))?;
-            match write(self.stream()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                outcome => return Poll::Ready(outcome),
-            }
-        }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.read).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |stream| stream.try_write(bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |stream| stream.try_write_vectored(slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(())) // nothing is kept back
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(shutdown(self.stream(), Shutdown::Write).map_err(io::Error::from))
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
     use std::time::Instant;
 
     use axum::Router;

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -21,7 +20,6 @@ use crate::http::authorize::{Authorized, Read};
 use crate::http::extract::{ExecutionName, Fields, NoFields};
 use crate::http::page_token;
 use crate::http::problem::{Kind, Problem};
-use crate::http::server::{Client, gone};
 use crate::watch::{Event, LogCursor, Update, Watcher};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -42,18 +40,15 @@ pub async fn stream(
     ExecutionName(name): ExecutionName,
     _: Fields<NoFields>,
     headers: HeaderMap,
-    client: Option<Extension<Client>>,
 ) -> Result<Response, Problem> {
     let cursor = cursor(&headers, &name)?;
     let watcher = tokio::select! {
         watcher = app.watches.watch(&granted.scope, &name, cursor) => watcher?,
         () = app.drains() => return Err(Kind::Draining.into()),
-        () = gone(client.clone()) => return Err(Kind::RequestTimeout.into()),
     };
     let stream = Stream {
         app,
         watcher,
-        client,
         begun: false,
     };
     let events = unfold(Some(stream), |stream| async {
@@ -118,7 +113,6 @@ fn cursor(headers: &HeaderMap, name: &str) -> Result<LogCursor, Problem> {
 struct Stream {
     app: Arc<App>,
     watcher: Watcher,
-    client: Option<Extension<Client>>,
     begun: bool,
 }
 
@@ -132,7 +126,6 @@ impl Stream {
         let update = tokio::select! {
             update = timeout(HEARTBEAT, self.watcher.next()) => update,
             () = self.app.drains() => return Some((COME_BACK, None)),
-            () = gone(self.client.clone()) => return None,
         };
         Some(match update {
             Ok(Some(Update::Event(event))) => (event, Some(self)),

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -20,7 +19,6 @@ use crate::http::json::json;
 use crate::http::page_token::Page;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request_log::execution_response;
-use crate::http::server::{Client, gone};
 use crate::scope::Scope;
 
 /// Executions per answer if the caller names no number, and the most that may be asked for.
@@ -141,7 +139,6 @@ pub async fn show(
     granted: Authorized<Read>,
     ExecutionName(name): ExecutionName,
     Fields(Wait { wait }): Fields<Wait>,
-    client: Option<Extension<Client>>,
 ) -> Result<Response, Problem> {
     let Some(seconds) = wait else {
         let execution = app.execution(&granted.scope, &name).await?;
@@ -163,7 +160,6 @@ pub async fn show(
         finished = finished => finished?,
         () = sleep(Duration::from_secs(seconds)) => {}
         () = app.drains() => {}
-        () = gone(client) => {}
     }
     let execution = match watcher {
         Some(watcher) => watcher.execution()?,
