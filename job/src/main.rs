@@ -1,7 +1,7 @@
 //! The sample job: prints its environment and its arguments, so that anyone sees the overrides arrive.
 //!
-//! Two variables make it behave like real work: `SLEEP_SECONDS=N` takes N seconds and prints a line
-//! each second, `FAIL_WITH=N` exits with the code N (0 to 255) once that is done.
+//! Three variables make it behave like real work: `SLEEP_SECONDS=N` takes N seconds and prints a line each second,
+//! `FAIL_WITH=N` exits with the code N (0 to 255) once that is done, and `PROGRESS=1` reports progress and a result.
 
 use std::env;
 use std::ffi::OsStr;
@@ -30,12 +30,40 @@ fn main() -> ExitCode {
 fn run() -> io::Result<ExitCode> {
     let seconds: u64 = variable("SLEEP_SECONDS", "a whole number of seconds")?;
     let code: u8 = variable("FAIL_WITH", "an exit code from 0 to 255")?;
+    let reports = flag("PROGRESS")?;
     print_environment_and_arguments()?;
+    if reports {
+        report_progress("starting", 0, seconds.max(1))?;
+    }
     for second in 1..=seconds {
         thread::sleep(Duration::from_secs(1));
-        writeln!(io::stdout(), "working: {second} of {seconds} s")?;
+        let message = format!("working: {second} of {seconds} s");
+        if reports {
+            report_progress(&message, second, seconds)?;
+        } else {
+            writeln!(io::stdout(), "{message}")?;
+        }
+    }
+    if reports && code == 0 {
+        report_result(seconds)?;
     }
     Ok(ExitCode::from(code))
+}
+
+/// How far the work is: a line of JSON, whose `message` is what people read.
+fn report_progress(message: &str, done: u64, total: u64) -> io::Result<()> {
+    writeln!(
+        io::stdout(),
+        r#"{{"message": "{message}", "processProgress": {{"done": {done}, "total": {total}}}}}"#
+    )
+}
+
+/// What came of the work: any JSON of up to 16 KiB.
+fn report_result(seconds: u64) -> io::Result<()> {
+    writeln!(
+        io::stdout(),
+        r#"{{"message": "finished", "processResult": {{"seconds": {seconds}}}}}"#
+    )
 }
 
 fn print_environment_and_arguments() -> io::Result<()> {
@@ -70,12 +98,23 @@ fn variable<T: FromStr + Default>(name: &str, expected: &str) -> io::Result<T> {
         return Ok(T::default());
     };
     let number = value.to_str().and_then(|text| text.parse().ok());
-    number.ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("{name} must be {expected}"),
-        )
-    })
+    number.ok_or_else(|| unusable(name, expected))
+}
+
+/// Whether the variable is 1; not if it is 0 or not set.
+fn flag(name: &str) -> io::Result<bool> {
+    match variable(name, "0 or 1")? {
+        0 => Ok(false),
+        1 => Ok(true),
+        2_u8.. => Err(unusable(name, "0 or 1")),
+    }
+}
+
+fn unusable(name: &str, expected: &str) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("{name} must be {expected}"),
+    )
 }
 
 /// Cloud Run stops a task by SIGTERM. As process 1 of a container we would not die of it by default.

@@ -86,6 +86,8 @@ fn a_variable_that_is_no_number_is_refused_by_name() {
         ("FAIL_WITH", "256"),
         ("FAIL_WITH", "-1"),
         ("SLEEP_SECONDS", "soon"),
+        ("PROGRESS", "2"),
+        ("PROGRESS", "yes"),
     ] {
         let output = job().env(name, value).output().unwrap();
         let message = String::from_utf8(output.stderr).unwrap();
@@ -102,6 +104,35 @@ fn sleep_seconds_prints_a_line_each_second() {
     assert_eq!(
         text(&output),
         "SLEEP_SECONDS = 2\nworking: 1 of 2 s\nworking: 2 of 2 s\n"
+    );
+}
+
+#[test]
+fn progress_and_a_result_are_reported_when_asked_for() {
+    let variables = [("SLEEP_SECONDS", "2"), ("PROGRESS", "1")];
+    let output = job().envs(variables).output().unwrap();
+    assert_eq!(
+        text(&output),
+        r#"PROGRESS = 1
+SLEEP_SECONDS = 2
+{"message": "starting", "processProgress": {"done": 0, "total": 2}}
+{"message": "working: 1 of 2 s", "processProgress": {"done": 1, "total": 2}}
+{"message": "working: 2 of 2 s", "processProgress": {"done": 2, "total": 2}}
+{"message": "finished", "processResult": {"seconds": 2}}
+"#
+    );
+}
+
+#[test]
+fn a_failure_reports_no_result() {
+    let variables = [("FAIL_WITH", "3"), ("PROGRESS", "1")];
+    let output = job().envs(variables).output().unwrap();
+    assert_eq!(
+        text(&output),
+        "FAIL_WITH = 3
+PROGRESS = 1
+{\"message\": \"starting\", \"processProgress\": {\"done\": 0, \"total\": 1}}
+"
     );
 }
 
