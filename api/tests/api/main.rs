@@ -8,6 +8,7 @@ mod check;
 mod clients;
 mod document;
 mod events;
+mod example_clients;
 mod executions;
 mod firestore;
 mod helpers;
