@@ -134,7 +134,7 @@ async fn look(app: &App, config: &Config, report: &mut Report) {
     let Some(commands) = identity(app, report).await else {
         return report.fail("the rest", "not looked at: it needs the above", None);
     };
-    match app.cloud_run.describe().await {
+    match app.cloud_run.describe(&commands.job).await {
         Ok(job) => described(&job, config, &commands, report),
         Err(error) => report.fail("job", trouble(&error), commands.for_job(&error)),
     }
@@ -270,7 +270,7 @@ async fn identity(app: &App, report: &mut Report) -> Option<Commands> {
     Some(Commands {
         account: account.unwrap_or_else(|_| "SERVICE_ACCOUNT".to_owned()),
         place: place.ok()?.clone(),
-        job: app.cloud_run.job().to_owned(),
+        job: app.processes.unnamed().target.job().to_owned(),
     })
 }
 
@@ -329,7 +329,7 @@ fn container(job: &Job, wanted: &str, report: &mut Report) {
 
 /// What cannot be tried without harm is asked of IAM.
 async fn permissions(app: &App, commands: &Commands, report: &mut Report) {
-    match app.cloud_run.granted(&STARTING).await {
+    match app.cloud_run.granted(&commands.job, &STARTING).await {
         Ok(granted) => {
             let missing: Vec<_> = STARTING
                 .into_iter()
@@ -347,7 +347,7 @@ async fn permissions(app: &App, commands: &Commands, report: &mut Report) {
         Err(error) => report.warn("start", untested(&error), None),
     }
     // Apart: it is a permission on executions, which have no policy of their own, and IAM may not take it for a job's.
-    match app.cloud_run.granted(&[CANCELLING]).await {
+    match app.cloud_run.granted(&commands.job, &[CANCELLING]).await {
         Ok(granted) if granted.is_empty() => report.fail(
             "cancel",
             format!("no permission: {CANCELLING}"),

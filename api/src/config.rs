@@ -3,12 +3,17 @@
 mod check;
 mod load;
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 pub(crate) use self::check::is_loopback;
-use self::load::{choice, comma_list, grants, list, table, variable};
+use self::load::{
+    choice, comma_list, grants, list, optional_choice, optional_list, optional_table, table,
+    variable,
+};
 
 /// Where Cloud Run's metadata server answers when `GCE_METADATA_HOST` does not say otherwise (Google's container contract).
 const METADATA_HOST: &str = "metadata.google.internal";
@@ -42,6 +47,8 @@ pub struct Config {
     pub start: Start,
     /// Where keys are claimed.
     pub idempotency: Idempotency,
+    /// The named processes; what one leaves out is as at the top level.
+    pub processes: BTreeMap<String, Process>,
     /// What the surroundings say of themselves.
     #[serde(skip)]
     pub platform: Platform,
@@ -196,6 +203,79 @@ pub struct Start {
     /// What to do when the scope has an unfinished execution.
     #[serde(deserialize_with = "choice")]
     pub on_running: OnRunning,
+    /// Unfinished executions of one process in one scope before `on_running` decides.
+    pub max_running: u32,
+}
+
+/// `[processes.NAME]`: what it leaves out is as at the top level.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    /// The job to start.
+    pub job: Option<String>,
+    /// The container to override.
+    pub container: Option<String>,
+    /// Templates, task count and timeout, each by itself.
+    #[serde(default)]
+    pub overrides: ProcessOverrides,
+    /// The declared parameters.
+    #[serde(default, deserialize_with = "optional_table")]
+    pub parameters: Option<Map<String, Value>>,
+    /// What to do when the scope has `max_running` unfinished executions of the process.
+    #[serde(default, deserialize_with = "optional_choice")]
+    pub on_running: Option<OnRunning>,
+    /// Unfinished executions of the process in one scope before `on_running` decides.
+    pub max_running: Option<u32>,
+}
+
+/// `[processes.NAME.overrides]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessOverrides {
+    /// Templates of the arguments.
+    #[serde(default, deserialize_with = "optional_list")]
+    pub args: Option<Vec<String>>,
+    /// Templates of the environment.
+    #[serde(default, deserialize_with = "optional_table")]
+    pub env: Option<Map<String, Value>>,
+    /// Tasks of each execution.
+    pub task_count: Option<u32>,
+    /// Seconds for each attempt of a task.
+    pub timeout_seconds: Option<u32>,
+}
+
+/// A process with what it takes over from the top level.
+pub(crate) struct WholeProcess {
+    pub(crate) job: String,
+    pub(crate) container: String,
+    pub(crate) overrides: Overrides,
+    pub(crate) parameters: Map<String, Value>,
+    pub(crate) on_running: OnRunning,
+    pub(crate) max_running: u32,
+}
+
+impl Process {
+    /// The process with what it leaves out.
+    pub(crate) fn within(&self, config: &Config) -> WholeProcess {
+        let (own, top) = (&self.overrides, &config.overrides);
+        WholeProcess {
+            job: or(&self.job, &config.cloud_run.job),
+            container: or(&self.container, &config.cloud_run.container),
+            overrides: Overrides {
+                args: or(&own.args, &top.args),
+                env: or(&own.env, &top.env),
+                task_count: own.task_count.or(top.task_count),
+                timeout_seconds: own.timeout_seconds.or(top.timeout_seconds),
+            },
+            parameters: or(&self.parameters, &config.parameters),
+            on_running: self.on_running.unwrap_or(config.start.on_running),
+            max_running: self.max_running.unwrap_or(config.start.max_running),
+        }
+    }
+}
+
+fn or<T: Clone>(own: &Option<T>, top: &T) -> T {
+    own.as_ref().unwrap_or(top).clone()
 }
 
 /// `[idempotency]`

@@ -2,12 +2,13 @@
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use crate::scope::Scope;
+use crate::scope::{ProcessName, Scope};
 
 /// How far an execution has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Accepted; no task runs yet.
@@ -77,11 +78,18 @@ pub struct Execution {
     /// The scope that it was started for, read from its own environment.
     #[schemars(with = "String")]
     pub scope: Scope,
+    /// The process that it is of; the unnamed one's have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub process: Option<ProcessName>,
     /// The job that it is an execution of.
     pub job: String,
     /// The id of the start that made it; an execution that was started elsewhere has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invocation_id: Option<String>,
+    /// The parameters that its caller supplied, where parameters are declared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Map<String, Value>>,
     /// How far it has come.
     pub state: State,
     /// Why it is in this state, as a word for programs.

@@ -29,6 +29,7 @@ pub mod gcp;
 pub mod http;
 pub mod overrides;
 pub mod parameters;
+pub mod process;
 mod random;
 pub mod scope;
 pub mod starts;
@@ -42,7 +43,7 @@ use bytes::Bytes;
 use tokio::net::TcpListener;
 
 use crate::auth::Auth;
-use crate::config::{Config, Invalid, OnRunning};
+use crate::config::{Config, Invalid};
 use crate::execution::Execution;
 use crate::gcp::access_token::AccessToken;
 use crate::gcp::client::Google;
@@ -56,8 +57,7 @@ use crate::http::limits::Limits;
 use crate::http::problem::{Kind, Problem};
 use crate::http::router;
 use crate::http::server::{self, Bounds};
-use crate::overrides::Templates;
-use crate::parameters::Parameters;
+use crate::process::Processes;
 use crate::scope::Scope;
 use crate::starts::{Starts, Store};
 use crate::watch::Watches;
@@ -71,10 +71,8 @@ pub struct App {
     origins: Origins,
     limits: Limits,
     bounds: Bounds,
-    parameters: Parameters,
-    templates: Templates,
+    processes: Processes,
     starts: Starts,
-    on_running: OnRunning,
     cloud_run: Arc<CloudRun>,
     cloud_logging: Arc<CloudLogging>,
     watches: Watches,
@@ -101,8 +99,7 @@ impl App {
         config.check()?;
         let origins = Origins::new(&config.cors.origins)?;
         let limits = Limits::new(&config.limits, config.platform.cloud_run)?;
-        let parameters = Parameters::new(&config.parameters)?;
-        let templates = Templates::new(&config.overrides, &parameters)?;
+        let processes = Processes::new(config)?;
         let metadata = Metadata::new(reqwest, &config.platform.metadata_host);
         let location = Location::new(
             metadata.clone(),
@@ -115,24 +112,26 @@ impl App {
         let cloud_run = Arc::new(CloudRun::new(
             google.clone(),
             Arc::clone(&location),
-            &config.cloud_run,
+            &config.cloud_run.base_url,
+            processes
+                .iter()
+                .map(|process| Arc::clone(&process.target))
+                .collect(),
         ));
         let cloud_logging = Arc::new(CloudLogging::new(
             google,
             Arc::clone(&location),
             LogBudget::new(config.limits.log_reads_per_minute),
             &config.cloud_logging.base_url,
-            &config.cloud_run.job,
+            cloud_run.targets().iter().map(|target| target.job()),
         ));
         Ok(Self {
             auth,
             origins,
             limits,
             bounds: Bounds::new(&config.limits, config.platform.cloud_run),
-            parameters,
-            templates,
+            processes,
             starts: Starts::new(Arc::clone(&cloud_run), store, &config.start),
-            on_running: config.start.on_running,
             watches: Watches::new(
                 Arc::clone(&cloud_run),
                 Arc::clone(&cloud_logging),

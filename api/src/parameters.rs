@@ -39,8 +39,8 @@ struct Declared {
 pub struct Supplied(Map<String, Value>);
 
 impl Supplied {
-    /// The same text for the same values, in whatever order they come and however they are spaced.
-    pub fn canonical(&self) -> String {
+    /// The values as one JSON object: the same text for the same values, in whatever order they came and however they were spaced.
+    pub fn to_json(&self) -> String {
         let sorted: BTreeMap<_, _> = self.0.iter().collect();
         json!(sorted).to_string()
     }
@@ -68,11 +68,12 @@ pub struct Fault {
 
 impl Parameters {
     /// Compiles the declarations; says which of them is wrong and how to mend it.
-    pub fn new(declarations: &Map<String, Value>) -> Result<Self, Invalid> {
+    /// `prefix` stands before the names of the settings.
+    pub fn new(prefix: &str, declarations: &Map<String, Value>) -> Result<Self, Invalid> {
         let (mut declared, mut properties, mut required) = (Vec::new(), Map::new(), Vec::new());
         for (name, declaration) in declarations {
             let (parameter, schema) = declare(name, declaration)
-                .map_err(|cure| Invalid::new(format!("parameters.{name}"), cure))?;
+                .map_err(|cure| Invalid::new(format!("{prefix}parameters.{name}"), cure))?;
             if parameter.required {
                 required.push(Value::from(name.as_str()));
             }
@@ -106,6 +107,11 @@ impl Parameters {
         self.faults(&example, &[])
             .is_empty()
             .then_some(example.into())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.declared.is_empty()
     }
 
     /// Whether a parameter of this name is declared.
@@ -163,8 +169,8 @@ impl Parameters {
     }
 
     /// The supplied values with the defaults of those that were not supplied.
-    pub fn with_defaults(&self, supplied: Supplied) -> Map<String, Value> {
-        let Supplied(mut values) = supplied;
+    pub fn with_defaults(&self, supplied: &Supplied) -> Map<String, Value> {
+        let mut values = supplied.0.clone();
         for declared in &self.declared {
             if let Some(default) = &declared.default
                 && !values.contains_key(&declared.name)
@@ -353,13 +359,13 @@ mod tests {
             document = { type = "string", pattern = "^[a-z]{1,8}$", required = true }
             limit = { type = "integer", minimum = 1, maximum = 1000, default = 100 }
         "#;
-        Parameters::new(&declared(declarations)).unwrap()
+        Parameters::new("", &declared(declarations)).unwrap()
     }
 
     #[test]
     fn a_body_that_fits_gets_its_defaults() {
         let parameters = parameters();
-        let values = parameters.with_defaults(parameters.check(br#" {"document":"a"} "#).unwrap());
+        let values = parameters.with_defaults(&parameters.check(br#" {"document":"a"} "#).unwrap());
         assert_eq!(
             Value::Object(values),
             json!({"document": "a", "limit": 100})
@@ -494,7 +500,7 @@ mod tests {
             ("a = { type = \"string\", required = 1 }", "true or false"),
         ];
         for (toml, cure) in cases {
-            let message = Parameters::new(&declared(toml))
+            let message = Parameters::new("", &declared(toml))
                 .err()
                 .map(|error| error.to_string())
                 .unwrap_or_default();

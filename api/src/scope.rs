@@ -1,4 +1,4 @@
-//! A scope (think tenant): parsed once at the edge, trusted afterwards.
+//! The names that callers put into paths: a scope (think tenant) and a process. Parsed once at the edge, trusted afterwards.
 
 use std::fmt;
 use std::str::FromStr;
@@ -73,6 +73,37 @@ impl fmt::Display for Scope {
     }
 }
 
+/// The longest name of a process, in bytes.
+const MAX_PROCESS_BYTES: usize = 63;
+
+/// The name of a process: lower-case letters, digits, `_` and `-`, a letter first. It is a segment of the path, a value in the
+/// job's environment, and a key of the settings, where the environment knows no upper case.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ProcessName(String);
+
+impl ProcessName {
+    /// The name, if it can be one.
+    pub fn new(name: &str) -> Option<Self> {
+        let mut characters = name.bytes();
+        let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_' || c == b'-';
+        let is_name = characters.next().is_some_and(|c| c.is_ascii_lowercase())
+            && characters.all(legal)
+            && name.len() <= MAX_PROCESS_BYTES;
+        is_name.then(|| Self(name.to_owned()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ProcessName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,6 +153,25 @@ mod tests {
                 Ok(scope) => assert!(scope.as_str() == text && text.chars().all(legal) && ends(&text) && text.len() <= MAX_BYTES),
                 Err(_) => assert!(!(text.chars().all(legal) && ends(&text) && text.len() <= MAX_BYTES)),
             }
+        }
+    }
+
+    #[test]
+    fn a_process_name_is_a_path_segment_and_a_key_of_the_settings() {
+        for name in ["import", "a", "re-index_2", &"a".repeat(63)] {
+            assert!(ProcessName::new(name).is_some(), "{name}");
+        }
+        for name in [
+            "",
+            "Import",
+            "2nd",
+            "-a",
+            "a/b",
+            "a b",
+            "ä",
+            &"a".repeat(64),
+        ] {
+            assert!(ProcessName::new(name).is_none(), "{name}");
         }
     }
 }

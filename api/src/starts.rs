@@ -30,6 +30,7 @@ use crate::gcp::cloud_run::CloudRun;
 use crate::gcp::metadata::Location;
 use crate::http::problem::{Kind, Problem};
 use crate::overrides::Overrides;
+use crate::process::Process;
 use crate::scope::Scope;
 
 /// How long a repetition waits for the start that is under way.
@@ -47,6 +48,8 @@ const LOOK_FOR_THE_END: Duration = Duration::from_millis(250);
 pub struct Start {
     /// For whom.
     pub scope: Scope,
+    /// What.
+    pub process: Arc<Process>,
     /// Tells this start from every other.
     pub marker: Marker,
     /// What is sent; it contains the marker.
@@ -536,7 +539,12 @@ impl Inner {
     async fn send(&self, start: &Start, deadline: Instant) -> Result<Started, Problem> {
         let outcome = self
             .sending
-            .send(&start.marker, &start.overrides, deadline)
+            .send(
+                &start.marker,
+                &start.process.target,
+                &start.overrides,
+                deadline,
+            )
             .await;
         match outcome {
             Ok(execution) => {

@@ -14,10 +14,13 @@ const MAX_QUIET_SECONDS: u64 = 3600;
 /// A thousand a second: more than any quota allows, and no overflow.
 const MAX_LOG_READS_PER_MINUTE: u32 = 60_000;
 
+/// Cloud Run runs no more executions of a project and region at one time ("Quotas and limits").
+const MAX_MAX_RUNNING: u32 = 1_000;
+
 impl Config {
     /// What can be said of single settings without the rest.
     pub(crate) fn check(&self) -> Result<(), Invalid> {
-        let name = |setting, text: &str, what| match text {
+        let name = |setting: &str, text: &str, what| match text {
             "" => Ok(()),
             text if is_name(text) => Ok(()),
             _ => Err(Invalid::new(
@@ -39,6 +42,17 @@ impl Config {
             &self.cloud_run.container,
             "container's name",
         )?;
+        for (process, own) in &self.processes {
+            let setting = |key| format!("processes.{process}.{key}");
+            if let Some(job) = &own.job {
+                name(&setting("job"), job, "job's name")?;
+            }
+            if let Some(container) = &own.container {
+                name(&setting("container"), container, "container's name")?;
+            }
+            max_running(&setting("max_running"), own.max_running.unwrap_or(1))?;
+        }
+        max_running("start.max_running", self.start.max_running)?;
         if self.start.quiet_seconds > MAX_QUIET_SECONDS {
             return Err(Invalid::new(
                 "start.quiet_seconds",
@@ -114,6 +128,14 @@ impl Config {
             )),
         }
     }
+}
+
+fn max_running(setting: &str, number: u32) -> Result<(), Invalid> {
+    if (1..=MAX_MAX_RUNNING).contains(&number) {
+        return Ok(());
+    }
+    let range = format!("must be 1 to {MAX_MAX_RUNNING}");
+    Err(Invalid::new(setting, range))
 }
 
 /// Whether the URL's host is this very machine.

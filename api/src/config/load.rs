@@ -27,15 +27,21 @@ impl Config {
         if let Some(path) = optional("API_CONFIG")? {
             builder = builder.add_source(File::new(&path, FileFormat::Toml).required(true));
         }
-        let Variables { templates, others } = own_variables()?;
+        let Variables {
+            templates,
+            mut others,
+        } = own_variables()?;
+        if let Some(processes) = others.shift_remove("API__PROCESSES") {
+            let text = format!("processes = {processes}");
+            builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
+        }
         let environment = Environment::with_prefix("API")
             .prefix_separator("__")
             .separator("__");
         builder = builder.add_source(environment.source(Some(others)));
         let overriding =
             |name: &str, error: config::ConfigError| Invalid::new(name, error.to_string());
-        for (name, template) in templates {
-            let key = format!("overrides.env.{name}");
+        for (key, template) in templates {
             builder = builder
                 .set_override(&key, template)
                 .map_err(|e| overriding(&key, e))?;
@@ -51,8 +57,8 @@ impl Config {
 
 /// Our variables as the environment has them.
 struct Variables {
-    /// `API__OVERRIDES__ENV__NAME`, by NAME. Apart, since the config crate folds keys to lower case, and the name of a
-    /// variable of the job has a case.
+    /// `API__OVERRIDES__ENV__NAME`, and the same of a process, by the setting's key. Apart, since the config crate folds keys to
+    /// lower case, and the name of a variable of the job has a case.
     templates: Vec<(String, String)>,
     others: config::Map<String, String>,
 }
@@ -71,8 +77,13 @@ fn own_variables() -> Result<Variables, Invalid> {
         let value = value
             .into_string()
             .map_err(|_| Invalid::new(name, "must be valid UTF-8"))?;
-        match name.strip_prefix("API__OVERRIDES__ENV__") {
-            Some(job_variable) => templates.push((job_variable.to_owned(), value)),
+        match name.split_once("OVERRIDES__ENV__") {
+            Some((before, job_variable)) => {
+                let section = before.strip_prefix("API__").unwrap_or_default();
+                let section = section.replace("__", ".").to_lowercase();
+                let key = format!("{section}overrides.env.{job_variable}");
+                templates.push((key, value));
+            }
             None => drop(others.insert(name.to_owned(), value)),
         }
     }
@@ -199,6 +210,27 @@ where
 /// A TOML array, or in the environment a text that is one.
 pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     toml_value(deserializer)
+}
+
+/// The same for what may be left out.
+pub(super) fn optional_choice<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    choice(deserializer).map(Some)
+}
+
+pub(super) fn optional_list<'de, D: Deserializer<'de>>(
+    d: D,
+) -> Result<Option<Vec<String>>, D::Error> {
+    list(d).map(Some)
+}
+
+pub(super) fn optional_table<'de, D: Deserializer<'de>>(
+    d: D,
+) -> Result<Option<Map<String, Value>>, D::Error> {
+    table(d).map(Some)
 }
 
 /// TOML tables, or in the environment the path of a file that has them as `[[grants]]`.

@@ -3,6 +3,7 @@
 //! Source of the filter's labels and of every field: Google's reference for `entries.list`, and what gcloud itself asks.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,13 +27,14 @@ const PAGE_SIZES: [u32; 3] = [1000, 100, 10];
 /// Pages in a row that may be empty and yet have a successor.
 const MAX_EMPTY_PAGES: usize = 5;
 
-/// The log lines of a job's executions. Every read is paid from one budget.
+/// The log lines of the executions of the processes' jobs. Every read is paid from one budget.
 pub struct CloudLogging {
     budget: LogBudget,
     google: Google,
     location: Arc<Location>,
     base_url: String,
-    job: String,
+    /// The part of a filter that names the jobs.
+    job_names: String,
 }
 
 /// One line of a task.
@@ -87,21 +89,27 @@ pub struct Page {
 }
 
 impl CloudLogging {
-    /// Reads the lines of the executions of `job`, as often as `budget` allows.
-    pub fn new(
+    /// Reads the lines of the executions of `jobs`, as often as `budget` allows.
+    pub fn new<'a>(
         google: Google,
         location: Arc<Location>,
         budget: LogBudget,
         base_url: &str,
-        job: &str,
+        jobs: impl Iterator<Item = &'a str>,
     ) -> Self {
         let base_url = base_url.trim_end_matches('/').to_owned();
+        let jobs: BTreeSet<_> = jobs.collect();
+        let jobs: Vec<_> = jobs.iter().map(|job| format!(r#""{job}""#)).collect();
+        let job_names = match &jobs[..] {
+            [job] => format!("resource.labels.job_name={job}"),
+            jobs => format!("resource.labels.job_name=({})", jobs.join(" OR ")),
+        };
         Self {
             budget,
             google,
             location,
             base_url,
-            job: job.to_owned(),
+            job_names,
         }
     }
 
@@ -132,8 +140,8 @@ impl CloudLogging {
     async fn read(&self, query: &Query<'_>, from: Option<&str>, size: u32) -> Result<Page, Error> {
         let place = self.location.get().await?;
         let mut filter = format!(
-            r#"resource.type="cloud_run_job" AND resource.labels.job_name="{}" AND resource.labels.location="{}" AND labels."run.googleapis.com/execution_name"="{}""#,
-            self.job, place.region, query.execution,
+            r#"resource.type="cloud_run_job" AND {} AND resource.labels.location="{}" AND labels."run.googleapis.com/execution_name"="{}""#,
+            self.job_names, place.region, query.execution,
         );
         if let Some(since) = query.since {
             filter.push_str(&format!(r#" AND timestamp>="{since}""#));

@@ -5,6 +5,7 @@
 mod job;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +20,8 @@ pub use self::job::Job;
 use crate::execution::{self, Condition, Execution, Links, Tasks};
 use crate::gcp::client::{self, Call, Error, Google};
 use crate::gcp::metadata::{Location, Place};
-use crate::overrides::{INVOCATION_ID, Overrides, SCOPE};
-use crate::scope::Scope;
+use crate::overrides::{Args, INVOCATION_ID, Overrides, PARAMETERS, PROCESS, SCOPE};
+use crate::scope::{ProcessName, Scope};
 
 /// How long reading one execution, a page of a list, or a cancellation may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
@@ -33,14 +34,71 @@ const MAX_EXECUTION_BYTES: usize = 1024 * 1024;
 /// The largest page of a list, in bytes.
 const MAX_LIST_BYTES: usize = 8 * 1024 * 1024;
 
-/// One job of one project and region.
+/// The jobs of one project and region.
 pub struct CloudRun {
     google: Google,
     location: Arc<Location>,
     base_url: Option<String>,
+    targets: Vec<Arc<Target>>,
+}
+
+/// The job that a process starts.
+pub struct Target {
+    /// None for the unnamed process.
+    process: Option<ProcessName>,
     job: String,
+    /// The container that gets the overrides; none if the job has one only.
     container: Option<String>,
     run_uri: OnceCell<Uri>,
+}
+
+impl Target {
+    /// An empty `container` is none.
+    pub fn new(process: Option<ProcessName>, job: &str, container: &str) -> Self {
+        Self {
+            process,
+            job: job.to_owned(),
+            container: (!container.is_empty()).then(|| container.to_owned()),
+            run_uri: OnceCell::new(),
+        }
+    }
+
+    /// The job's name.
+    pub fn job(&self) -> &str {
+        &self.job
+    }
+
+    /// The process, unless it is the unnamed one.
+    pub fn process(&self) -> Option<&ProcessName> {
+        self.process.as_ref()
+    }
+
+    /// Whether Cloud Run could have given an execution of this job the name: `JOB-` and a suffix. Nothing else is put into a path.
+    fn may_have(&self, execution: &str) -> bool {
+        let suffix = execution
+            .strip_prefix(&self.job)
+            .and_then(|rest| rest.strip_prefix('-'));
+        suffix.is_some_and(|suffix| {
+            let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+            (1..=63).contains(&suffix.len()) && suffix.bytes().all(legal)
+        })
+    }
+
+    /// The value that the execution's own environment has for the variable.
+    fn variable<'a>(&self, theirs: &'a GoogleExecution<'_>, name: &str) -> Option<&'a str> {
+        let containers = &theirs.spec.template.spec.containers;
+        let container = match &self.container {
+            Some(container) => containers
+                .iter()
+                .find(|c| c.name.as_deref() == Some(container)),
+            None => containers.first(),
+        };
+        let variable = container?
+            .env
+            .iter()
+            .find(|variable| variable.name == name)?;
+        variable.value.as_deref()
+    }
 }
 
 /// A page of the job's executions, newest first.
@@ -56,32 +114,36 @@ pub struct Page {
 }
 
 impl CloudRun {
-    /// `base_url` without a trailing slash, or none for the regional endpoint.
+    /// An empty `base_url` is the regional endpoint. `targets` are the jobs of the processes, the unnamed one's first.
     pub fn new(
         google: Google,
         location: Arc<Location>,
-        settings: &crate::config::CloudRun,
+        base_url: &str,
+        targets: Vec<Arc<Target>>,
     ) -> Self {
-        let given = |text: &str| (!text.is_empty()).then(|| text.trim_end_matches('/').to_owned());
+        let base_url = base_url.trim_end_matches('/');
         Self {
             google,
             location,
-            base_url: given(&settings.base_url),
-            job: settings.job.clone(),
-            container: given(&settings.container),
-            run_uri: OnceCell::new(),
+            base_url: (!base_url.is_empty()).then(|| base_url.to_owned()),
+            targets,
         }
     }
 
-    /// The job's name.
-    pub fn job(&self) -> &str {
-        &self.job
+    /// The jobs of the processes, the unnamed one's first.
+    pub fn targets(&self) -> &[Arc<Target>] {
+        &self.targets
     }
 
     /// Starts an execution. Never repeated here: that could start two.
-    pub async fn run(&self, overrides: &Overrides, timeout: Duration) -> Result<Execution, Error> {
-        let uri = self.run_uri().await?;
-        let body = RunJobRequest::new(overrides, self.container.as_deref());
+    pub async fn run(
+        &self,
+        target: &Target,
+        overrides: &Overrides,
+        timeout: Duration,
+    ) -> Result<Execution, Error> {
+        let uri = self.run_uri(target).await?;
+        let body = RunJobRequest::new(overrides, target.container.as_deref());
         let mut json = Vec::with_capacity(TYPICAL_BODY_BYTES);
         serde_json::to_writer(&mut json, &body)
             .map_err(|error| Error::NotTaken(error.to_string()))?;
@@ -92,7 +154,7 @@ impl CloudRun {
 
     /// The execution of this name, if there is one and it is this job's.
     pub async fn get(&self, name: &str) -> Result<Option<Execution>, Error> {
-        if !self.may_be_an_execution(name) {
+        if !self.targets.iter().any(|target| target.may_have(name)) {
             return Ok(None);
         }
         let uri = self.uri(&format!("executions/{name}")).await?;
@@ -130,7 +192,12 @@ impl CloudRun {
     }
 
     fn list_path(&self, from: Option<&str>, limit: usize) -> String {
-        let job = format!("run.googleapis.com/job={}", self.job);
+        let jobs: BTreeSet<_> = self.targets.iter().map(|target| target.job()).collect();
+        let jobs: Vec<_> = jobs.into_iter().collect();
+        let job = match jobs[..] {
+            [job] => format!("run.googleapis.com/job={job}"),
+            _ => format!("run.googleapis.com/job in ({})", jobs.join(",")),
+        };
         let mut path =
             form_urlencoded::Serializer::for_suffix("executions?".to_owned(), "executions?".len());
         path.append_pair("labelSelector", &job)
@@ -155,21 +222,10 @@ impl CloudRun {
         }
     }
 
-    /// Whether Cloud Run could have given an execution of this job the name: `JOB-` and a suffix. Nothing else is put into a path.
-    fn may_be_an_execution(&self, name: &str) -> bool {
-        let suffix = name
-            .strip_prefix(&self.job)
-            .and_then(|rest| rest.strip_prefix('-'));
-        suffix.is_some_and(|suffix| {
-            let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-            (1..=63).contains(&suffix.len()) && suffix.bytes().all(legal)
-        })
-    }
-
     /// The one that every start needs, made once.
-    async fn run_uri(&self) -> Result<&Uri, Error> {
-        let make = || async { self.uri(&format!("jobs/{}:run", self.job)).await };
-        self.run_uri.get_or_try_init(make).await
+    async fn run_uri<'a>(&self, target: &'a Target) -> Result<&'a Uri, Error> {
+        let make = || async { self.uri(&format!("jobs/{}:run", target.job)).await };
+        target.run_uri.get_or_try_init(make).await
     }
 
     async fn uri(&self, path: &str) -> Result<Uri, Error> {
@@ -209,13 +265,12 @@ impl CloudRun {
         Ok(self.execution(&theirs))
     }
 
-    /// Our view of Google's execution; none if it is not this job's or was started for no scope.
+    /// Our view of Google's execution; none if it is not one of our jobs' or was started for no scope.
     fn execution(&self, theirs: &GoogleExecution<'_>) -> Option<Execution> {
         let metadata = &theirs.metadata;
-        let ours = metadata.labels.job.as_deref() == Some(&self.job)
-            && self.may_be_an_execution(&metadata.name);
-        let scope = self.variable(theirs, SCOPE).filter(|_| ours)?;
-        let scope: Scope = scope.parse().ok()?;
+        let target = self.target(theirs)?;
+        let scope: Scope = target.variable(theirs, SCOPE)?.parse().ok()?;
+        let parameters = target.variable(theirs, PARAMETERS);
         let status = &theirs.status;
         let completed = status.condition("Completed");
         let own = |text: &Option<Text<'_>>| {
@@ -227,8 +282,10 @@ impl CloudRun {
             links: Links::new(&scope, &metadata.name),
             name: metadata.name.clone().into_owned(),
             scope,
-            job: self.job.clone(),
-            invocation_id: self.variable(theirs, INVOCATION_ID).map(str::to_owned),
+            process: target.variable(theirs, PROCESS).and_then(ProcessName::new),
+            job: target.job.clone(),
+            invocation_id: target.variable(theirs, INVOCATION_ID).map(str::to_owned),
+            parameters: parameters.and_then(|json| serde_json::from_str(json).ok()),
             state: execution::state(
                 completed.map(GoogleCondition::view),
                 status.condition("Started").map(GoogleCondition::view),
@@ -250,20 +307,19 @@ impl CloudRun {
         })
     }
 
-    /// The value that the execution's own environment has for the variable.
-    fn variable<'a>(&self, theirs: &'a GoogleExecution<'_>, name: &str) -> Option<&'a str> {
-        let containers = &theirs.spec.template.spec.containers;
-        let container = match &self.container {
-            Some(container) => containers
-                .iter()
-                .find(|c| c.name.as_deref() == Some(container)),
-            None => containers.first(),
+    /// The process that the execution is of; of a process that the settings no longer have, one of the same job.
+    fn target(&self, theirs: &GoogleExecution<'_>) -> Option<&Target> {
+        let metadata = &theirs.metadata;
+        let of_the_job = || {
+            self.targets.iter().filter(|target| {
+                metadata.labels.job.as_deref() == Some(&target.job)
+                    && target.may_have(&metadata.name)
+            })
         };
-        let variable = container?
-            .env
-            .iter()
-            .find(|variable| variable.name == name)?;
-        variable.value.as_deref()
+        let own = of_the_job().find(|target| {
+            target.variable(theirs, PROCESS) == target.process.as_ref().map(ProcessName::as_str)
+        });
+        own.or_else(|| of_the_job().next()).map(|target| &**target)
     }
 }
 
@@ -298,11 +354,15 @@ struct GoogleOverrides<'a> {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct ContainerOverride<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     args: &'a [String],
+    /// No arguments at all, where an empty list would mean the job's own.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    clear_args: bool,
     env: Vec<NewVariable<'a>>,
 }
 
@@ -319,11 +379,16 @@ impl<'a> RunJobRequest<'a> {
             .iter()
             .map(|(name, value)| NewVariable { name, value })
             .collect();
+        let args = match &overrides.args {
+            Args::OfTheJob => None,
+            Args::These(args) => Some(&args[..]),
+        };
         Self {
             overrides: GoogleOverrides {
                 container_overrides: [ContainerOverride {
                     name: container,
-                    args: &overrides.args,
+                    args: args.unwrap_or_default(),
+                    clear_args: args.is_some_and(<[_]>::is_empty),
                     env,
                 }],
                 task_count: overrides.task_count,
@@ -476,10 +541,14 @@ impl CloudRun {
     pub(crate) fn for_tests() -> Self {
         let clients = crate::gcp::http_client::HttpClients::new().unwrap();
         let metadata = crate::gcp::metadata::Metadata::new(clients.reqwest, "127.0.0.1:1");
-        let mut settings = crate::config::Config::defaults().unwrap().cloud_run;
-        settings.job = "test-job".to_owned();
         let location = Arc::new(Location::new(metadata, "demo", "us-east4"));
-        Self::new(Google::new(clients.google_apis, None), location, &settings)
+        let target = Arc::new(Target::new(None, "test-job", ""));
+        Self::new(
+            Google::new(clients.google_apis, None),
+            location,
+            "",
+            vec![target],
+        )
     }
 }
 
@@ -510,7 +579,7 @@ mod tests {
         fn any_answer_is_an_execution_of_ours_or_none(bytes in answer()) {
             let cloud_run = CloudRun::for_tests();
             if let Ok(Some(execution)) = cloud_run.view(&bytes) {
-                assert!(cloud_run.may_be_an_execution(&execution.name));
+                assert!(cloud_run.targets[0].may_have(&execution.name));
             }
         }
     }

@@ -47,6 +47,17 @@ impl<S: Sync> FromRequestParts<S> for ExecutionName {
     }
 }
 
+/// The process's name in the path. Any text: what cannot be one is never found.
+pub struct ProcessInPath(pub String);
+
+impl<S: Sync> FromRequestParts<S> for ProcessInPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        parameter(parts, "process").await.map(Self)
+    }
+}
+
 async fn parameter(parts: &mut Parts, name: &str) -> Result<String, Problem> {
     let Ok(parameters) = RawPathParams::from_request_parts(parts, &()).await else {
         return Err(not_utf8(parts));

@@ -13,8 +13,11 @@ use serde_json::{Map, Value, json};
 
 use crate::App;
 use crate::http::problem::{Kind, Problem};
-use crate::parameters::Parameters;
+use crate::process::{Process, Processes};
 use crate::{scope, starts};
+
+/// The part of a path that names a process.
+const NAMED: &str = "{process}";
 
 /// Makes the schema of a type.
 pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
@@ -128,11 +131,7 @@ impl Route {
 }
 
 /// The document of these routes. `security_scheme` is what callers must bring, if they must bring anything.
-pub fn document(
-    routes: &[Route],
-    parameters: &Parameters,
-    security_scheme: Option<Value>,
-) -> Value {
+pub fn document(routes: &[Route], processes: &Processes, security_scheme: Option<Value>) -> Value {
     let mut schemas = SchemaSettings::draft2020_12()
         .for_serialize()
         .with(|settings| settings.definitions_path = "/components/schemas".into())
@@ -140,27 +139,34 @@ pub fn document(
         .into_generator();
     let problem = schemas.subschema_for::<crate::http::problem::Body<'_>>();
     let mut paths: Map<String, Value> = Map::new();
+    let mut add = |path: &str, method: &str, operation: Value| {
+        let methods = paths.entry(path).or_insert_with(|| json!({}));
+        methods[method] = operation;
+    };
     for route in routes {
-        let operation = operation(
-            route,
-            parameters,
-            security_scheme.is_some(),
-            &problem,
-            &mut schemas,
-        );
-        paths
-            .entry(route.path)
-            .or_insert_with(|| json!({}))
-            .as_object_mut()
-            .map(|path| path.insert(route.method.to_owned(), operation));
+        let secured = security_scheme.is_some() && route.is_guarded();
+        if !route.path.contains(NAMED) {
+            let operation = operation(route, processes.unnamed(), secured, &problem, &mut schemas);
+            add(route.path, route.method, operation);
+            continue;
+        }
+        for process in processes.iter() {
+            let Some(name) = &process.name else { continue };
+            let path = route.path.replace(NAMED, name.as_str());
+            let operation = operation(route, process, secured, &problem, &mut schemas);
+            add(&path, route.method, operation);
+        }
     }
     let mut components = components();
     components["examples"] = examples(routes);
     components["schemas"] = schemas.take_definitions(true).into();
     components["schemas"]["Problem"]["properties"]["type"]["enum"] = types(Kind::ALL);
-    components["schemas"]["Parameters"] = parameters.schema().clone();
-    components["schemas"]["Parameters"]["description"] =
-        "What a start can be told: the parameters that the operator declared.".into();
+    for process in processes.iter() {
+        let mut schema = process.parameters.schema().clone();
+        schema["description"] =
+            "What a start can be told: the parameters that the operator declared.".into();
+        components["schemas"][parameters_of(process)] = schema;
+    }
     if let Some(scheme) = security_scheme {
         components["securitySchemes"] = json!({ "caller": scheme });
     }
@@ -183,7 +189,7 @@ pub fn document(
 
 fn operation(
     route: &Route,
-    parameters: &Parameters,
+    process: &Process,
     secured: bool,
     problem: &Schema,
     schemas: &mut SchemaGenerator,
@@ -191,6 +197,7 @@ fn operation(
     let told = route.operation;
     let shared = route
         .path_parameters()
+        .filter(|name| *name != "process") // each process has a path of its own
         .chain(told.headers.iter().copied())
         .map(|name| reference("parameters", name));
     let query = told.query.map(|query| query_fields(query, schemas));
@@ -200,7 +207,7 @@ fn operation(
     }
     responses.extend(refusals(told.problems.concat(), problem));
     let mut operation = json!({
-        "operationId": told.id,
+        "operationId": named(told.id, process, route),
         "tags": [told.tag],
         "summary": told.summary,
         "description": told.description,
@@ -208,12 +215,28 @@ fn operation(
         "responses": responses,
     });
     if told.takes_parameters {
-        operation["requestBody"] = request_body(parameters);
+        operation["requestBody"] = request_body(process);
     }
-    if secured && route.is_guarded() {
+    if secured {
         operation["security"] = json!([{ "caller": [] }]);
     }
     operation
+}
+
+/// The id of an operation, which is different for each process.
+fn named(id: &str, process: &Process, route: &Route) -> String {
+    match &process.name {
+        Some(name) if route.path.contains(NAMED) => format!("{id}-{name}"),
+        _ => id.to_owned(),
+    }
+}
+
+/// The name of the schema of a process's parameters.
+fn parameters_of(process: &Process) -> String {
+    match &process.name {
+        Some(name) => format!("Parameters-{name}"),
+        None => "Parameters".to_owned(),
+    }
 }
 
 /// The fields of a query as parameters.
@@ -231,8 +254,9 @@ fn query_fields(query: SchemaOf, schemas: &mut SchemaGenerator) -> Vec<Value> {
     fields.into_iter().flatten().map(parameter).collect()
 }
 
-fn request_body(parameters: &Parameters) -> Value {
-    let mut content = json!({ "schema": reference("schemas", "Parameters") });
+fn request_body(process: &Process) -> Value {
+    let parameters = &process.parameters;
+    let mut content = json!({ "schema": reference("schemas", &parameters_of(process)) });
     if let Some(example) = parameters.example() {
         content["example"] = example;
     }

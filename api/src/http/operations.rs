@@ -106,7 +106,7 @@ pub const START: Operation = Operation {
 pub const LIST: Operation = Operation {
     id: "listExecutions",
     summary: "List a scope's executions",
-    description: "The scope's executions, newest first. A page may have fewer than asked for, even none, and yet a next one.",
+    description: "The scope's executions of all processes, newest first. A page may have fewer than asked for, even none, and yet a next one.",
     query: Some(<executions::Query as JsonSchema>::json_schema),
     answers: &[Answer {
         status: 200,
@@ -117,7 +117,7 @@ pub const LIST: Operation = Operation {
         )],
         headers: &[],
     }],
-    problems: &[ANY, SCOPED, UPSTREAM],
+    problems: &[ANY, SCOPED, &[Kind::ProcessNotFound], UPSTREAM],
     ..PLAIN
 };
 

@@ -10,8 +10,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::http::json::json;
-use crate::parameters;
-use crate::watch;
+use crate::{overrides, parameters, watch};
 
 /// Declares [`Kind`]: name, status, slug, whether the same request may succeed later, title; why it happens, what to do.
 macro_rules! kinds {
@@ -89,6 +88,9 @@ kinds! {
     ExecutionNotFound 404 "execution-not-found" false "The scope has no such execution"
         "There never was such an execution, or it was deleted (Cloud Run keeps the newest 1,000 that have ended), or it belongs to another scope."
         "Check its name and scope, or list the scope's executions."
+    ProcessNotFound 404 "process-not-found" false "There is no such process"
+        "The path names a process that the service's settings do not have."
+        "Use the name of one of the processes in GET /openapi.json, or POST /scopes/SCOPE/process for the unnamed one."
     MethodNotAllowed 405 "method-not-allowed" false "The method is not allowed here"
         "The path exists, but not for this method."
         "Use a method that the Allow header names."
@@ -304,6 +306,12 @@ impl From<parameters::Refused> for Problem {
                 ..Self::new(Kind::ValidationFailed, detail)
             },
         }
+    }
+}
+
+impl From<overrides::Unrenderable> for Problem {
+    fn from(unrenderable: overrides::Unrenderable) -> Self {
+        Self::new(Kind::ValidationFailed, unrenderable.to_string())
     }
 }
 

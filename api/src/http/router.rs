@@ -73,7 +73,7 @@ fn add(routes: Vec<Route>, router: Router<Arc<App>>) -> Router<Arc<App>> {
 /// The OpenAPI document of the same routes.
 pub fn document(app: &App) -> Value {
     let routes: Vec<_> = scope_routes().into_iter().chain(service_routes()).collect();
-    openapi::document(&routes, &app.parameters, app.auth.security_scheme())
+    openapi::document(&routes, &app.processes, app.auth.security_scheme())
 }
 
 #[rustfmt::skip] // a table is read by its columns
@@ -81,6 +81,7 @@ pub(super) fn scope_routes() -> Vec<Route> {
     use operations as ops;
     vec![
         Route::post("/scopes/{scope}/process", process::start, &ops::START),
+        Route::post("/scopes/{scope}/process/{process}", process::start_named, &ops::START),
         Route::get("/scopes/{scope}/executions", executions::list, &ops::LIST),
         Route::get("/scopes/{scope}/executions/{name}", executions::show, &ops::SHOW),
         Route::get("/scopes/{scope}/executions/{name}/events", events::stream, &ops::EVENTS),

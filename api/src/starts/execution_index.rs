@@ -312,6 +312,8 @@ mod tests {
         let name = format!("test-job-{number}");
         let scope: Scope = "acme".parse().unwrap();
         Execution {
+            process: None,
+            parameters: None,
             links: Links::new(&scope, &name),
             name,
             scope,

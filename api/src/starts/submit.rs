@@ -11,7 +11,7 @@ use super::execution_index::{Depth, Record};
 use super::invocation_id::Marker;
 use crate::execution::Execution;
 use crate::gcp::client::{Error, MAX_RETRY_AFTER_SECONDS};
-use crate::gcp::cloud_run::{CloudRun, RUN_TIMEOUT};
+use crate::gcp::cloud_run::{CloudRun, RUN_TIMEOUT, Target};
 use crate::http::problem::{Kind, Problem};
 use crate::overrides::Overrides;
 use crate::random;
@@ -75,6 +75,7 @@ impl Sending {
     pub async fn send(
         &self,
         marker: &Marker,
+        target: &Target,
         overrides: &Overrides,
         deadline: Instant,
     ) -> Result<Execution, Failure> {
@@ -91,7 +92,7 @@ impl Sending {
             // Half of what is left: the other half is for looking, should there be no answer.
             let since = Timestamp::now();
             let timeout = RUN_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()) / 2);
-            let error = match self.cloud_run.run(overrides, timeout).await {
+            let error = match self.cloud_run.run(target, overrides, timeout).await {
                 Ok(execution) => return Ok(self.started(execution)),
                 Err(error) => error,
             };

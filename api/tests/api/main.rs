@@ -18,6 +18,7 @@ mod leaks;
 mod lifecycle;
 mod limits;
 mod logs;
+mod named_processes;
 mod observability;
 mod process;
 #[allow(dead_code)] // shared with the proofs, which use all of it

@@ -70,6 +70,7 @@ async fn one_start_sends_what_the_templates_say_and_nothing_else() {
         "env": [
             { "name": "SCOPE", "value": "acme" },
             { "name": "INVOCATION_ID", "value": execution["invocationId"] },
+            { "name": "PARAMETERS", "value": body.to_string() },
             { "name": "LIMIT", "value": "100" },
         ],
     }]});

@@ -26,8 +26,8 @@ pub struct Job {
 
 impl CloudRun {
     /// The job as it is deployed.
-    pub async fn describe(&self) -> Result<Job, Error> {
-        let uri = self.uri(&format!("jobs/{}", self.job)).await?;
+    pub async fn describe(&self, job: &str) -> Result<Job, Error> {
+        let uri = self.uri(&format!("jobs/{job}")).await?;
         let answer = self.read(&uri, MAX_EXECUTION_BYTES).await?;
         let GoogleJob { spec } = client::json(&answer)?;
         let execution = spec.template.spec;
@@ -44,10 +44,10 @@ impl CloudRun {
     }
 
     /// Those of the permissions that we have on the job. Nothing is done with them.
-    pub async fn granted(&self, permissions: &[&str]) -> Result<Vec<String>, Error> {
+    pub async fn granted(&self, job: &str, permissions: &[&str]) -> Result<Vec<String>, Error> {
         let place = self.location.get().await?;
         let (root, project, region) = (self.root(place), &place.project, &place.region);
-        let job = format!("projects/{project}/locations/{region}/jobs/{}", self.job);
+        let job = format!("projects/{project}/locations/{region}/jobs/{job}");
         let uri = format!("{root}/v1/{job}:testIamPermissions").parse();
         let uri = uri.map_err(client::not_a_uri)?;
         let body = json!({ "permissions": permissions }).to_string();

@@ -12,14 +12,14 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use crate::App;
-use crate::execution::Execution;
+use crate::execution::{self, Execution};
 use crate::http::authorize::{Authorized, Read};
 use crate::http::extract::{ExecutionName, Fields};
 use crate::http::json::json;
 use crate::http::page_token::Page;
 use crate::http::problem::{Kind, Problem};
 use crate::http::request_log::execution_response;
-use crate::scope::Scope;
+use crate::scope::ProcessName;
 
 /// Executions per answer if the caller names no number, and the most that may be asked for.
 const DEFAULT_LIMIT: usize = 20;
@@ -39,6 +39,18 @@ pub struct Query {
     limit: Option<usize>,
     /// Where to go on: the nextPage of an earlier answer.
     page: Option<String>,
+    /// Only the executions of this process; an empty name is the unnamed one.
+    process: Option<String>,
+    /// Only the executions in this state.
+    state: Option<execution::State>,
+}
+
+impl Query {
+    fn wants(&self, execution: &Execution) -> bool {
+        let process = execution.process.as_ref().map_or("", ProcessName::as_str);
+        self.process.as_ref().is_none_or(|wanted| wanted == process)
+            && self.state.is_none_or(|wanted| wanted == execution.state)
+    }
 }
 
 /// Executions of a scope, newest first.
@@ -64,11 +76,17 @@ pub async fn list(
             format!("limit must be 1 to {MAX_LIMIT}."),
         ));
     }
+    if let Some(process) = query.process.as_deref().filter(|name| !name.is_empty()) {
+        app.processes.named(process).ok_or(Kind::ProcessNotFound)?;
+    }
     let list = format!("executions/{}", granted.scope);
     let page = query
         .page
-        .map_or_else(|| Ok(Page::default()), |page| Page::decode(&list, &page))?;
-    let (executions, next) = collect(&app, &granted.scope, page, limit).await?;
+        .as_ref()
+        .map_or_else(|| Ok(Page::default()), |page| Page::decode(&list, page))?;
+    let wanted =
+        |execution: &Execution| execution.belongs_to(&granted.scope) && query.wants(execution);
+    let (executions, next) = collect(&app, wanted, page, limit).await?;
     let executions = Executions {
         executions,
         next_page: next.map(|page| page.encode(&list)),
@@ -76,22 +94,22 @@ pub async fn list(
     Ok(json(StatusCode::OK, &executions))
 }
 
-/// Up to `limit` executions of the scope from `page` on, and where to go on.
+/// Up to `limit` of the executions that are wanted, from `page` on, and where to go on.
 async fn collect(
     app: &App,
-    scope: &Scope,
+    wanted: impl Fn(&Execution) -> bool,
     mut page: Page,
     limit: usize,
 ) -> Result<(Vec<Execution>, Option<Page>), Problem> {
     let mut found = Vec::new();
     for _ in 0..MAX_PAGES {
         let upstream = app.cloud_run.list(page.token.as_deref(), PAGE).await?;
-        let mut wanted = upstream
+        let mut matching = upstream
             .executions
             .into_iter()
-            .filter(|execution| execution.belongs_to(scope) && is_after(&page, execution));
-        found.extend(wanted.by_ref().take(limit - found.len()));
-        if wanted.next().is_some() {
+            .filter(|execution| wanted(execution) && is_after(&page, execution));
+        found.extend(matching.by_ref().take(limit - found.len()));
+        if matching.next().is_some() {
             page.after = found.last().map(position);
             return Ok((found, Some(page)));
         }

@@ -1,4 +1,4 @@
-//! `POST /scopes/{scope}/process`: starts one execution of the job for the scope.
+//! `POST /scopes/{scope}/process` and `…/process/{process}`: start one execution of the process's job for the scope.
 
 use std::sync::Arc;
 
@@ -12,9 +12,11 @@ use serde::Deserialize;
 use crate::App;
 use crate::config::{OnRunning, Operation};
 use crate::http::authorize::{self, Authorized};
-use crate::http::extract::{Fields, json_body};
-use crate::http::problem::Problem;
+use crate::http::extract::{Fields, ProcessInPath, json_body};
+use crate::http::problem::{Kind, Problem};
 use crate::http::request_log::{execution_response, trace};
+use crate::overrides::Inputs;
+use crate::process::Process;
 use crate::starts::{IdempotencyKey, Marker, Start, Started};
 
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -26,9 +28,34 @@ pub struct Query {
     on_running: Option<OnRunning>,
 }
 
+/// Starts the unnamed process.
 pub async fn start(
     State(app): State<Arc<App>>,
     granted: Authorized<authorize::Start>,
+    fields: Fields<Query>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let process = Arc::clone(app.processes.unnamed());
+    start_process(app, granted, process, fields, request).await
+}
+
+/// Starts the process that the path names.
+pub async fn start_named(
+    State(app): State<Arc<App>>,
+    granted: Authorized<authorize::Start>,
+    ProcessInPath(name): ProcessInPath,
+    fields: Fields<Query>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let process = app.processes.named(&name).map(Arc::clone);
+    let process = process.ok_or(Kind::ProcessNotFound)?;
+    start_process(app, granted, process, fields, request).await
+}
+
+async fn start_process(
+    app: Arc<App>,
+    granted: Authorized<authorize::Start>,
+    process: Arc<Process>,
     Fields(query): Fields<Query>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -37,29 +64,32 @@ pub async fn start(
     }
     let key = IdempotencyKey::from_headers(request.headers())?;
     let trace = trace(request.headers());
-    let supplied = app.parameters.check(&json_body(request).await?)?;
+    let supplied = process.parameters.check(&json_body(request).await?)?;
     let marker = match key {
         // What the caller sent, not what our defaults made of it: these may change from one release to the next.
         Some(key) => Marker::keyed(
             &granted.caller.identity,
             &granted.scope,
             &key,
-            &format!("{:?} {}", query.on_running, supplied.canonical()),
+            &format!("{:?} {}", query.on_running, supplied.to_json()),
         ),
         None => Marker::random(),
     };
-    let overrides = app.templates.render(
-        &granted.scope,
-        &app.parameters.with_defaults(supplied),
-        marker.to_string(),
-        trace.as_deref(),
-    )?;
+    let inputs = Inputs {
+        scope: &granted.scope,
+        process: process.name.as_ref(),
+        supplied: &supplied,
+        invocation_id: marker.to_string(),
+        trace: trace.as_deref(),
+    };
+    let overrides = process.templates.render(&process.parameters, inputs)?;
     app.limits.start(&granted.scope)?;
-    let on_running = query.on_running.unwrap_or(app.on_running);
+    let on_running = query.on_running.unwrap_or(process.on_running);
     let started = app
         .starts
         .start(Start {
             scope: granted.scope,
+            process,
             marker,
             overrides,
             on_running,
