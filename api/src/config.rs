@@ -136,7 +136,7 @@ pub struct Cors {
     pub origins: Vec<String>,
 }
 
-/// `[limits]`: each at least 1.
+/// `[limits]`: each at least 1, but for `trusted_proxies`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
@@ -150,6 +150,8 @@ pub struct Limits {
     pub streams: u32,
     /// Reads of Cloud Logging per minute.
     pub log_reads_per_minute: u32,
+    /// Proxies of the operator's own before Cloud Run's.
+    pub trusted_proxies: u32,
 }
 
 /// `[cloud_run]`

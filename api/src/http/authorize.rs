@@ -58,36 +58,44 @@ impl<O: Op> FromRequestParts<Arc<App>> for Authorized<O> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let authorized = Self::check(parts, app).await;
+        let authorized = check(parts, app, O::OPERATION).await;
         // Whoever is refused is known by address alone, and counted too: nobody may try scopes or tokens without end.
         let identity = authorized
             .as_ref()
-            .map_or("", |authorized| &authorized.caller.identity);
+            .map_or("", |(caller, _)| &caller.identity);
         app.limits.request(parts, identity)?;
-        authorized
-    }
-}
-
-impl<O: Op> Authorized<O> {
-    /// Who it is comes first: a stranger learns nothing of scopes, not even what they look like.
-    async fn check(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let caller = Caller::from_request_parts(parts, app).await?;
-        let scope = extract::scope(parts).await?;
-        let authorized = Self {
+        let (caller, scope) = authorized?;
+        Ok(Self {
             caller,
             scope,
             operation: PhantomData,
-        };
-        authorized.require(O::OPERATION)?;
-        Ok(authorized)
-    }
-
-    /// Refuses with 403 what the caller may not do to the scope: a request can name, in its query, a second operation.
-    pub fn require(&self, operation: Operation) -> Result<(), Problem> {
-        let verdict = self.caller.permissions.check(&self.scope, operation);
-        verdict.map_err(|kind| {
-            let identity = &self.caller.identity;
-            Problem::from(kind).because(format!("{identity} has no grant for {operation:?}"))
         })
     }
+}
+
+impl<O> Authorized<O> {
+    /// Refuses with 403 what the caller may not do to the scope: a request can name, in its query, a second operation.
+    pub fn require(&self, operation: Operation) -> Result<(), Problem> {
+        require(&self.caller, &self.scope, operation)
+    }
+}
+
+/// Who it is comes first: a stranger learns nothing of scopes, not even what they look like.
+async fn check(
+    parts: &mut Parts,
+    app: &Arc<App>,
+    operation: Operation,
+) -> Result<(Caller, Scope), Problem> {
+    let caller = Caller::from_request_parts(parts, app).await?;
+    let scope = extract::scope(parts).await?;
+    require(&caller, &scope, operation)?;
+    Ok((caller, scope))
+}
+
+fn require(caller: &Caller, scope: &Scope, operation: Operation) -> Result<(), Problem> {
+    let verdict = caller.permissions.check(scope, operation);
+    verdict.map_err(|kind| {
+        let identity = &caller.identity;
+        Problem::from(kind).because(format!("{identity} has no grant for {operation:?}"))
+    })
 }

@@ -1,21 +1,26 @@
-//! How much is too much: rates per caller and per scope, and requests at one time.
+//! How much is too much: rates per caller and per scope, and requests at one time, of which one caller holds half at most.
 
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{Query, Request};
-use axum::http::Uri;
 use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap, Uri};
 use axum::response::Response;
+use bytes::Bytes;
 use governor::clock::Clock;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use http_body_util::BodyExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use hyper::body::{Frame, SizeHint};
+use parking_lot::Mutex;
 
+use crate::caller_id::CallerId;
 use crate::config::{self, Invalid};
 use crate::http::problem::{Kind, Problem};
 use crate::http::server::Peer;
@@ -24,45 +29,49 @@ use crate::scope::Scope;
 /// Requests after which the keys that are as good as new are forgotten. A key used once is that after a minute divided by
 /// the rate, so this and the requests of a minute bound how many there are.
 const SWEEP_EVERY: usize = 4096;
+/// Bytes of an answer that are handed to the connection at a time. It takes the next ones when these are written, and so the
+/// answer counts as in flight until all but this much is.
+const WRITTEN_AT_A_TIME: usize = 32 * 1024;
 
 /// The limits of the whole process.
 pub struct Limits {
-    callers: Rate<Key>,
+    callers: Rate<CallerId>,
     scopes: Rate<Scope>,
-    in_flight: Arc<Semaphore>,
-    streams: Arc<Semaphore>,
-    behind_front_end: bool,
+    in_flight: Arc<Pool>,
+    streams: Arc<Pool>,
+    /// Proxies whose word for where a request comes from is believed: each adds the address before it to `X-Forwarded-For`.
+    trusted_proxies: usize,
 }
 
 impl Limits {
-    /// `behind_front_end`: the last `X-Forwarded-For` is Cloud Run's own word and not the caller's.
+    /// `behind_front_end`: Cloud Run's own proxy adds the last address in `X-Forwarded-For`.
     pub fn new(settings: &config::Limits, behind_front_end: bool) -> Result<Self, Invalid> {
-        let semaphore = |name, permits| {
-            Ok(Arc::new(Semaphore::new(
-                positive(name, permits)?.get() as usize
-            )))
-        };
+        let pool = |name, size| Ok(Arc::new(Pool::new(positive(name, size)?)));
         Ok(Self {
             callers: Rate::new(positive("caller_per_minute", settings.caller_per_minute)?),
             scopes: Rate::new(positive("scope_per_minute", settings.scope_per_minute)?),
-            in_flight: semaphore("in_flight", settings.in_flight)?,
-            streams: semaphore("streams", settings.streams)?,
-            behind_front_end,
+            in_flight: pool("in_flight", settings.in_flight)?,
+            streams: pool("streams", settings.streams)?,
+            trusted_proxies: settings.trusted_proxies as usize + usize::from(behind_front_end),
         })
     }
 
     /// Lets a request in, or refuses at once what is more than can be worked on: whoever waits in a queue has given up by the
     /// time it moves. Those that wait for an execution are counted apart: thousands may be open at little cost. Whoever asks
     /// after our health is answered however busy we are.
-    pub fn admit(&self, request: &Request) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+    ///
+    /// Until [`Limits::request`] says who calls, the request is its address's.
+    pub fn admit(&self, request: &mut Request) -> Result<Option<Permit>, Problem> {
         let uri = request.uri();
         let pool = match uri.path().starts_with("/scopes/") {
             true if is_long(uri) => &self.streams,
             true => &self.in_flight,
             false => return Ok(None),
         };
-        let permit = Arc::clone(pool).try_acquire_owned();
-        permit.map(Some).map_err(|_| Kind::Overloaded.into())
+        let address = self.address(request.headers(), request.extensions());
+        let permit = pool.take(CallerId::of(Key::Address(address)))?;
+        request.extensions_mut().insert(permit.clone());
+        Ok(Some(permit))
     }
 
     /// Takes one start from what the scope has left. Reads are not counted: they cost nothing.
@@ -71,35 +80,39 @@ impl Limits {
             .take(scope.clone(), "This scope was started too often.")
     }
 
-    /// Takes one request from what the caller has left; without an identity, from what the address has.
-    pub fn request(&self, parts: &Parts, identity: &str) -> Result<(), Problem> {
-        let key = match identity {
-            "" => Key::Address(self.address(parts)),
-            identity => Key::Identity(identity.to_owned()),
+    /// Takes one request from what the caller has left, and counts it among those that the caller has in flight. Without an
+    /// identity, the caller is the address.
+    pub fn request(&self, parts: &Parts, identity: &str) -> Result<CallerId, Problem> {
+        let caller = match identity {
+            "" => CallerId::of(Key::Address(
+                self.address(&parts.headers, &parts.extensions),
+            )),
+            identity => CallerId::of(Key::Identity(identity)),
         };
-        self.callers.take(key, "You sent too many requests.")
+        self.callers.take(caller, "You sent too many requests.")?;
+        if let Some(permit) = parts.extensions.get::<Permit>() {
+            permit.count_as(caller)?;
+        }
+        Ok(caller)
     }
 
     /// Where the request comes from. One network of IPv6 is one caller: its addresses are free.
-    fn address(&self, parts: &Parts) -> Option<IpAddr> {
-        let forwarded = || {
-            let last = parts
-                .headers
-                .get_all("x-forwarded-for")
-                .into_iter()
-                .next_back()?;
-            last.to_str().ok()?.rsplit(',').next()?.trim().parse().ok()
-        };
-        let peer = || parts.extensions.get().map(Peer::address);
-        let address = match self.behind_front_end {
-            true => forwarded().or_else(peer),
-            false => peer(),
-        };
-        address.map(|address| match address.to_canonical() {
+    fn address(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<IpAddr> {
+        let address = forwarded(headers, self.trusted_proxies)
+            .or_else(|| extensions.get().map(Peer::address))?;
+        Some(match address.to_canonical() {
             IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (!0 << 64))),
             v4 => v4,
         })
     }
+}
+
+/// The address that came to the outermost of so many proxies: as many from the right of `X-Forwarded-For`. What is further left
+/// is the caller's own word. A request that passed fewer proxies has fewer addresses.
+fn forwarded(headers: &HeaderMap, proxies: usize) -> Option<IpAddr> {
+    let fields = headers.get_all("x-forwarded-for").into_iter().rev();
+    let addresses = fields.flat_map(|field| field.to_str().unwrap_or_default().rsplit(','));
+    addresses.take(proxies).last()?.trim().parse().ok()
 }
 
 fn positive(name: &str, value: u32) -> Result<NonZeroU32, Invalid> {
@@ -108,10 +121,104 @@ fn positive(name: &str, value: u32) -> Result<NonZeroU32, Invalid> {
 }
 
 /// Who is counted.
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Key {
-    Identity(String),
+#[derive(Hash)]
+enum Key<'a> {
+    Identity(&'a str),
     Address(Option<IpAddr>),
+}
+
+/// So many requests at one time, of which one caller may have half: nobody can keep the others out.
+struct Pool {
+    size: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    all: usize,
+    by_caller: HashMap<CallerId, usize>,
+}
+
+impl Pool {
+    fn new(size: NonZeroU32) -> Self {
+        Self {
+            size: size.get() as usize,
+            held: Mutex::default(),
+        }
+    }
+
+    /// How many one caller may have: the one that there is, if there is but one.
+    fn share(&self) -> usize {
+        (self.size / 2).max(1)
+    }
+
+    fn take(self: &Arc<Self>, caller: CallerId) -> Result<Permit, Problem> {
+        let mut held = self.held.lock();
+        if held.all >= self.size {
+            return Err(Kind::Overloaded.into());
+        }
+        self.add(&mut held, caller)?;
+        held.all += 1;
+        Ok(Permit(Arc::new(Place {
+            pool: Arc::clone(self),
+            caller: Mutex::new(caller),
+        })))
+    }
+
+    fn add(&self, held: &mut Held, caller: CallerId) -> Result<(), Problem> {
+        let (share, count) = (self.share(), held.by_caller.entry(caller).or_default());
+        if *count >= share {
+            let detail = format!(
+                "You have {share} requests in flight, which is as many as one caller may have. Wait until some of them are answered."
+            );
+            return Err(Problem::new(Kind::Overloaded, detail));
+        }
+        *count += 1;
+        Ok(())
+    }
+}
+
+impl Held {
+    fn remove(&mut self, caller: CallerId) {
+        if let Some(count) = self.by_caller.get_mut(&caller) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_caller.remove(&caller);
+            }
+        }
+    }
+}
+
+/// The place of one request in flight. It is free again once the last copy is dropped.
+#[derive(Clone)]
+pub struct Permit(Arc<Place>);
+
+struct Place {
+    pool: Arc<Pool>,
+    caller: Mutex<CallerId>,
+}
+
+impl Permit {
+    /// From now on the request is this caller's, unless that one has too many.
+    fn count_as(&self, caller: CallerId) -> Result<(), Problem> {
+        let mut before = self.0.caller.lock();
+        if *before == caller {
+            return Ok(());
+        }
+        let mut held = self.0.pool.held.lock();
+        self.0.pool.add(&mut held, caller)?;
+        held.remove(*before);
+        *before = caller;
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut held = self.pool.held.lock();
+        held.all -= 1;
+        held.remove(*self.caller.get_mut());
+    }
 }
 
 /// So much per minute for each key, all of it at once if need be.
@@ -153,7 +260,9 @@ fn is_long(uri: &Uri) -> bool {
         segments.next(),
     ] {
         [Some("executions"), Some(_), Some("events"), None] => true,
-        [Some("executions"), Some(_), None, None] => names_wait(uri),
+        [Some("executions"), Some(_), None, None] | [Some("process"), _, None, None] => {
+            names_wait(uri)
+        }
         _ => false,
     }
 }
@@ -164,55 +273,88 @@ fn names_wait(uri: &Uri) -> bool {
     fields.is_ok_and(|Query(fields)| fields.iter().any(|(name, _)| name == "wait"))
 }
 
-/// Keeps the permit as long as the body goes on, if that is still being made.
-pub fn held(response: Response, permit: Option<OwnedSemaphorePermit>) -> Response {
-    if permit.is_none() || response.body().size_hint().exact().is_some() {
-        return response;
+/// The response, whose request is in flight until its body is written.
+pub fn hold_permit(response: Response, permit: Option<Permit>) -> Response {
+    match permit {
+        None => response,
+        Some(permit) => response.map(|body| {
+            Body::new(Permitted {
+                body,
+                rest: Bytes::new(),
+                _permit: permit,
+            })
+        }),
     }
-    response.map(|body| {
-        Body::new(body.map_frame(move |frame| {
-            let _held = &permit;
-            frame
-        }))
-    })
+}
+
+/// A body that holds a permit, and that goes out a little at a time: the connection would else take a large one whole, and drop
+/// what it came from long before a slow reader has it.
+struct Permitted {
+    body: Body,
+    rest: Bytes,
+    _permit: Permit,
+}
+
+impl HttpBody for Permitted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                ended => return Poll::Ready(ended),
+            }
+        }
+        let next = self.rest.len().min(WRITTEN_AT_A_TIME);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(next)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (mut hint, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(hint.lower() + rest);
+        hint
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
 
-    use axum::http::HeaderMap;
-    use bytes::Bytes;
-    use hyper::body::Frame;
+    use http_body_util::BodyExt;
 
     use super::*;
 
-    fn limits(behind_front_end: bool) -> Limits {
-        Limits::new(
-            &config::Config::defaults().unwrap().limits,
-            behind_front_end,
-        )
-        .unwrap()
-    }
-
     #[test]
     fn a_caller_is_an_address_that_the_caller_cannot_choose() {
-        let address = |behind_front_end, peer: &str, forwarded: &[&str]| {
+        let at = |(front_end, proxies), peer: &str, forwarded: &[&str]| {
+            let mut settings = config::Config::defaults().unwrap().limits;
+            settings.trusted_proxies = proxies;
+            let limits = Limits::new(&settings, front_end).unwrap();
             let mut headers = HeaderMap::new();
             for value in forwarded {
                 headers.append("x-forwarded-for", value.parse().unwrap());
             }
-            let mut parts = Request::new(Body::empty()).into_parts().0;
-            parts.headers = headers;
             let peer: SocketAddr = peer.parse().unwrap();
-            parts.extensions.insert(Peer::new(peer.ip()));
-            limits(behind_front_end)
-                .address(&parts)
-                .unwrap()
-                .to_string()
+            let mut extensions = Extensions::new();
+            extensions.insert(Peer::new(peer.ip()));
+            limits.address(&headers, &extensions).unwrap().to_string()
         };
+        let address =
+            |front_end, peer: &str, forwarded: &[&str]| at((front_end, 0), peer, forwarded);
         let (peer, forged) = ("192.0.2.1:9", "203.0.113.9");
         assert_eq!(address(false, peer, &[forged]), "192.0.2.1");
         assert_eq!(
@@ -229,6 +371,17 @@ mod tests {
             "2001:db8:1:2::"
         );
         assert_eq!(address(false, "[::ffff:192.0.2.1]:9", &[]), "192.0.2.1");
+
+        let balanced = "203.0.113.9, 198.51.100.7, 34.111.0.9";
+        assert_eq!(at((true, 1), peer, &[balanced]), "198.51.100.7");
+        assert_eq!(
+            at((true, 1), peer, &[forged, "198.51.100.7", "34.111.0.9"]),
+            "198.51.100.7"
+        );
+        assert_eq!(at((true, 2), peer, &[balanced]), "203.0.113.9");
+        assert_eq!(at((true, 1), peer, &["198.51.100.7"]), "198.51.100.7");
+        assert_eq!(at((true, 1), peer, &["x, 34.111.0.9"]), "192.0.2.1");
+        assert_eq!(at((false, 1), peer, &[balanced]), "34.111.0.9");
     }
 
     #[test]
@@ -261,29 +414,76 @@ mod tests {
         );
     }
 
-    struct Endless;
+    fn pool(size: u32) -> Arc<Pool> {
+        Arc::new(Pool::new(NonZeroU32::new(size).unwrap()))
+    }
 
-    impl HttpBody for Endless {
-        type Data = Bytes;
-        type Error = std::convert::Infallible;
+    /// How many permits the caller gets.
+    fn taken(pool: &Arc<Pool>, caller: u8) -> Vec<Permit> {
+        std::iter::from_fn(|| pool.take(CallerId::of(caller)).ok()).collect()
+    }
 
-        fn poll_frame(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-            Poll::Pending
+    #[test]
+    fn one_caller_holds_half_and_two_hold_all() {
+        for (size, share) in [(1, 1), (2, 1), (3, 1), (4, 2), (256, 128), (10_000, 5_000)] {
+            let pool = pool(size);
+            let first = taken(&pool, 1);
+            assert_eq!(first.len(), share, "{size}");
+            let second = taken(&pool, 2);
+            assert_eq!(second.len(), share.min(size as usize - share), "{size}");
+            drop((first, second));
+            assert!(pool.held.lock().by_caller.is_empty());
+            assert_eq!(taken(&pool, 3).len(), share, "{size}");
         }
     }
 
     #[test]
-    fn a_permit_is_held_as_long_as_the_body_goes_on() {
-        let room = Arc::new(Semaphore::new(1));
-        let permit = || Some(Arc::clone(&room).try_acquire_owned().unwrap());
-        let stream = held(Response::new(Body::new(Endless)), permit());
-        assert_eq!(room.available_permits(), 0);
-        drop(stream);
-        let _whole = held(Response::new(Body::from("whole")), permit());
-        assert_eq!(room.available_permits(), 1);
+    fn a_request_counts_as_its_callers_once_that_is_known() {
+        let pool = pool(4);
+        let of_address = taken(&pool, 0);
+        let user = CallerId::of(1);
+        for permit in &of_address {
+            permit.count_as(user).unwrap();
+            permit.count_as(user).unwrap();
+        }
+        let next = taken(&pool, 0);
+        assert_eq!(next.len(), 2, "the address has its share again");
+        let refused = next[0].count_as(user).unwrap_err();
+        assert_eq!(refused.kind, Kind::Overloaded);
+        drop(of_address);
+        next[0].count_as(user).unwrap();
+        drop(next);
+        let held = pool.held.lock();
+        assert_eq!((held.all, held.by_caller.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_permit_is_held_until_the_last_of_the_body_is_taken() {
+        let pool = pool(1);
+        let whole = vec![7; 3 * WRITTEN_AT_A_TIME + 1];
+        for body in [
+            Body::from(whole.clone()),
+            Body::from_stream(futures_util::stream::iter([Ok::<_, axum::Error>(
+                whole.clone(),
+            )])),
+        ] {
+            let exact = body.size_hint().exact();
+            let permit = pool.take(CallerId::of(1)).unwrap();
+            let mut body = hold_permit(Response::new(body), Some(permit)).into_body();
+            assert_eq!(body.size_hint().exact(), exact);
+            let mut read = Vec::new();
+            while let Some(frame) = body.frame().await {
+                assert_eq!(pool.held.lock().all, 1);
+                let data = frame.unwrap().into_data().unwrap();
+                assert!(data.len() <= WRITTEN_AT_A_TIME);
+                read.extend(data);
+                let left = exact.map(|all| all - read.len() as u64);
+                assert_eq!(body.size_hint().exact(), left);
+            }
+            assert!(read == whole);
+            drop(body);
+            assert_eq!(pool.held.lock().all, 0);
+        }
     }
 
     #[test]
@@ -291,5 +491,27 @@ mod tests {
         let waits = |uri: &str| names_wait(&uri.parse().unwrap());
         assert!(waits("/x?wait=5") && waits("/x?a=b&w%61it=5"));
         assert!(!waits("/x") && !waits("/x?await=5") && !waits("/x?a=wait"));
+    }
+
+    #[test]
+    fn what_waits_for_an_execution_is_no_request_in_flight() {
+        let long = |uri: &str| is_long(&uri.parse().unwrap());
+        for uri in [
+            "/scopes/a/executions/x/events",
+            "/scopes/a/executions/x?wait=5",
+            "/scopes/a/process?wait=5",
+            "/scopes/a/process/import?on_running=join&wait=5",
+        ] {
+            assert!(long(uri), "{uri}");
+        }
+        for uri in [
+            "/scopes/a/process",
+            "/scopes/a/executions?wait=5",
+            "/scopes/a/executions/x",
+            "/scopes/a/executions/x/logs?wait=5",
+            "/scopes/a/executions/x/cancel?wait=5",
+        ] {
+            assert!(!long(uri), "{uri}");
+        }
     }
 }

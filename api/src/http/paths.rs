@@ -20,8 +20,11 @@ pub async fn not_found(State(app): State<Arc<App>>, request: Request) -> Problem
         Some(Err(invalid)) => {
             let caller = Caller::from_request_parts(&mut parts, &app).await;
             let identity = caller.as_ref().map_or("", |caller| &caller.identity);
-            let verdict = app.limits.request(&parts, identity).and(caller);
-            verdict.err().unwrap_or_else(|| invalid.into())
+            let counted = app.limits.request(&parts, identity);
+            counted
+                .err()
+                .or(caller.err())
+                .unwrap_or_else(|| invalid.into())
         }
         _ => Problem::new(Kind::NotFound, meant(parts.uri.path())),
     }

@@ -14,7 +14,7 @@ use tower::{Service, ServiceBuilder, service_fn};
 
 use crate::App;
 use crate::http::handlers::{assets, cancel, document, events, executions, health, logs, process};
-use crate::http::limits::held;
+use crate::http::limits::hold_permit;
 use crate::http::openapi::{self, Route};
 use crate::http::problem::{Kind, Problem};
 use crate::http::server::HttpService;
@@ -52,16 +52,16 @@ fn with_middleware(routes: Router<Arc<App>>, app: Arc<App>) -> impl HttpService 
 async fn guard(
     app: Arc<App>,
     mut routes: Router,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, Infallible> {
     let allowed = app.origins.guard(&request);
-    let permit = match allowed.and_then(|()| app.limits.admit(&request)) {
+    let permit = match allowed.and_then(|()| app.limits.admit(&mut request)) {
         Ok(permit) => permit,
         Err(problem) => return Ok(problem.into_response()),
     };
     let answer = AssertUnwindSafe(routes.call(request)).catch_unwind();
     let answer = answer.await.unwrap_or_else(|_| Ok(panicked()));
-    Ok(held(answer?, permit))
+    Ok(hold_permit(answer?, permit))
 }
 
 fn add(routes: Vec<Route>, router: Router<Arc<App>>) -> Router<Arc<App>> {

@@ -27,7 +27,8 @@ pub async fn spawn(grants: Value) -> (TestApp, Issuer) {
     (app, issuer)
 }
 
-fn jwt(config: &mut Config, issuer: &Issuer, grants: Value) {
+/// Settings under which the issuer's tokens are believed as Google's would be.
+pub fn jwt(config: &mut Config, issuer: &Issuer, grants: Value) {
     config.auth.mode = "jwt".to_owned();
     config.auth.jwt.preset = "google".to_owned();
     config.auth.jwt.audience = AUDIENCE.to_owned();

@@ -1,8 +1,14 @@
 //! Too much: of one caller, for one scope, and at one time.
 
 use emulator::{Fault, Operation, Rule};
+use futures_util::future::join_all;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::helpers::{TestApp, eventually, instant_job, problem};
+use crate::auth;
+use crate::helpers::{TestApp, eventually, instant_job, link, problem};
+use crate::issuer::Issuer;
 
 #[tokio::test]
 async fn a_caller_who_asks_too_often_is_told_to_wait_on_every_route() {
@@ -98,4 +104,112 @@ async fn however_busy_it_says_that_it_is_alive_and_a_refusal_is_a_problem() {
             .status(),
         200
     );
+}
+
+/// Requests at one time in the tests of shares, and those that one caller may have.
+const CAPACITY: usize = 8;
+const SHARE: usize = CAPACITY / 2;
+
+/// A request whose head has come and whose body never does, until the connection is dropped; or its answer.
+async fn without_body(app: &TestApp, headers: &str) -> Result<TcpStream, String> {
+    let mut stream = TcpStream::connect(app.url.strip_prefix("http://").unwrap())
+        .await
+        .unwrap();
+    let head = format!(
+        "POST /scopes/acme/process HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2\r\nexpect: 100-continue\r\n{headers}\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // Whoever reads the body says so first; whoever refuses does not.
+    let mut answer = vec![0; 4096];
+    let read = stream.read(&mut answer).await.unwrap();
+    match answer.starts_with(b"HTTP/1.1 100") {
+        true => Ok(stream),
+        false => Err(String::from_utf8_lossy(&answer[..read]).into_owned()),
+    }
+}
+
+#[tokio::test]
+async fn one_caller_holds_half_of_the_requests_in_flight_with_bodies_that_never_come() {
+    let grants = json!(["evil", "good"].map(|subject| {
+        json!({"claim": "sub", "value": subject, "scopes": ["*"], "operations": ["start", "read"]})
+    }));
+    let issuer = Issuer::start().await;
+    let app = TestApp::with(instant_job(), |config| {
+        auth::jwt(config, &issuer, grants);
+        config.limits.in_flight = CAPACITY as u32;
+    })
+    .await;
+    let (evil, good) = (auth::token("evil"), auth::token("good"));
+    let start = |token: &str| app.post("/scopes/acme/process").bearer_auth(token).send();
+    assert_eq!(start(&evil).await.unwrap().status(), 202); // the issuer's keys are there
+
+    let headers = format!("authorization: Bearer {evil}\r\n");
+    let mut held = Vec::new();
+    for _ in 0..SHARE {
+        held.push(without_body(&app, &headers).await.unwrap());
+    }
+    for _ in 0..3 {
+        let refused = without_body(&app, &headers).await.unwrap_err();
+        assert!(
+            refused.starts_with("HTTP/1.1 503") && refused.contains("/problems/overloaded"),
+            "{refused}"
+        );
+        let response = start(&evil).await.unwrap();
+        let problem = problem(response, "overloaded").await;
+        assert!(
+            problem["detail"].as_str().unwrap().contains("one caller"),
+            "{problem}"
+        );
+    }
+    let starts = join_all((0..SHARE).map(|_| start(&good))).await;
+    for response in starts {
+        assert_eq!(response.unwrap().status(), 202);
+    }
+    drop(held.pop());
+    eventually_accepted(|| start(&evil)).await;
+    drop(held);
+}
+
+/// Sends requests until one is accepted.
+async fn eventually_accepted<F>(send: impl Fn() -> F)
+where
+    F: Future<Output = reqwest::Result<reqwest::Response>>,
+{
+    let accepted = async { while send().await.unwrap().status() != 202 {} };
+    tokio::time::timeout(crate::helpers::PATIENCE, accepted)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn without_identities_an_address_holds_half() {
+    let app = TestApp::with(instant_job(), |config| {
+        config.limits.in_flight = CAPACITY as u32;
+        config.limits.streams = CAPACITY as u32;
+        config.limits.trusted_proxies = 1;
+    })
+    .await;
+    let from = |address: &str| format!("x-forwarded-for: {address}\r\n");
+    let mut held = Vec::new();
+    for _ in 0..SHARE {
+        held.push(
+            without_body(&app, &from("192.0.2.1, 198.51.100.7"))
+                .await
+                .unwrap(),
+        );
+    }
+    without_body(&app, &from("198.51.100.7")).await.unwrap_err();
+    held.push(without_body(&app, &from("198.51.100.8")).await.unwrap());
+    drop(held);
+
+    let execution = app.start("acme").await;
+    let events = link(&execution, "events");
+    let open = |address: &'static str| app.get(events).header("x-forwarded-for", address).send();
+    let mut streams = Vec::new();
+    for _ in 0..SHARE {
+        streams.push(open("198.51.100.7").await.unwrap());
+    }
+    assert!(streams.iter().all(|stream| stream.status() == 200));
+    problem(open("198.51.100.7").await.unwrap(), "overloaded").await;
+    assert_eq!(open("198.51.100.8").await.unwrap().status(), 200);
 }
