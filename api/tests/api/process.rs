@@ -88,7 +88,8 @@ async fn task_count_timeout_and_container_are_sent_when_set() {
         config.overrides.task_count = Some(3);
         config.overrides.timeout_seconds = Some(60);
         config.overrides.args = Vec::new();
-        config.cloud_run.container = "worker".to_owned();
+        // Cloud Run names a container without a name after its image.
+        config.cloud_run.container = "test-job".to_owned();
     });
     let app = app.await;
     app.post("/scopes/acme/process").send().await.unwrap();
@@ -100,7 +101,7 @@ async fn task_count_timeout_and_container_are_sent_when_set() {
     let container = &overrides["containerOverrides"][0];
     assert_eq!(
         (&container["name"], &container["args"]),
-        (&json!("worker"), &Value::Null)
+        (&json!("test-job"), &Value::Null)
     );
 }
 

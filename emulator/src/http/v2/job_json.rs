@@ -37,9 +37,12 @@ const LAUNCH_STAGES: [&str; 8] = [
 ];
 const ENVIRONMENTS: [&str; 3] = [
     "EXECUTION_ENVIRONMENT_UNSPECIFIED",
-    "EXECUTION_ENVIRONMENT_GEN1",
-    "EXECUTION_ENVIRONMENT_GEN2",
+    GENERATION_1,
+    GENERATION_2,
 ];
+const ENVIRONMENT: &str = "executionEnvironment";
+const GENERATION_1: &str = "EXECUTION_ENVIRONMENT_GEN1";
+const GENERATION_2: &str = "EXECUTION_ENVIRONMENT_GEN2";
 
 /// A job as clients send it.
 #[derive(Debug, Default, Deserialize)]
@@ -194,7 +197,7 @@ impl SentExecutionTemplate {
         const KEPT: [&str; 3] = ["client", "clientVersion", "delayExecution"];
         const KEPT_OF_TASK: [&str; 8] = [
             "volumes",
-            "executionEnvironment",
+            ENVIRONMENT,
             "encryptionKey",
             "vpcAccess",
             "nodeSelector",
@@ -203,8 +206,12 @@ impl SentExecutionTemplate {
             "workloadIdentityConfig",
         ];
         let mut task = self.template;
-        if let Some(environment) = task.rest.get_mut("executionEnvironment") {
-            *environment = json!(enum_name(environment, &ENVIRONMENTS)?);
+        // The default is shown again, and need not be kept: sending it back is no change.
+        if let Some(environment) = task.rest.remove(ENVIRONMENT) {
+            let name = enum_name(&environment, &ENVIRONMENTS)?;
+            let other = name.filter(|name| *name == GENERATION_1);
+            task.rest
+                .extend(other.map(|name| (ENVIRONMENT.to_owned(), json!(name))));
         }
         let set = |number: i64| (number != 0).then_some(number);
         let containers = task.containers.into_iter().map(SentContainer::container);
@@ -410,8 +417,8 @@ fn execution_template(template: &ExecutionTemplate) -> Value {
 /// What each task has, as `template` of a job or an execution or as fields of the task itself.
 pub(crate) fn task_template(task: &TaskTemplate) -> Map<String, Value> {
     let mut json = task.kept.shown_by(Api::V2);
-    json.entry("executionEnvironment")
-        .or_insert_with(|| json!("EXECUTION_ENVIRONMENT_GEN2"));
+    json.entry(ENVIRONMENT)
+        .or_insert_with(|| json!(GENERATION_2));
     json.insert("containers".into(), json!([container(&task.container)]));
     json.insert("maxRetries".into(), json!(task.max_retries));
     let timeout = format!("{}s", task.timeout_seconds);
