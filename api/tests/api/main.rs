@@ -9,6 +9,7 @@ mod clients;
 mod document;
 mod events;
 mod example_clients;
+mod example_jobs;
 mod executions;
 mod firestore;
 mod helpers;
