@@ -36,6 +36,7 @@ pub mod scope;
 pub mod starts;
 pub mod telemetry;
 pub mod watch;
+pub mod web;
 
 use std::future::Future;
 use std::sync::{Arc, OnceLock};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::Request;
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, LINK, LOCATION, ORIGIN, RETRY_AFTER};
+use axum::http::header::{HOST, LINK, LOCATION, ORIGIN, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, Method, Uri};
 use reqwest::Url;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -13,6 +13,47 @@ use crate::http::problem::{Kind, Problem};
 
 /// How long a browser may remember a preflight's answer.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(60 * 60);
+
+/// What pages may send: the headers that this service reads, and those that tracing in browsers adds to every request. A
+/// header that is not listed here makes the browser refuse the whole request.
+const REQUEST_HEADERS: [&str; 33] = [
+    "authorization",
+    "content-type",
+    "idempotency-key",
+    "last-event-id",
+    "x-request-id",
+    "x-requested-with",
+    "x-correlation-id",
+    // W3C, OpenTelemetry, Google
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "x-cloud-trace-context",
+    // Zipkin, Jaeger
+    "b3",
+    "x-b3-traceid",
+    "x-b3-spanid",
+    "x-b3-parentspanid",
+    "x-b3-sampled",
+    "x-b3-flags",
+    "uber-trace-id",
+    // Sentry, Datadog, New Relic, Elastic, Application Insights, X-Ray, PostHog, SkyWalking
+    "sentry-trace",
+    "x-datadog-origin",
+    "x-datadog-parent-id",
+    "x-datadog-sampling-priority",
+    "x-datadog-tags",
+    "x-datadog-trace-id",
+    "newrelic",
+    "elastic-apm-traceparent",
+    "request-context",
+    "request-id",
+    "x-amzn-trace-id",
+    "x-posthog-distinct-id",
+    "x-posthog-session-id",
+    "x-posthog-window-id",
+    "sw8",
+];
 
 /// The origins of other sites whose pages may call.
 pub struct Origins(Vec<HeaderValue>);
@@ -29,16 +70,10 @@ impl Origins {
     pub fn cors(&self) -> Option<CorsLayer> {
         let expose =
             ["idempotent-replayed", "server-timing", "x-request-id"].map(HeaderName::from_static);
-        let allow = ["idempotency-key", "last-event-id"].map(HeaderName::from_static);
         let layer = CorsLayer::new()
             .allow_origin(AllowOrigin::list(self.0.iter().cloned()))
             .allow_methods([Method::GET, Method::POST])
-            .allow_headers(
-                allow
-                    .into_iter()
-                    .chain([AUTHORIZATION, CONTENT_TYPE])
-                    .collect::<Vec<_>>(),
-            )
+            .allow_headers(REQUEST_HEADERS.map(HeaderName::from_static))
             .expose_headers(
                 expose
                     .into_iter()

@@ -26,11 +26,14 @@ pub fn service(app: Arc<App>) -> impl HttpService {
 }
 
 fn router() -> Router<Arc<App>> {
-    add(service_routes(), add(scope_routes(), Router::new()))
+    let compressed = add(service_routes(), Router::new())
         .route("/", get(assets::page))
         .route("/page.css", get(assets::page_css))
         .route("/page.js", get(assets::page_js))
         .route("/button.js", get(assets::button_js))
+        .route("/button.d.ts", get(assets::button_types))
+        .layer(assets::compression());
+    add(scope_routes(), compressed)
         .fallback(paths::not_found)
         .method_not_allowed_fallback(paths::method_not_allowed)
 }

@@ -1,184 +1,399 @@
 // The page around <process-button>: the scope, a form for the declared parameters, the scope's executions.
 
-const AGAIN_MS = 10_000; // between looks at executions that others started, while one of them runs
+import { asRefusal, call, duration, FINISHED, make, secondsOf } from './button.js';
+
+const AGAIN_MS = 10_000; // between looks at the list: others start executions too
+const SCOPES = 10; // remembered
+const USUAL_OF = 2; // so many executions have to agree before "usually" is said
+const LONG_TEXT = 200; // characters from which on a text has several lines
 const SCOPE = /^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$/;
-const FINISHED = ['succeeded', 'failed', 'cancelled'];
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
+const SIGNS = { starting: '…', pending: '…', running: '▶', succeeded: '✓', failed: '✗', cancelled: '■', refused: '!' };
+const COLOURS = { running: '#2457c5', pending: '#2457c5', succeeded: '#188038', failed: '#d93025', cancelled: '#5f6368' };
 
 const find = (id) => document.getElementById(id);
-const [button, setup, scope, fields, history] = ['process', 'setup', 'scope', 'parameters', 'history'].map(find);
+const [button, setup, scope, fields, history, which] = ['process', 'setup', 'scope', 'parameters', 'history', 'which'].map(find);
 const rows = history.querySelector('tbody');
+let processes; // name → { schema, description }; the unnamed one is ''
 let executions = [];
 let nextPage;
+let loaded = false; // the list was answered
+let quietUntil = 0; // when the list may be asked for again
+let linked = new URLSearchParams(location.search).get('execution'); // until the form shows its parameters
+let awaited; // the name of an execution whose end is to be told
 
-/** A new element: its properties, then its children. */
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
+const state = () => button.getAttribute('state');
+const current = () => button.getAttribute('scope') ?? '';
+
+// ---- what a browser keeps; where it keeps nothing, nothing is remembered
+
+function kept(storage, key, otherwise) {
+  try { return JSON.parse(window[storage].getItem(key)) ?? otherwise; } catch { return otherwise; }
+}
+
+function keep(storage, key, value) {
+  try { window[storage].setItem(key, JSON.stringify(value)); } catch { /* storage is off */ }
 }
 
 // ---- calling the API
 
-function refused({ status }, words) {
-  if (status === 401) find('sign-in').hidden = false;
-  return Object.assign(new Error(words), { status });
+async function get(path) {
+  try {
+    return await call(new URL(path, location.href.split('?')[0]), { token: button.token });
+  } catch (error) {
+    const refusal = asRefusal(error);
+    if (refusal.status === 401 && !refusal.signIn) find('sign-in').hidden = false;
+    throw refusal;
+  }
 }
 
-async function get(path) {
-  const headers = button.token ? { authorization: `Bearer ${button.token}` } : {};
-  const response = await fetch(path, { headers, cache: 'no-store' });
-  const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw refused(response, body.detail ?? `The service answered ${response.status}.`);
-  return body;
+/** A refusal as the page shows it: with its request's id, and a link where somebody has to sign in. */
+function told({ message, requestId, signIn }) {
+  const link = signIn && make('a', { href: './', target: '_blank', textContent: 'Sign in' });
+  const id = requestId && make('span', { className: 'request', textContent: `Request ${requestId}` });
+  return [message, ...[link, id].filter(Boolean).flatMap((more) => [' ', more])];
 }
 
 // ---- the scope
 
-function choose(name, execution) {
+/** Takes a scope and shows an execution of it, or none. */
+function choose(text, execution) {
+  const name = text.trim();
   const valid = SCOPE.test(name);
-  scope.setAttribute('aria-invalid', Boolean(name) && !valid);
-  button.hidden = history.hidden = !valid;
-  if (!valid) return;
-  if (button.getAttribute('scope') !== name) {
+  scope.value = name;
+  scope.setAttribute('aria-invalid', String(Boolean(name) && !valid));
+  find('wrong-scope').textContent = name && !valid ? 'A scope has 1 to 63 letters, digits, dots, hyphens or underscores, and begins and ends with a letter or a digit.' : '';
+  find('why').hidden = Boolean(name);
+  history.hidden = !valid;
+  button.hidden = Boolean(name) && !valid;
+  const next = valid ? name : '';
+  if (current() !== next) {
     executions = [];
-    find('log-link').hidden = true;
-    paint();
-    button.setAttribute('scope', name);
-    remember(name);
-    if (execution && button.getAttribute('state') !== 'starting') button.follow(execution);
+    nextPage = undefined;
+    loaded = false;
+    find('history-problem').replaceChildren();
+    button.setAttribute('scope', next);
+    if (valid) remember(name);
   }
-  list();
+  if (execution && execution !== button.execution?.name && state() !== 'starting') button.follow(execution);
+  paint();
+  if (valid) list();
 }
 
 function remember(name) {
-  try { localStorage.setItem('scope', name); } catch { /* storage is off: nothing is remembered */ }
-  address();
+  const names = [name, ...kept('localStorage', 'scopes', []).filter((other) => other !== name)].slice(0, SCOPES);
+  keep('localStorage', 'scopes', names);
+  suggest(names);
 }
 
-/** What is on show is what the address says, so that it can be sent to somebody. */
+function suggest(names) {
+  find('scopes').replaceChildren(...names.map((value) => make('option', { value })));
+}
+
+/** What is on show is what the address says, so that it can be sent to somebody, and Back leads to what was on show before. */
 function address() {
-  const query = new URLSearchParams({ scope: scope.value });
+  if (!current()) return;
+  const query = new URLSearchParams({ scope: current() });
+  if (which.value) query.set('process', which.value);
   if (button.execution) query.set('execution', button.execution.name);
-  window.history.replaceState(null, '', `?${query}`);
-}
-
-function remembered() {
-  try { return localStorage.getItem('scope') ?? ''; } catch { return ''; }
+  const before = new URLSearchParams(location.search);
+  if (`${query}` === `${before}`) return;
+  const moved = before.has('scope') && (before.get('scope') !== current() || before.has('execution') || query.has('execution'));
+  window.history[moved ? 'pushState' : 'replaceState'](null, '', `?${query}`);
 }
 
 // ---- the form
 
 function field(name, schema, required) {
-  const types = [schema.type].flat();
-  const input = control(name, schema, types, required);
-  const help = make('small', { textContent: schema.description ?? '', id: `help-${name}` });
-  const wrong = make('small', { className: 'wrong', id: `wrong-${name}` });
+  const input = control(name, schema, [schema.type].flat(), required);
+  const id = input.id = `field-${name}`;
+  const help = make('small', { id: `help-${name}`, textContent: [schema.description, limits(schema)].filter(Boolean).join(' · ') });
+  const wrong = make('small', { id: `wrong-${name}`, className: 'wrong' });
   input.setAttribute('aria-describedby', `${help.id} ${wrong.id}`);
-  input.addEventListener('change', () => check(input));
-  const label = make('span', { textContent: schema.title ?? name });
-  if (!required) label.append(' ', make('em', { textContent: 'optional' }));
+  input.addEventListener('change', () => { check(input); keepForm(); });
+  const label = make('label', { htmlFor: id, textContent: schema.title ?? name });
   const checkbox = input.type === 'checkbox';
-  if (checkbox) label.querySelector('em')?.remove();
-  return make('label', { className: checkbox ? 'field check' : 'field' }, ...(checkbox ? [input, label] : [label, input]), help, wrong);
+  if (!required && !checkbox) label.append(' ', make('em', { textContent: 'optional' }));
+  const examples = (schema.examples ?? []).map((value) => make('option', { value }));
+  const list = make('datalist', { id: `examples-${name}` }, ...examples);
+  if (examples.length && !schema.enum && !checkbox) input.setAttribute('list', list.id);
+  return make('div', { className: checkbox ? 'field check' : 'field' }, ...(checkbox ? [input, label] : [label, input]), ...(examples.length ? [list] : []), help, wrong);
+}
+
+/** The limits of a number or a text, in words. */
+function limits({ minimum, maximum, minLength, maxLength, multipleOf, pattern }) {
+  const between = (least, most, unit) => {
+    if (least !== undefined && most !== undefined) return `${least} to ${most}${unit}`;
+    if (least !== undefined) return `at least ${least}${unit}`;
+    return most !== undefined && `at most ${most}${unit}`;
+  };
+  const steps = multipleOf && `in steps of ${multipleOf}`;
+  return [between(minimum, maximum, ''), !pattern && between(minLength, maxLength, ' characters'), steps].filter(Boolean).join(', ');
 }
 
 function control(name, schema, types, required) {
-  if (schema.enum) return choice(name, schema, required, schema.enum.map((value) => [JSON.stringify(value), String(value)]));
+  const values = schema.const === undefined ? schema.enum : [schema.const];
+  if (values) return choice(name, schema, required, values.map((value) => [JSON.stringify(value), String(value)]));
   if (types.includes('boolean')) {
     // Without a default, "no" and "not said" differ: the job's own setting stands in the second case.
     if (!required && schema.default === undefined) return choice(name, schema, required, [['true', 'yes'], ['false', 'no']]);
-    return read(make('input', { name, type: 'checkbox', checked: schema.default === true }), (input) => input.checked);
+    const box = make('input', { name, type: 'checkbox', checked: schema.default === true });
+    return reads(box, () => box.checked, (value) => { box.checked = value === true; });
   }
   const numeric = types.includes('integer') || types.includes('number');
+  return numeric ? number(name, schema, types, required) : text(name, schema, required);
+}
+
+function number(name, schema, types, required) {
   const { minimum = '', maximum = '', multipleOf } = schema;
-  const input = make('input', { name, required, autocomplete: 'off', value: schema.default ?? '' });
-  if (numeric) Object.assign(input, { type: 'number', min: minimum, max: maximum, step: multipleOf ?? (types.includes('integer') ? 1 : 'any') });
-  else if (schema.maxLength) input.maxLength = schema.maxLength;
-  try {
-    if (schema.pattern) input.schemaPattern = new RegExp(schema.pattern, 'u');
-  } catch {
-    // A pattern of the server's dialect alone: the server checks it.
-  }
-  return read(input, (input) => (input.value === '' ? undefined : numeric ? Number(input.value) : input.value));
+  const step = multipleOf ?? (types.includes('integer') ? 1 : 'any');
+  const input = make('input', { name, required, autocomplete: 'off', type: 'number', min: minimum, max: maximum, step, value: schema.default ?? '' });
+  return reads(input, () => (input.value === '' ? undefined : Number(input.value)), (value) => { input.value = value ?? ''; });
+}
+
+const KINDS = { date: 'date', time: 'time', 'date-time': 'datetime-local', email: 'email', uri: 'url' };
+
+function text(name, schema, required) {
+  const { format, maxLength, examples = [] } = schema;
+  const input = make(maxLength > LONG_TEXT ? 'textarea' : 'input', { name, required, autocomplete: 'off', placeholder: examples[0] ?? '', schema });
+  if (input.localName === 'input') input.type = KINDS[format] ?? 'text';
+  if (maxLength) input.maxLength = maxLength;
+  if (format === 'time' || format === 'date-time') input.step = 1;
+  const local = (value) => { // as `datetime-local` wants it
+    const date = new Date(value);
+    return new Date(date - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
+  };
+  const write = (value) => { input.value = value === undefined || value === null ? '' : format === 'date-time' ? local(value) : value; };
+  write(schema.default);
+  return reads(input, () => {
+    if (input.value === '') return undefined;
+    if (format === 'date-time') return new Date(input.value).toISOString();
+    return format === 'time' && input.value.length === 5 ? `${input.value}:00` : input.value;
+  }, write);
 }
 
 function choice(name, schema, required, options) {
   const select = make('select', { name, required }, ...options.map(([value, textContent]) => make('option', { value, textContent })));
-  if (!required || schema.default === undefined) select.prepend(make('option', { value: '', textContent: required ? 'Choose…' : '–' }));
-  select.value = schema.default === undefined ? '' : JSON.stringify(schema.default);
-  return read(select, () => (select.value ? JSON.parse(select.value) : undefined));
+  const fixed = required && options.length === 1;
+  if (!fixed && (!required || schema.default === undefined)) select.prepend(make('option', { value: '', textContent: required ? 'Choose…' : '–' }));
+  const write = (value) => { select.value = value === undefined ? '' : JSON.stringify(value); };
+  if (!fixed) write(schema.default);
+  return reads(select, () => (select.value ? JSON.parse(select.value) : undefined), write);
 }
 
-/** Gives a control its value as JSON wants it; nothing for "not said". */
-function read(input, value) {
-  return Object.assign(input, { read: () => value(input) });
-}
+/** Gives a control its value as JSON has it, both ways; `undefined` is "not said". */
+const reads = (input, read, write) => Object.assign(input, { read, write });
 
 const controls = () => [...fields.querySelectorAll('[name]')];
 
 /** Says under a control what is wrong with it. The server has the last word. */
 function check(input) {
-  const misfit = input.value && input.schemaPattern && !input.schemaPattern.test(input.value);
-  input.setCustomValidity(misfit ? `Must match ${input.schemaPattern.source}` : '');
-  const valid = input.validity.valid;
-  input.setAttribute('aria-invalid', !valid);
-  find(`wrong-${input.name}`).textContent = valid ? '' : input.validationMessage;
-  return valid;
+  input.setCustomValidity(misfit(input) ?? '');
+  return mark(input, input.validity.valid ? '' : input.validationMessage);
+}
+
+function mark(input, words) {
+  input.setAttribute('aria-invalid', String(Boolean(words)));
+  find(`wrong-${input.name}`).textContent = words;
+  return !words;
+}
+
+function misfit({ value, schema }) {
+  if (!value || !schema) return undefined;
+  const { pattern, minLength = 0, description, examples = [], format } = schema;
+  if (value.length < minLength) return `Must have at least ${minLength} characters.`;
+  if (format === 'uuid' && !UUID.test(value)) return 'Must be a UUID, such as 123e4567-e89b-12d3-a456-426614174000.';
+  let fits = true;
+  try {
+    fits = !pattern || new RegExp(pattern, 'u').test(value);
+  } catch {
+    // A pattern of the server's dialect alone: the server checks it.
+  }
+  if (fits) return undefined;
+  const hint = examples.length ? `For example: ${examples[0]}` : description ?? `It must match ${pattern}`;
+  return `This does not have the form that is asked for. ${hint}`;
 }
 
 /** A schema, or the one that it refers to within the document. */
 const resolve = (api, schema) => schema?.$ref?.slice(2).split('/').reduce((node, key) => node?.[key], api) ?? schema;
 
-async function draw() {
-  const api = await get('openapi.json').catch(() => null); // no form then, and the server says what it misses
-  const process = api?.paths?.['/scopes/{scope}/process']?.post;
-  const schema = resolve(api, process?.requestBody?.content?.['application/json']?.schema);
+/** Reads what can be started and with what; says so if that cannot be had. */
+async function load() {
+  find('form-problem').hidden = true;
+  try {
+    const api = await get('openapi.json');
+    const found = Object.entries(api.paths ?? {}).flatMap(([path, { post } = {}]) => {
+      const name = path.match(/^\/scopes\/\{scope\}\/process(?:\/([^/{}]+))?$/);
+      if (!name || !post) return [];
+      const schema = resolve(api, post.requestBody?.content?.['application/json']?.schema);
+      return [[name[1] ?? '', { schema, description: name[1] ? post.summary : '' }]];
+    });
+    if (!found.length) throw new Error('The service’s description names no process.');
+    processes = Object.fromEntries(found);
+  } catch (error) {
+    const { message, ...more } = asRefusal(error);
+    const words = 'What this service can start, and with which parameters, could not be read, so nothing can be started yet.';
+    find('form-problem').firstElementChild.replaceChildren(...told({ message: `${words} ${message}`, ...more }));
+    find('form-problem').hidden = false;
+    return;
+  }
+  const names = Object.keys(processes);
+  which.replaceChildren(...names.map((value) => make('option', { value, textContent: value || 'default' })));
+  find('choice').hidden = names.length < 2;
+  const wanted = asked().get('process') ?? kept('localStorage', 'process', '');
+  if (names.includes(wanted)) which.value = wanted;
+  draw();
+}
+
+/** Draws the form of the chosen process, with the values of an earlier visit. */
+function draw() {
+  const { schema, description } = processes[which.value];
+  if (which.value) button.setAttribute('process', which.value);
+  else button.removeAttribute('process');
+  find('help-which').textContent = description ?? '';
   const properties = Object.entries(schema?.properties ?? {});
-  fields.append(...properties.map(([name, property]) => field(name, property, schema.required?.includes(name) ?? false)));
+  const drawn = properties.map(([name, property]) => field(name, resolve(schema, property), schema.required?.includes(name) ?? false));
+  fields.replaceChildren(make('legend', { textContent: 'Parameters' }), ...drawn);
   fields.hidden = !properties.length;
+  const values = kept('sessionStorage', `form ${which.value}`, null);
+  if (values) fill(values);
+}
+
+const keepForm = () => keep('sessionStorage', `form ${which.value}`, parameters());
+const parameters = () => Object.fromEntries(controls().map((input) => [input.name, input.read()]));
+
+/** A run that was opened by its link is shown with its own parameters. */
+function fillLinked() {
+  const { execution } = button;
+  if (!processes || !linked || execution?.name !== linked) return;
+  linked = undefined;
+  if (!execution.parameters || !((execution.process ?? '') in processes)) return;
+  which.value = execution.process ?? '';
+  draw();
+  fill(execution.parameters);
+}
+
+/** Puts values into the form; what they do not name is "not said". */
+function fill(values) {
+  for (const input of controls()) {
+    input.write(values[input.name]);
+    mark(input, '');
+  }
 }
 
 // ---- the executions
 
-function took({ startedAt, createdAt, completedAt }) {
-  const seconds = Math.max(0, Math.round(((Date.parse(completedAt) || Date.now()) - Date.parse(startedAt ?? createdAt)) / 1000));
-  if (seconds < 60) return `${seconds} s`;
-  const minutes = Math.floor(seconds / 60);
-  return minutes < 60 ? `${minutes} min ${seconds % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
-}
-
 function when(text) {
   const date = new Date(text);
   const today = date.toDateString() === new Date().toDateString();
+  const time = date.toTimeString().slice(0, 8);
   return make('time', {
     dateTime: text, title: date.toLocaleString(),
-    textContent: date.toLocaleString([], today ? { timeStyle: 'medium' } : { dateStyle: 'medium', timeStyle: 'short' }),
+    textContent: today ? time : `${date.toLocaleDateString([], { dateStyle: 'medium' })}, ${time.slice(0, 5)}`,
   });
 }
 
+const took = (execution) => duration(secondsOf(execution));
+
+/** Whether it is known with what an execution was started. */
+const isRepeatable = (execution) => Boolean(processes && (execution.parameters || fields.hidden) && (execution.process ?? '') in processes);
+
+function repeat(execution) {
+  if (which.value !== (execution.process ?? '')) {
+    which.value = execution.process ?? '';
+    draw();
+  }
+  fill(execution.parameters ?? {});
+  keepForm();
+  button.scrollIntoView({ block: 'nearest' });
+  button.start();
+}
+
 function row(execution) {
-  const { name, state, createdAt } = execution;
-  const href = `?${new URLSearchParams({ scope: scope.value, execution: name })}`;
+  const { name, state, createdAt, process } = execution;
+  const href = `?${new URLSearchParams({ scope: current(), execution: name })}`;
   const link = make('a', { href, textContent: name });
   link.addEventListener('click', (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return; // a new tab is a new tab
     event.preventDefault();
     button.follow(name);
-    button.scrollIntoView({ behavior: 'smooth', block: 'nearest' });
+    button.scrollIntoView({ behavior: matchMedia('(prefers-reduced-motion)').matches ? 'instant' : 'smooth', block: 'nearest' });
   });
-  const cells = [make('span', { className: `state ${state}`, textContent: state }), when(createdAt), took(execution), link];
-  const line = make('tr', {}, ...cells.map((cell) => make('td', {}, cell)));
+  const again = make('button', { type: 'button', className: 'again', textContent: 'Run again', ariaLabel: `Run ${name} again` });
+  again.addEventListener('click', () => repeat(execution));
+  const named = process ? [link, ' ', make('small', { textContent: process })] : [link];
+  const cells = [
+    [make('span', { className: `state ${state}`, textContent: state })], [when(createdAt)], [took(execution)], named,
+    isRepeatable(execution) && FINISHED.includes(state) ? [again] : [],
+  ];
+  const line = make('tr', {}, ...cells.map((cell) => make('td', {}, ...cell)));
   if (name === button.execution?.name) line.setAttribute('aria-current', 'true');
   return line;
 }
 
 function paint() {
-  const focused = document.activeElement?.closest?.('tr a')?.textContent;
+  const focused = document.activeElement?.closest?.('tbody')?.contains(document.activeElement) && document.activeElement;
+  const place = focused && [focused.localName, focused.closest('tr').querySelector('a').textContent];
   rows.replaceChildren(...executions.map(row));
-  if (focused) [...rows.querySelectorAll('a')].find((link) => link.textContent === focused)?.focus();
-  find('none').hidden = executions.length > 0;
+  if (place) [...rows.rows].find((line) => line.querySelector('a').textContent === place[1])?.querySelector(place[0])?.focus();
+  const failed = find('history-problem').textContent !== '';
+  find('loading').hidden = loaded || failed;
+  find('none').hidden = !loaded || failed || executions.length > 0;
   history.querySelector('table').hidden = !executions.length;
   find('older').hidden = !nextPage;
+  paintRun();
+}
+
+/** What is known of the execution on show, and the page's heading, title and icon. */
+function paintRun() {
+  const { execution } = button;
+  const named = which.value || execution?.process || (execution ?? executions[0])?.job;
+  find('heading').textContent = named ?? 'Start a process';
+  const busy = ['starting', 'pending', 'running'].includes(state());
+  const sign = SIGNS[state()];
+  document.title = [sign, [current(), named].filter(Boolean).join(' · ') || 'Process'].filter(Boolean).join(' ');
+  paintIcon();
+  find('run').hidden = !execution;
+  find('log-link').hidden = !/^https?:/.test(execution?.logUri);
+  if (execution?.logUri) find('log-link').firstElementChild.href = execution.logUri;
+  find('again').hidden = !execution || busy || !isRepeatable(execution);
+  find('notify').hidden = !busy || !execution || !('Notification' in window) || Notification.permission === 'denied';
+  find('notify').ariaPressed = String(Boolean(execution && awaited === execution.name));
+  if (execution) paintFacts(execution);
+  const usual = usually(execution?.process ?? which.value);
+  if (usual) button.setAttribute('usual-seconds', usual);
+  else button.removeAttribute('usual-seconds');
+}
+
+function paintIcon() {
+  const colour = COLOURS[state()] ?? '#2457c5';
+  const marks = { succeeded: 'M4 8.5l3 3 5-6.5', failed: 'M5 5l6 6M11 5l-6 6', cancelled: 'M5 5h6v6H5z' };
+  const mark = marks[state()] ? `<path d='${marks[state()]}' fill='none' stroke='#fff' stroke-width='2'/>` : "<path d='M6 4.5v7l5.5-3.5z' fill='#fff'/>";
+  const svg = `<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'><rect width='16' height='16' rx='${state() === 'running' ? 8 : 4}' fill='${colour}'/>${mark}</svg>`;
+  const href = `data:image/svg+xml,${encodeURIComponent(svg)}`;
+  const icon = document.querySelector('link[rel=icon]');
+  if (icon.getAttribute('href') !== href) icon.setAttribute('href', href);
+}
+
+function paintFacts({ name, createdAt, startedAt, completedAt, parameters, tasks }) {
+  const queued = startedAt && `${duration(Math.max(0, Math.floor((Date.parse(startedAt) - Date.parse(createdAt)) / 1000)))}`;
+  const given = Object.entries(parameters ?? {}).map(([key, value]) => `${key} = ${typeof value === 'string' ? value : JSON.stringify(value)}`);
+  const facts = [
+    ['Execution', [name]], ['Accepted', [when(createdAt)]], startedAt && ['Began', [when(startedAt), ` after ${queued}`]],
+    completedAt && ['Ended', [when(completedAt)]], tasks?.retried > 0 && ['Attempts repeated', [tasks.retried]],
+    parameters && ['Parameters', [given.join(', ') || 'none']],
+  ].filter(Boolean);
+  const text = JSON.stringify([name, createdAt, startedAt, completedAt, parameters, tasks?.retried]);
+  if (find('facts').dataset.shown === text) return;
+  find('facts').dataset.shown = text;
+  find('facts').replaceChildren(...facts.map(([term, words]) => make('div', {}, make('dt', { textContent: term }), make('dd', {}, ...words))));
+}
+
+/** The median of what took to its success. */
+function usually(process) {
+  const known = executions.filter((one) => one.state === 'succeeded' && (one.process ?? '') === (process ?? '') && one.completedAt);
+  const seconds = known.map(secondsOf).sort((one, other) => one - other);
+  return seconds.length < USUAL_OF ? 0 : seconds[Math.floor(seconds.length / 2)];
 }
 
 /** Adds what is new to what is known: a list may lag behind a start, and older pages stay on show. */
@@ -190,67 +405,146 @@ function merge(found) {
 }
 
 async function list(page) {
-  const name = scope.value;
+  const name = current();
+  if (!name) return;
   const query = page ? `?page=${encodeURIComponent(page)}` : '';
+  const problem = find('history-problem');
   try {
     const answer = await get(`scopes/${encodeURIComponent(name)}/executions${query}`);
-    if (name !== scope.value) return; // another scope has been chosen meanwhile
-    if (page || !executions.length) nextPage = answer.nextPage;
-    find('history-problem').textContent = '';
+    if (name !== current()) return; // another scope has been chosen meanwhile
+    if (page || !loaded) nextPage = answer.nextPage;
+    loaded = true;
+    quietUntil = 0;
+    problem.replaceChildren();
     merge(answer.executions);
-  } catch (error) {
-    if (name !== scope.value) return;
-    find('history-problem').textContent = error.status ? error.message : 'The service cannot be reached.';
+  } catch (refusal) {
+    if (name !== current()) return;
+    // A failure that a person must mend is not tried again until something is done here.
+    quietUntil = refusal.again ? Date.now() + refusal.after * 1000 : Infinity;
+    const words = told(refusal);
+    if (problem.firstChild?.data !== words[0]) problem.replaceChildren(...words); // one outage is one announcement
+    paint();
   }
+}
+
+async function refresh() {
+  const control = find('refresh');
+  control.textContent = 'Refreshing…';
+  control.ariaBusy = 'true';
+  await list();
+  control.textContent = 'Refresh';
+  control.ariaBusy = 'false';
+}
+
+// ---- told when it ends
+
+async function toggleNotice() {
+  const { execution } = button;
+  if (awaited === execution?.name) awaited = undefined;
+  else if (execution && (await Notification.requestPermission()) === 'granted') awaited = execution.name;
+  paintRun();
+}
+
+function notify({ name, state: end, message }) {
+  if (awaited !== name) return;
+  awaited = undefined;
+  const notice = new Notification(`${find('heading').textContent} for ${current()}: ${end}`, { body: message ?? name, tag: name });
+  notice.onclick = () => { window.focus(); notice.close(); };
 }
 
 // ---- what happens
 
 button.addEventListener('process-starting', (event) => {
+  if (!processes) {
+    event.preventDefault(); // with which parameters is not known
+    if (!find('form-problem').hidden) find('draw-again').focus();
+    return;
+  }
   const wrong = controls().filter((input) => !check(input));
   if (wrong.length) {
     event.preventDefault();
     wrong[0].focus();
   }
-  button.parameters = Object.fromEntries(controls().map((input) => [input.name, input.read()]));
+  button.parameters = parameters();
+  keepForm();
 });
 button.addEventListener('process-changed', ({ detail }) => {
-  find('log-link').hidden = !/^https?:/.test(detail.logUri);
-  find('log-link').firstElementChild.href = detail.logUri;
   merge([detail]);
+  fillLinked();
   address();
 });
-
-let typing;
-scope.addEventListener('input', () => {
-  clearTimeout(typing);
-  typing = setTimeout(choose, 400, scope.value);
-});
-scope.addEventListener('change', () => choose(scope.value));
-find('token').addEventListener('change', async ({ target }) => {
-  button.token = target.value.trim();
-  if (fields.hidden) await draw();
+button.addEventListener('process-ended', ({ detail }) => {
+  notify(detail);
   list();
 });
+button.addEventListener('process-refused', ({ detail: { status, errors = [] } }) => {
+  const wrong = controls().filter((input) => {
+    const error = errors.find(({ pointer }) => pointer === `#/${input.name}`);
+    return error && !mark(input, error.detail);
+  });
+  wrong[0]?.focus();
+  if (status === 401) find('sign-in').hidden = false;
+  paint();
+});
+new MutationObserver(() => paint()).observe(button, { attributeFilter: ['state'] });
+
+scope.addEventListener('change', () => {
+  choose(scope.value);
+  address();
+});
+which.addEventListener('change', () => {
+  keep('localStorage', 'process', which.value);
+  draw();
+  address();
+  paint();
+});
+async function useToken() {
+  const token = find('token').value.trim();
+  if (button.token === token) return;
+  button.token = token;
+  quietUntil = 0;
+  if (!processes) await load();
+  list();
+}
+find('token').addEventListener('change', useToken);
+fields.addEventListener('input', () => keepForm());
+setup.addEventListener('submit', (event) => event.preventDefault());
 setup.addEventListener('keydown', (event) => {
   if (event.key !== 'Enter' || !event.target.matches('input')) return;
   event.preventDefault(); // there is nothing to submit
-  if (event.target === scope) choose(scope.value);
+  if (event.repeat) return; // a held key is one start
+  if (event.target === scope) {
+    choose(scope.value);
+    address();
+  } else if (event.target === find('token')) useToken();
   else button.start();
 });
-find('refresh').addEventListener('click', () => list());
+find('draw-again').addEventListener('click', () => load().then(paint));
+find('refresh').addEventListener('click', refresh);
 find('older').addEventListener('click', () => list(nextPage));
-document.addEventListener('visibilitychange', () => document.hidden || button.hidden || list());
+find('again').addEventListener('click', () => repeat(button.execution));
+find('notify').addEventListener('click', toggleNotice);
+document.addEventListener('visibilitychange', () => document.hidden || list());
 setInterval(() => {
   executions.forEach((execution, index) => {
     if (!FINISHED.includes(execution.state)) rows.rows[index].cells[2].textContent = took(execution);
   });
 }, 1000);
 setInterval(() => {
-  const open = executions.some(({ name, state }) => !FINISHED.includes(state) && name !== button.execution?.name);
-  if (open && !document.hidden) list();
+  if (!document.hidden && Date.now() >= quietUntil) list();
 }, AGAIN_MS);
 
-const asked = new URLSearchParams(location.search);
-scope.value = asked.get('scope') ?? remembered();
-draw().catch(() => {}).then(() => choose(scope.value, asked.get('execution')));
+const asked = () => new URLSearchParams(location.search);
+addEventListener('popstate', () => {
+  const query = asked();
+  const name = query.get('execution');
+  choose(query.get('scope') ?? '', name);
+  if (!name) button.follow();
+});
+const names = kept('localStorage', 'scopes', []);
+suggest(names);
+choose(asked().get('scope') ?? names[0] ?? '', linked);
+load().then(() => {
+  fillLinked();
+  paint();
+});

@@ -1,5 +1,7 @@
 //! Pages of other origins: who may read, who may start, and what every answer says to browsers.
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use emulator::Operation;
 use reqwest::Method;
 use reqwest::header::HeaderMap;
@@ -117,6 +119,12 @@ async fn a_preflight_needs_no_authentication_and_touches_nothing() {
             "content-type",
             "idempotency-key",
             "last-event-id",
+            "x-requested-with",
+            "x-request-id",
+            "traceparent",
+            "tracestate",
+            "baggage",
+            "sentry-trace",
         ] {
             assert!(names.contains(name), "{names}");
         }
@@ -229,7 +237,7 @@ async fn every_answer_says_that_it_is_no_page_and_for_nobody_else() {
 #[tokio::test]
 async fn the_page_and_the_button_say_what_they_need_and_the_button_loads_anywhere() {
     let app = app().await;
-    for path in ["/", "/page.js", "/page.css", "/button.js"] {
+    for path in ["/", "/page.js", "/page.css", "/button.js", "/button.d.ts"] {
         let response = app.get(path).header("origin", LISTED).send().await.unwrap();
         let headers = response.headers();
         assert_eq!(
@@ -245,7 +253,7 @@ async fn the_page_and_the_button_say_what_they_need_and_the_button_loads_anywher
             "{path}"
         );
         assert_eq!(text(headers, "referrer-policy"), "no-referrer", "{path}");
-        let policy = if path == "/button.js" {
+        let policy = if path.starts_with("/button.") {
             "cross-origin"
         } else {
             "same-origin"
@@ -261,6 +269,56 @@ async fn the_page_and_the_button_say_what_they_need_and_the_button_loads_anywher
             "a module is loaded with CORS"
         );
     }
+}
+
+#[tokio::test]
+async fn the_versioned_button_is_cached_for_good_and_is_what_its_hash_says() {
+    let app = app().await;
+    let plain = app.get("/button.js").send().await.unwrap();
+    assert_eq!(text(plain.headers(), "cache-control"), "no-cache");
+    let link = text(plain.headers(), "link").to_owned();
+    let (address, integrity) = link
+        .strip_prefix('<')
+        .and_then(|link| link.strip_suffix('"'))
+        .and_then(|link| link.split_once(">; rel=\"canonical\"; integrity=\""))
+        .unwrap();
+    let versioned = app.get(&format!("/{address}")).send().await.unwrap();
+    assert_eq!(
+        text(versioned.headers(), "cache-control"),
+        "public, max-age=31536000, immutable"
+    );
+    let hash = ring::digest::digest(&ring::digest::SHA384, &versioned.bytes().await.unwrap());
+    assert_eq!(
+        integrity,
+        format!("sha384-{}", BASE64_STANDARD.encode(hash))
+    );
+    let other = app.get("/button.js?v=0").send().await.unwrap();
+    assert_eq!(text(other.headers(), "cache-control"), "no-cache");
+    // The document for people names them, so that it can be copied from there.
+    let document = include_str!("../../../docs/button.md");
+    for told in [address, integrity] {
+        assert!(document.contains(told), "docs/button.md must name {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_cold_load_of_the_page_is_under_60_kilobytes_and_a_warm_one_next_to_nothing() {
+    let app = app().await;
+    let mut total = 0;
+    for path in ["/", "/page.css", "/page.js", "/button.js", "/openapi.json"] {
+        let ask = |name: &'static str, value: &str| app.get(path).header(name, value).send();
+        let response = ask("accept-encoding", "gzip, br").await.unwrap();
+        let headers = response.headers().clone();
+        assert_eq!(text(&headers, "content-encoding"), "gzip", "{path}");
+        assert!(text(&headers, "vary").contains("accept-encoding"), "{path}");
+        total += response.bytes().await.unwrap().len();
+        let tag = text(&headers, "etag");
+        let known = ask("if-none-match", tag).await.unwrap();
+        assert_eq!(known.status(), 304, "{path}");
+        let plain = ask("accept-encoding", "identity").await.unwrap();
+        assert_eq!(text(plain.headers(), "content-encoding"), "-", "{path}");
+    }
+    assert!(total < 60_000, "{total}");
 }
 
 #[tokio::test]

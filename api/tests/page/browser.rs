@@ -85,7 +85,7 @@ impl Browser {
 
     /// What the script returns; `element`, `part(name)`, `text(name)` and `state` are at hand.
     pub async fn script(&self, script: &str) -> Value {
-        let script = format!("{PRELUDE}\n{script}");
+        let script = format!("return (async () => {{ {PRELUDE}\n{script}\n}})()");
         self.post("/execute/sync", json!({ "script": script, "args": [] }))
             .await
     }
@@ -144,6 +144,21 @@ impl Browser {
         let keyboard =
             json!({"type": "key", "id": "keyboard", "actions": strokes.collect::<Vec<_>>()});
         self.post("/actions", json!({ "actions": [keyboard] }))
+            .await;
+    }
+
+    /// Holds Enter until it has repeated so many times, as a keyboard does, and releases it.
+    pub async fn hold_enter(&self, repeats: usize) {
+        let event = |kind: &str, repeat: usize| {
+            json!({
+                "type": kind, "autoRepeat": repeat > 0, "windowsVirtualKeyCode": 13, "key": "Enter", "code": "Enter", "text": "\r",
+            })
+        };
+        for repeat in 0..=repeats {
+            self.devtools("Input.dispatchKeyEvent", event("keyDown", repeat))
+                .await;
+        }
+        self.devtools("Input.dispatchKeyEvent", event("keyUp", 0))
             .await;
     }
 

@@ -4,7 +4,7 @@ use emulator::{Fault, Operation, Rule};
 use serde_json::json;
 
 use crate::browser::Browser;
-use crate::scripted::{Answer, Scene, accepted, execution, problem};
+use crate::scripted::{Answer, Scene, accepted, event, execution, problem};
 use crate::world::World;
 
 /// WebDriver's names of keys.
@@ -405,4 +405,539 @@ async fn until_seen(scene: &Scene, count: usize) {
         assert!(began.elapsed().as_secs() < 20, "only {:?}", scene.seen());
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
+}
+
+/// The page of a stranger, from whose scripts a guess at the service's address could go wrong.
+#[tokio::test]
+async fn a_token_goes_to_where_the_module_came_from_and_nowhere_else() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let home = Scene::play(HOST, vec![], vec![]).await;
+    let stranger = Scene::play(HOST, vec![], vec![]).await;
+    let world = World::with(|config| {
+        config.cors.origins = vec![home.url.trim_end_matches('/').to_owned()];
+    })
+    .await;
+    let (other, button) = (stranger.url.clone(), world.url("/button.js"));
+    let element = "<process-button scope=acme log></process-button>";
+    for page in [
+        format!(
+            "<script src='{other}chat-button.js'></script><script type=module src='{button}'></script>{element}"
+        ),
+        format!(
+            "<script src='{other}button.js'></script>{element}<script type=module>await import('{button}')</script>"
+        ),
+        format!("<base href='{other}'><script type=module src='{button}'></script>{element}"),
+    ] {
+        let began = world.started();
+        browser
+            .open(&home.show(&format!("<!doctype html><meta charset=utf-8>{page}")))
+            .await;
+        browser.until("state === 'idle'").await;
+        browser
+            .script("element.token = 'SECRET'; element.start()")
+            .await;
+        world.until_started(began + 1).await;
+        browser.until("state === 'succeeded'").await;
+    }
+    let strays: Vec<_> = stranger.seen().into_iter().chain(home.seen()).collect();
+    assert!(
+        strays
+            .iter()
+            .all(|request| request.authorization.is_none() && !request.path.contains("scopes")),
+        "{strays:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_held_key_is_one_start() {
+    let world = World::start().await;
+    let Some(browser) = opened(&world, 0).await else {
+        return;
+    };
+    browser.script("part('start').focus()").await;
+    browser.hold_enter(60).await; // the run ends meanwhile
+    browser.until("state === 'succeeded'").await;
+    assert_eq!(world.started(), 1);
+    browser.fill("[name=seconds]", "0").await;
+    browser.hold_enter(60).await;
+    world.until_started(2).await;
+    browser.until("state === 'succeeded'").await;
+    assert_eq!(world.started(), 2);
+}
+
+#[tokio::test]
+async fn a_row_that_is_followed_meanwhile_does_not_lose_the_key_of_a_start() {
+    let world = World::start().await;
+    let Some(browser) = opened(&world, 1).await else {
+        return;
+    };
+    browser.click("part('start')").await;
+    browser.until("state === 'succeeded'").await;
+    let slow = Fault::Delay { ms: 3000 };
+    world.emulator.faults().add(Rule::new(Operation::Run, slow));
+    browser.click("part('start')").await;
+    browser.until("state === 'starting'").await;
+    browser
+        .click("document.querySelector('#history tbody a')")
+        .await;
+    browser.until("state === 'succeeded'").await;
+    browser.click("part('start')").await;
+    browser
+        .until("state === 'running' || state === 'pending'")
+        .await;
+    browser.until("state === 'succeeded'").await;
+    assert_eq!(
+        world.started(),
+        2,
+        "the click took up the start that had no answer"
+    );
+}
+
+#[tokio::test]
+async fn properties_are_attributes_whenever_they_are_set() {
+    let before = "<script>
+        const element = document.querySelector('process-button'); // the module has not run yet
+        Object.assign(element, { scope: 'globex', label: 'Index', log: false, ifRunning: 'join', process: 'import' });
+        </script>";
+    let busy = problem(409, "scope-busy", true);
+    let scene = Scene::play(&format!("{HOST}{before}"), vec![busy, accepted()], vec![]).await;
+    let Some(browser) = watching(&scene).await else {
+        return;
+    };
+    let told = "[element.scope, element.label, element.log, element.ifRunning, element.getAttribute('if-running'), element.hasAttribute('log'), text('start')]";
+    assert_eq!(
+        browser.value(told).await,
+        json!(["globex", "Index", false, "join", "join", false, "Index"])
+    );
+    let own = "Object.keys(Object.getOwnPropertyDescriptors(element)).length";
+    assert_eq!(browser.value(own).await, 0);
+    browser.click("part('start')").await;
+    browser.until("state === 'refused'").await;
+    browser
+        .script(
+            "element.log = true; element.removeAttribute('if-running'); element.process = null;
+             element.setAttribute('on-running', 'reject'); element.parameters = '{\"a\": 1}'; element.start()",
+        )
+        .await;
+    until_seen(&scene, 2).await;
+    let seen = scene.seen();
+    assert_eq!(
+        seen[0].path,
+        "/scopes/globex/process/import?on_running=join"
+    );
+    assert_eq!(seen[1].path, "/scopes/globex/process?on_running=reject");
+    assert_eq!(seen[1].body, r#"{"a":1}"#);
+    browser
+        .script("element.setAttribute('log', 'false'); element.label = null")
+        .await;
+    assert_eq!(
+        browser.value("[element.log, text('start')]").await,
+        json!([false, "Start"])
+    );
+}
+
+#[tokio::test]
+async fn it_is_defined_once_however_often_it_is_loaded() {
+    let twice = format!("{HOST}<script type=module src='button.js?v=2'></script>");
+    let scene = Scene::play(&twice, vec![accepted()], vec![]).await;
+    let Some(browser) = watching(&scene).await else {
+        return;
+    };
+    browser.script("window.done = 0; import('./button.js?v=3').then(() => { done = 1 }, (error) => { done = error.message })").await;
+    browser.until("done").await;
+    assert_eq!(browser.value("done").await, 1);
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_element_that_is_moved_loses_nothing() {
+    let line = json!({"time": "2026-01-01T00:00:01Z", "text": "once"});
+    let scene = Scene::play(
+        HOST,
+        vec![accepted()],
+        vec![
+            Answer::Silent(vec![
+                event(1, "execution", &execution("running")),
+                event(2, "log", &line),
+            ]),
+            Answer::Stream(vec![event(3, "end", &execution("succeeded"))]),
+        ],
+    )
+    .await;
+    let Some(browser) = watching(&scene).await else {
+        return;
+    };
+    browser.click("part('start')").await;
+    browser.until("text('lines').includes('once')").await;
+    browser
+        .script("const box = document.body.appendChild(document.createElement('div')); box.append(element)")
+        .await;
+    browser
+        .script("await new Promise((done) => setTimeout(done))")
+        .await;
+    assert_eq!(scene.seen().len(), 2, "the stream goes on");
+    // Out of the document for a while, and back: it goes on after the last event.
+    browser
+        .script("window.kept = element; element.remove(); await new Promise((done) => setTimeout(done, 50)); document.body.append(kept)")
+        .await;
+    browser.until("state === 'succeeded'").await;
+    assert_eq!(scene.seen()[2].last_event_id.as_deref(), Some("2"));
+    browser.script("document.body.prepend(element)").await;
+    let told = "[state, element.execution.state, text('lines').split('once').length]";
+    assert_eq!(
+        browser.value(told).await,
+        json!(["succeeded", "succeeded", 2])
+    );
+}
+
+#[tokio::test]
+async fn a_page_with_trusted_types_can_have_the_button() {
+    let strict = HOST.replace(
+        "<title>",
+        "<meta http-equiv=Content-Security-Policy content=\"require-trusted-types-for 'script'\">
+         <script>trustedTypes.createPolicy('default', { createScript: (script) => script })</script><title>",
+    ); // the policy lets the tests' own scripts through, and no HTML
+    let scene = Scene::play(&strict, vec![accepted()], vec![]).await;
+    let Some(browser) = watching(&scene).await else {
+        return;
+    };
+    browser.click("part('start')").await;
+    browser.until("state === 'pending'").await;
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_connection_that_leads_nowhere_is_noticed_and_said() {
+    let running = || vec![event(1, "execution", &execution("running"))];
+    let others = vec![
+        Answer::Silent(running()),
+        Answer::Silent(vec![]), // the second try hears nothing either
+        Answer::Stream(vec![event(2, "end", &execution("succeeded"))]),
+    ];
+    let scene = Scene::play(HOST, vec![accepted()], others).await;
+    let Some(browser) = watching(&scene).await else {
+        return;
+    };
+    browser.click("part('start')").await;
+    browser.until("state === 'running'").await;
+    let silent = std::time::Instant::now();
+    browser
+        .until("text('problem').includes('Nothing comes from the service')")
+        .await;
+    assert!(silent.elapsed().as_secs() < 30);
+    until_seen(&scene, 3).await;
+    // A device that comes back from sleep looks at once.
+    browser
+        .script("Date.now = ((now) => () => now() + 60_000)(Date.now); dispatchEvent(new Event('online'))")
+        .await;
+    browser
+        .until("state === 'succeeded' && text('problem') === ''")
+        .await;
+}
+
+#[tokio::test]
+async fn a_session_that_has_expired_asks_for_a_sign_in_and_waits() {
+    let redirect = || {
+        let elsewhere = "http://127.0.0.1:9/sign-in".to_owned();
+        Answer::With(
+            "location",
+            elsewhere,
+            Box::new(Answer::Plain(302, "text/html", String::new())),
+        )
+    };
+    let expired = || Answer::Plain(401, "text/html", "Invalid IAP credentials".to_owned());
+    let others = vec![
+        Answer::Stream(vec![event(1, "execution", &execution("running"))]),
+        expired(),
+        redirect(),
+        Answer::Stream(vec![event(2, "end", &execution("succeeded"))]),
+    ];
+    let scene = Scene::play(HOST, vec![redirect(), accepted()], others).await;
+    let Some(browser) = watching(&scene).await else {
+        return;
+    };
+    browser.click("part('start')").await;
+    browser.until("state === 'refused'").await;
+    let link = "[part('sign-in').textContent, part('sign-in').href]";
+    assert_eq!(
+        browser.value(link).await,
+        json!(["Sign in again", scene.url])
+    );
+    browser.click("part('start')").await;
+    browser
+        .until("part('sign-in') && state === 'running'")
+        .await;
+    let seen = scene.seen();
+    assert_eq!(seen.len(), 4);
+    assert_eq!(seen[0].key, seen[1].key);
+    assert!(
+        seen.iter()
+            .all(|request| request.requested_with.as_deref() == Some("XMLHttpRequest")),
+        "{seen:?}"
+    );
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await; // and nothing is tried meanwhile
+    assert_eq!(scene.seen().len(), 4);
+    browser.script("dispatchEvent(new Event('focus'))").await; // back from the other tab, in vain
+    until_seen(&scene, 5).await;
+    browser
+        .until("part('sign-in') && state === 'running'")
+        .await;
+    browser.script("dispatchEvent(new Event('focus'))").await;
+    browser
+        .until("state === 'succeeded' && text('problem') === ''")
+        .await;
+}
+
+#[tokio::test]
+async fn one_outage_is_announced_once_and_counts_down() {
+    let wait =
+        |seconds: &str, answer| Answer::With("retry-after", seconds.to_owned(), Box::new(answer));
+    let starts = vec![
+        wait("4", problem(503, "draining", true)),
+        wait("2", problem(429, "rate-limited", true)),
+        accepted(),
+    ];
+    let scene = Scene::play(HOST, starts, vec![]).await;
+    let Some(browser) = watching(&scene).await else {
+        return;
+    };
+    browser
+        .script(
+            "window.said = []; window.counted = new Set();
+             new MutationObserver(() => said.push(text('words'))).observe(part('words'), { childList: true, characterData: true, subtree: true });
+             new MutationObserver(() => counted.add(text('retry'))).observe(part('retry'), { childList: true, characterData: true, subtree: true })",
+        )
+        .await;
+    browser.click("part('start')").await;
+    browser.until("state === 'pending'").await;
+    assert_eq!(
+        browser.value("said.filter(Boolean)").await,
+        json!(["This is draining."])
+    );
+    let counted = browser.value("[...counted].join(' ')").await.to_string();
+    for seconds in [4, 3, 2, 1] {
+        assert!(counted.contains(&format!("in {seconds} s")), "{counted}");
+    }
+}
+
+#[tokio::test]
+async fn what_happened_what_to_do_and_the_request_are_said() {
+    let body = json!({"type": "/problems/internal", "title": "It broke", "status": 500, "detail": "Tell the operator.", "retryable": false, "requestId": "abc-123"});
+    let broken = Answer::Plain(500, "application/problem+json", body.to_string());
+    let scene = Scene::play(HOST, vec![broken], vec![]).await;
+    let Some(browser) = watching(&scene).await else {
+        return;
+    };
+    browser.click("part('start')").await;
+    browser.until("state === 'refused'").await;
+    assert_eq!(
+        browser.value("text('words')").await,
+        "It broke. Tell the operator."
+    );
+    assert_eq!(browser.value("text('request')").await, "Request abc-123");
+}
+
+#[tokio::test]
+async fn a_scope_that_is_busy_offers_the_execution_that_runs() {
+    let body = json!({"type": "/problems/scope-busy", "title": "Busy", "status": 409, "retryable": true, "execution": "/scopes/acme/executions/test-job-x7k2p"});
+    let busy = Answer::Plain(409, "application/problem+json", body.to_string());
+    let others = vec![Answer::Stream(vec![event(
+        1,
+        "end",
+        &execution("succeeded"),
+    )])];
+    let scene = Scene::play(HOST, vec![busy], others).await;
+    let Some(browser) = watching(&scene).await else {
+        return;
+    };
+    browser.click("part('start')").await;
+    browser.until("part('follow')").await;
+    browser.click("part('follow')").await;
+    browser.until("state === 'succeeded'").await;
+    assert_eq!(
+        scene.seen()[1].path,
+        "/scopes/acme/executions/test-job-x7k2p/events"
+    );
+}
+
+#[tokio::test]
+async fn progress_and_result_are_shown_and_told() {
+    let mut ended = execution("succeeded");
+    ended["results"] = json!([{"task": 0, "value": {"url": "https://example.com/report", "evil": "javascript:alert(1)", "pages": 40}}]);
+    let steps = |done| json!({"done": done, "total": 40, "message": format!("page {done}")});
+    let others = vec![
+        Answer::Silent(vec![
+            event(1, "execution", &execution("running")),
+            event(2, "progress", &steps(12)),
+        ]),
+        Answer::Stream(vec![
+            event(3, "progress", &steps(40)),
+            event(4, "end", &ended),
+        ]),
+    ];
+    let scene = Scene::play(HOST, vec![accepted()], others).await;
+    let Some(browser) = watching(&scene).await else {
+        return;
+    };
+    browser
+        .script(
+            "window.told = []; for (const type of ['process-progress', 'process-ended'])
+               element.addEventListener(type, ({ detail }) => told.push([type, detail.done ?? detail.result.pages]))",
+        )
+        .await;
+    browser.click("part('start')").await;
+    browser
+        .until("text('message') === '12 of 40 · page 12'")
+        .await;
+    assert_eq!(
+        browser
+            .value("[part('progress').value, part('progress').max]")
+            .await,
+        json!([12, 40])
+    );
+    browser.script("element.remove(); await new Promise((done) => setTimeout(done, 20)); document.body.append(element)").await;
+    browser
+        .until("state === 'succeeded' && text('result')")
+        .await;
+    assert_eq!(
+        browser
+            .value("[...part('result').querySelectorAll('a')].map((link) => link.href)")
+            .await,
+        json!(["https://example.com/report"])
+    );
+    assert!(
+        browser
+            .value("text('result')")
+            .await
+            .to_string()
+            .contains("pages: 40")
+    );
+    assert_eq!(
+        browser.value("told").await,
+        json!([
+            ["process-progress", 12],
+            ["process-progress", 40],
+            ["process-ended", 40]
+        ])
+    );
+}
+
+#[tokio::test]
+async fn a_log_that_misses_lines_is_read_once_more() {
+    let line = |text: &str| json!({"time": "2026-01-01T00:00:01Z", "severity": "INFO", "task": 0, "text": text});
+    let page = |lines: Vec<_>, next: Option<&str>| {
+        let body = json!({"lines": lines, "nextPage": next});
+        Answer::Plain(200, "application/json", body.to_string())
+    };
+    let others = vec![
+        Answer::Stream(vec![
+            event(1, "log", &line("first")),
+            ": lines may be missing\n\n".to_owned(),
+            event(2, "end", &execution("failed")),
+        ]),
+        page(vec![line("first"), line("second")], Some("more")),
+        page(vec![line("last words")], None),
+    ];
+    let scene = Scene::play(HOST, vec![accepted()], others).await;
+    let Some(browser) = watching(&scene).await else {
+        return;
+    };
+    browser.click("part('start')").await;
+    browser.until("text('lines').includes('last words')").await;
+    assert_eq!(browser.value("part('lines').childElementCount").await, 3);
+    assert_eq!(
+        scene.seen()[3].path,
+        "/scopes/acme/executions/test-job-x7k2p/logs?page=more"
+    );
+}
+
+#[tokio::test]
+async fn the_log_is_what_a_terminal_shows_and_can_be_searched() {
+    let line = |severity: &str, task: u32, text: &str| json!({"time": "2026-01-01T00:00:01Z", "severity": severity, "task": task, "text": text});
+    let mut pieces: Vec<_> = [
+        line("INFO", 0, "\u{1b}[32mINFO\u{1b}[0m \u{1b}[1;31mbold\u{1b}[22m red\u{1b}[0m \u{1b}[38;5;208morange\u{1b}[0m"),
+        line("INFO", 0, "10%\r20%\r100%\r"),
+        line("INFO", 0, "  \n"),
+        line("INFO", 1, "\u{1b}]8;;https://example.com\u{1b}\\link\u{1b}]8;;\u{1b}\\ \u{202e}gnp.exe"),
+        line("CRITICAL", 1, "<b>not</b> HTML"),
+    ]
+    .iter()
+    .enumerate()
+    .map(|(at, line)| event(u32::try_from(at).unwrap(), "log", line))
+    .collect();
+    pieces.push(event(9, "end", &execution("failed")));
+    let scene = Scene::play(HOST, vec![accepted()], vec![Answer::Stream(pieces)]).await;
+    let Some(browser) = watching(&scene).await else {
+        return;
+    };
+    browser.click("part('start')").await;
+    browser.until("state === 'failed'").await;
+    let texts =
+        "[...part('lines').querySelectorAll('[part=text]')].map((text) => text.textContent)";
+    assert_eq!(
+        browser.value(texts).await,
+        json!([
+            "INFO bold red orange",
+            "100%",
+            "link \\u202egnp.exe",
+            "<b>not</b> HTML"
+        ])
+    );
+    let styles = "[...part('lines').querySelectorAll('[part=text] span')].map((span) => `${span.part}: ${span.textContent}`)";
+    assert_eq!(
+        browser.value(styles).await,
+        json!(["green: INFO", "bold red: bold", "red:  red"])
+    );
+    let shown = "[...part('lines').children].filter((line) => !line.hidden).length";
+    browser.script("part('search').focus()").await;
+    browser.keys("BOLD").await;
+    browser.until("text('count') === '1 of 4 lines'").await;
+    assert_eq!(browser.value(shown).await, 1);
+    assert_eq!(
+        browser
+            .value("CSS.highlights.get('process-log-found').size")
+            .await,
+        1
+    );
+    browser
+        .script("const search = part('search'); search.value = ''; search.dispatchEvent(new Event('input'));
+                 const tasks = part('tasks'); tasks.value = '1'; tasks.dispatchEvent(new Event('change'))")
+        .await;
+    browser.until("text('count') === '2 of 4 lines'").await;
+    browser.click("part('times')").await;
+    assert_eq!(browser.value("part('times').ariaPressed").await, "false");
+    assert_eq!(
+        browser
+            .value("getComputedStyle(part('lines').querySelector('time')).display")
+            .await,
+        "none"
+    );
+}
+
+#[tokio::test]
+async fn older_lines_are_said_to_be_elsewhere() {
+    let lines: String = (0..5002)
+        .map(|at| {
+            event(
+                at,
+                "log",
+                &json!({"time": "2026-01-01T00:00:01Z", "text": format!("line {at}")}),
+            )
+        })
+        .collect();
+    let mut ended = execution("succeeded");
+    ended["logUri"] = json!("https://console.cloud.google.com/logs");
+    let others = vec![Answer::Stream(vec![lines, event(9999, "end", &ended)])];
+    let scene = Scene::play(HOST, vec![accepted()], others).await;
+    let Some(browser) = watching(&scene).await else {
+        return;
+    };
+    browser.click("part('start')").await;
+    browser.until("state === 'succeeded'").await;
+    assert_eq!(
+        browser.value("[part('lines').childElementCount, part('older').hidden, text('older'), part('older').firstChild.href]").await,
+        json!([5000, false, "Older lines are in Cloud Logging", "https://console.cloud.google.com/logs"])
+    );
 }

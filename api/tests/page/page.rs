@@ -231,7 +231,7 @@ async fn a_service_that_asks_who_you_are_is_given_a_token() {
         json("{}"),
         json(r#"{"executions": []}"#),
     ];
-    let scene = Scene::play(include_str!("../../src/web/page.html"), vec![], answers).await;
+    let scene = Scene::play(api::web::PAGE_HTML, vec![], answers).await;
     let Some(browser) = Browser::start().await else {
         return;
     };

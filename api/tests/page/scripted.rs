@@ -6,13 +6,14 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use api::web;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
-use futures_util::stream;
+use futures_util::{Stream, StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -25,6 +26,10 @@ pub enum Answer {
     Plain(u16, &'static str, String),
     /// A 200 whose body comes piece by piece and then ends.
     Stream(Vec<String>),
+    /// The same, but it never ends: the connection leads nowhere after these pieces.
+    Silent(Vec<String>),
+    /// Another answer with a header: its name and value.
+    With(&'static str, String, Box<Answer>),
 }
 
 /// A request as it came.
@@ -34,6 +39,7 @@ pub struct Seen {
     pub key: Option<String>,
     pub last_event_id: Option<String>,
     pub authorization: Option<String>,
+    pub requested_with: Option<String>,
     pub body: String,
 }
 
@@ -61,10 +67,6 @@ impl Scene {
             seen: Mutex::default(),
         });
         let file = |kind, text: &'static str| get(async move || ([("content-type", kind)], text));
-        let (button, page) = (
-            include_str!("../../src/web/button.js"),
-            include_str!("../../src/web/page.js"),
-        );
         let router = Router::new()
             .route(
                 "/",
@@ -73,12 +75,9 @@ impl Scene {
                 }),
             )
             .route("/favicon.ico", get(async || ""))
-            .route("/button.js", file("text/javascript", button))
-            .route("/page.js", file("text/javascript", page))
-            .route(
-                "/page.css",
-                file("text/css", include_str!("../../src/web/page.css")),
-            )
+            .route("/button.js", file("text/javascript", web::BUTTON_JS))
+            .route("/page.js", file("text/javascript", web::PAGE_JS))
+            .route("/page.css", file("text/css", web::PAGE_CSS))
             .fallback(answer)
             .with_state(Arc::clone(&state));
         tokio::spawn(async { axum::serve(listener, router).await });
@@ -110,6 +109,7 @@ async fn answer(State(state): State<Arc<Shared>>, request: Request) -> Response 
         key: header("idempotency-key"),
         last_event_id: header("last-event-id"),
         authorization: header("authorization"),
+        requested_with: header("x-requested-with"),
         body: String::from_utf8(body.to_vec()).unwrap(),
     });
     let answers = if head.method == Method::POST {
@@ -130,20 +130,36 @@ impl IntoResponse for Answer {
                 (status, [("content-type", kind)], body).into_response()
             }
             Self::Stream(pieces) => {
-                let pieces = stream::unfold(VecDeque::from(pieces), async |mut pieces| {
-                    tokio::time::sleep(PIECE).await;
-                    pieces
-                        .pop_front()
-                        .map(|piece| (Ok::<_, Infallible>(piece), pieces))
-                });
-                (
-                    [("content-type", "text/event-stream")],
-                    Body::from_stream(pieces),
-                )
-                    .into_response()
+                events(Body::from_stream(paced(pieces).map(Ok::<_, Infallible>)))
+            }
+            Self::Silent(pieces) => {
+                let pieces = paced(pieces).chain(stream::pending());
+                events(Body::from_stream(pieces.map(Ok::<_, Infallible>)))
+            }
+            Self::With(name, value, answer) => {
+                let mut response = answer.into_response();
+                let value = value.parse().unwrap();
+                response.headers_mut().insert(name, value);
+                response
             }
         }
     }
+}
+
+fn paced(pieces: Vec<String>) -> impl Stream<Item = String> {
+    stream::iter(pieces).then(async |piece| {
+        tokio::time::sleep(PIECE).await;
+        piece
+    })
+}
+
+fn events(body: Body) -> Response {
+    ([("content-type", "text/event-stream")], body).into_response()
+}
+
+/// One server-sent event.
+pub fn event(id: u32, kind: &str, data: &Value) -> String {
+    format!("id: {id}\nevent: {kind}\ndata: {data}\n\n")
 }
 
 pub fn problem(status: u16, slug: &str, retryable: bool) -> Answer {

@@ -4,5 +4,4 @@ mod documents;
 #[cfg(target_os = "linux")]
 mod processes;
 mod program;
-mod real;
 mod terminal;

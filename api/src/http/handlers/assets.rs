@@ -1,36 +1,43 @@
-//! `GET /`: a page around the button. `GET /button.js`: the button alone, for pages anywhere.
+//! `GET /`: a page around the button. `GET /button.js`: the button alone, for pages anywhere; `GET /button.d.ts`: its types.
 
+use std::sync::LazyLock;
+
+use axum::extract::RawQuery;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LINK,
+    REFERRER_POLICY,
 };
-use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use ring::digest::{SHA384, digest};
+use tower_http::compression::predicate::{DefaultPredicate, Predicate};
+use tower_http::compression::{CompressionLayer, CompressionLevel};
+
+use crate::web::{BUTTON_JS, BUTTON_TYPES, PAGE_CSS, PAGE_HTML, PAGE_JS};
 
 /// The page loads its own files and calls its own origin; nothing inline, nothing foreign, and nobody frames it:
 /// a click on its button costs money.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
     img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// Asked each time and answered 304, so that page and button are always those of one revision.
-const CACHING: &str = "no-cache";
+const REVALIDATED: &str = "no-cache";
+/// Never asked again: the address names the content.
+const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 /// Lets a page under `Cross-Origin-Embedder-Policy` load the button.
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+/// How much of the hash makes a version: enough that no two releases share one.
+const VERSION_LENGTH: usize = 16;
 
-const PAGE: Asset = Asset::new(
-    "text/html; charset=utf-8",
-    include_str!("../../web/page.html"),
-);
-const PAGE_CSS: Asset = Asset::new(
-    "text/css; charset=utf-8",
-    include_str!("../../web/page.css"),
-);
-const PAGE_JS: Asset = Asset::new(
-    "text/javascript; charset=utf-8",
-    include_str!("../../web/page.js"),
-);
-const BUTTON_JS: Asset = Asset::new(
-    "text/javascript; charset=utf-8",
-    include_str!("../../web/button.js"),
-);
+static PAGE: LazyLock<Asset> = LazyLock::new(|| Asset::new("text/html; charset=utf-8", PAGE_HTML));
+static STYLE: LazyLock<Asset> = LazyLock::new(|| Asset::new("text/css; charset=utf-8", PAGE_CSS));
+static SCRIPT: LazyLock<Asset> = LazyLock::new(|| Asset::new(JAVASCRIPT, PAGE_JS));
+static BUTTON: LazyLock<Asset> = LazyLock::new(|| Asset::new(JAVASCRIPT, BUTTON_JS));
+static TYPES: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("text/plain; charset=utf-8", BUTTON_TYPES));
 
 pub async fn page(headers: HeaderMap) -> Response {
     let security = [
@@ -41,67 +48,108 @@ pub async fn page(headers: HeaderMap) -> Response {
 }
 
 pub async fn page_css(headers: HeaderMap) -> Response {
-    PAGE_CSS.answer(&headers)
+    STYLE.answer(&headers)
 }
 
 pub async fn page_js(headers: HeaderMap) -> Response {
-    PAGE_JS.answer(&headers)
+    SCRIPT.answer(&headers)
 }
 
-pub async fn button_js(headers: HeaderMap) -> Response {
-    (
-        [(RESOURCE_POLICY, "cross-origin")],
-        BUTTON_JS.answer(&headers),
-    )
-        .into_response()
+/// The button. Its `Link` names the address that never changes its content, and the hash to check it by.
+pub async fn button_js(RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+    let version = BUTTON.version();
+    let mut response = anywhere(BUTTON.answer(&headers));
+    let link = format!(
+        "<button.js?v={version}>; rel=\"canonical\"; integrity=\"{}\"",
+        BUTTON.integrity()
+    );
+    if let Ok(link) = HeaderValue::try_from(link) {
+        response.headers_mut().insert(LINK, link);
+    }
+    if query.is_some_and(|query| query == format!("v={version}")) {
+        response
+            .headers_mut()
+            .insert(CACHE_CONTROL, HeaderValue::from_static(IMMUTABLE));
+    }
+    response
 }
 
-/// A file that is part of the program.
-struct Asset {
+pub async fn button_types(headers: HeaderMap) -> Response {
+    anywhere(TYPES.answer(&headers))
+}
+
+/// Compresses what browsers load: these files and the OpenAPI document. Answers about executions stay as they are, since
+/// a stream that is compressed is held back.
+pub fn compression() -> CompressionLayer<impl Predicate> {
+    let transformable = |_: StatusCode, _: axum::http::Version, headers: &HeaderMap, _: &_| {
+        let control = headers
+            .get(CACHE_CONTROL)
+            .and_then(|value| value.to_str().ok());
+        !control.is_some_and(|control| control.contains("no-transform"))
+    };
+    CompressionLayer::new()
+        .quality(CompressionLevel::Best)
+        .compress_when(DefaultPredicate::new().and(transformable))
+}
+
+fn anywhere(answer: Response) -> Response {
+    ([(RESOURCE_POLICY, "cross-origin")], answer).into_response()
+}
+
+/// Content that is the same for everybody until the program changes.
+pub struct Asset {
     content_type: &'static str,
-    text: &'static str,
-    fingerprint: u64,
+    content: Bytes,
+    hash: Vec<u8>,
 }
 
 impl Asset {
-    const fn new(content_type: &'static str, text: &'static str) -> Self {
+    /// An asset of this type.
+    pub fn new(content_type: &'static str, content: impl Into<Bytes>) -> Self {
+        let content = content.into();
         Self {
             content_type,
-            text,
-            fingerprint: fingerprint(text.as_bytes()),
+            hash: digest(&SHA384, &content).as_ref().to_vec(),
+            content,
         }
     }
 
-    fn answer(&self, headers: &HeaderMap) -> Response {
-        let tag = format!("\"{:016x}\"", self.fingerprint);
+    fn version(&self) -> String {
+        let digits = self.hash.iter().map(|byte| format!("{byte:02x}"));
+        digits.take(VERSION_LENGTH / 2).collect()
+    }
+
+    /// The hash as browsers check it (Subresource Integrity).
+    fn integrity(&self) -> String {
+        format!("sha384-{}", BASE64_STANDARD.encode(&self.hash))
+    }
+
+    /// The content, or 304 to a client that has it. The tag is weak, because the content may be compressed on its way.
+    pub fn answer(&self, headers: &HeaderMap) -> Response {
+        let tag = format!("\"{}\"", self.version());
         let known = headers.get_all(IF_NONE_MATCH).iter().any(|tags| {
             let tags = tags.to_str().unwrap_or_default().split(',');
             tags.map(|tag| tag.trim().trim_start_matches("W/"))
                 .any(|known| known == tag || known == "*")
         });
-        let validity = [(ETAG, tag.as_str()), (CACHE_CONTROL, CACHING)];
+        let validity = [
+            (ETAG, &format!("W/{tag}")[..]),
+            (CACHE_CONTROL, REVALIDATED),
+        ];
         if known {
             return (StatusCode::NOT_MODIFIED, validity).into_response();
         }
-        (validity, [(CONTENT_TYPE, self.content_type)], self.text).into_response()
+        (
+            validity,
+            [(CONTENT_TYPE, self.content_type)],
+            self.content.clone(),
+        )
+            .into_response()
     }
-}
-
-/// FNV-1a, since it can be computed while compiling; nobody gains by a collision.
-const fn fingerprint(bytes: &[u8]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325;
-    let mut at = 0;
-    while at < bytes.len() {
-        hash = (hash ^ bytes[at] as u64).wrapping_mul(0x0100_0000_01b3);
-        at += 1;
-    }
-    hash
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
-
     use super::*;
 
     fn status(tags: &'static str) -> StatusCode {
@@ -113,33 +161,11 @@ mod tests {
     fn a_known_tag_is_answered_without_a_body() {
         let answer = PAGE.answer(&HeaderMap::new());
         let tag = answer.headers()[ETAG].to_str().unwrap().to_owned();
+        let strong = tag.trim_start_matches("W/").to_owned();
         assert_eq!(answer.status(), StatusCode::OK);
-        for known in [
-            tag.clone(),
-            format!("W/{tag}"),
-            format!("\"other\", {tag}"),
-            "*".into(),
-        ] {
+        for known in [tag.clone(), strong, format!("\"other\", {tag}"), "*".into()] {
             assert_eq!(status(known.leak()), StatusCode::NOT_MODIFIED);
         }
         assert_eq!(status("\"other\""), StatusCode::OK);
-    }
-
-    #[test]
-    fn the_page_has_nothing_inline_and_nothing_foreign() {
-        for forbidden in [
-            "<style", "style=", "onclick", "onload", "http://", "https://", "<script>",
-        ] {
-            let found = PAGE
-                .text
-                .replace("http://www.w3.org/2000/svg", "")
-                .contains(forbidden);
-            assert!(!found, "{forbidden} in page.html");
-        }
-    }
-
-    #[test]
-    fn the_button_stays_small_enough_to_read() {
-        assert!(BUTTON_JS.text.lines().count() < 300);
     }
 }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
+use axum::http::HeaderMap;
+use axum::response::Response;
 
 use crate::App;
+use crate::http::handlers::assets::Asset;
 use crate::http::problem::{Kind, Problem};
 
-pub async fn openapi(State(app): State<Arc<App>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/json")], app.document())
+pub async fn openapi(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    Asset::new("application/json", app.document()).answer(&headers)
 }
 
 pub async fn problem(slug: Result<Path<String>, PathRejection>) -> Result<String, Problem> {

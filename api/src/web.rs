@@ -1,0 +1,58 @@
+//! The page and the button: files that are part of the program.
+
+/// The page that `GET /` shows.
+pub const PAGE_HTML: &str = include_str!("web/page.html");
+/// Its style sheet.
+pub const PAGE_CSS: &str = include_str!("web/page.css");
+/// Its script.
+pub const PAGE_JS: &str = include_str!("web/page.js");
+/// The types of the button, for editors and compilers.
+pub const BUTTON_TYPES: &str = include_str!("web/button.d.ts");
+/// The button: one module without imports, because people copy its address. Its parts share one scope.
+pub const BUTTON_JS: &str = concat!(
+    include_str!("web/button/head.js"),
+    include_str!("web/button/service.js"),
+    include_str!("web/button/words.js"),
+    include_str!("web/button/log.js"),
+    "\nconst CSS_TEXT = `",
+    include_str!("web/button/style.css"),
+    "`;\n",
+    include_str!("web/button/element.js"),
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_nothing_inline_and_nothing_foreign() {
+        let html = PAGE_HTML.replace("http://www.w3.org/2000/svg", "");
+        for forbidden in [
+            "<style", "style=", "onclick", "onload", "http://", "https://", "<script>",
+        ] {
+            assert!(!html.contains(forbidden), "{forbidden} in page.html");
+        }
+    }
+
+    #[test]
+    fn the_style_of_the_button_is_the_same_within_a_script() {
+        let style = include_str!("web/button/style.css");
+        assert!(!style.contains(['`', '\\', '$']));
+    }
+
+    #[test]
+    fn trusted_types_have_nothing_to_object_to() {
+        for script in [BUTTON_JS, PAGE_JS] {
+            for sink in [
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "eval(",
+            ] {
+                assert!(!script.contains(sink), "{sink}");
+            }
+        }
+        assert!(!BUTTON_JS.lines().any(|line| line.starts_with("import ")));
+    }
+}
