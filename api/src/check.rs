@@ -14,7 +14,7 @@ use crate::gcp::cloud_logging;
 use crate::gcp::cloud_run::Job;
 use crate::gcp::log_budget::Priority;
 use crate::gcp::metadata::Place;
-use crate::http::problem::Problem;
+use crate::starts;
 
 /// What a start needs on the job: `runWithOverrides` comes with no role but the one below and stronger ones.
 const STARTING: [&str; 2] = ["run.jobs.run", "run.jobs.runWithOverrides"];
@@ -140,7 +140,7 @@ async fn look(app: &App, config: &Config, report: &mut Report) {
     }
     permissions(app, &commands, report).await;
     reads(app, &commands, report).await;
-    if let Some(tried) = app.starts.try_store().await {
+    if let Some(tried) = app.starts.check_store().await {
         store(&tried, &commands, report);
     }
 }
@@ -390,15 +390,15 @@ async fn reads(app: &App, commands: &Commands, report: &mut Report) {
     }
 }
 
-fn store(tried: &Result<(), Problem>, commands: &Commands, report: &mut Report) {
-    let Err(problem) = tried else {
+fn store(tried: &Result<(), starts::Error>, commands: &Commands, report: &mut Report) {
+    let Err(error) = tried else {
         return report.ok("store", "Firestore keeps claims");
     };
-    let cause = problem.cause().unwrap_or_default();
+    let cause = error.to_string();
     let (project, region) = (&commands.place.project, &commands.place.region);
     let cure = if cause.contains("database") {
         format!("gcloud firestore databases create --location={region} --project={project}")
-    } else if is_off(cause) {
+    } else if is_off(&cause) {
         format!("gcloud services enable firestore.googleapis.com --project={project}")
     } else {
         commands.in_the_project(DATASTORE_USER)

@@ -80,6 +80,18 @@ pub enum OnRunning {
     Replace,
 }
 
+impl OnRunning {
+    /// The word for it in queries and settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Reject => "reject",
+            Self::Join => "join",
+            Self::Replace => "replace",
+        }
+    }
+}
+
 /// `[auth]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -233,6 +233,6 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output
         app.draining.send_replace(true);
     };
     // Called once the requests are done; a start goes on when its caller has gone.
-    let unattended = async { app.starts.landed().await };
+    let unattended = async { app.starts.drain().await };
     server::serve(listener, service, bounds, drain, unattended).await;
 }

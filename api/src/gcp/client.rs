@@ -19,7 +19,6 @@ use crate::gcp::access_token::AccessToken;
 use crate::gcp::http_client::{self, GoogleApisClient, ReadError, causes, read_capped};
 use crate::gcp::metadata;
 use crate::gcp::upstream_timing;
-use crate::http::problem::{Kind, Problem};
 
 /// The largest error answer read, in bytes, for the log alone.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
@@ -60,7 +59,7 @@ pub enum Error {
     Metadata(#[from] metadata::Error),
     /// There was no connection, or the server says that it has not looked at the request: nothing was done.
     #[error("nothing was done: {0}")]
-    NotTaken(String),
+    NoEffect(String),
     /// A complete answer with an error status.
     #[error("answered {status}: {message}")]
     Refused {
@@ -75,8 +74,11 @@ pub enum Error {
     },
     /// The request may have arrived, and no answer came.
     #[error("no answer: {0}")]
-    Silent(String),
-    /// A 2xx whose content is cut off, too large, or makes no sense.
+    NoResponse(String),
+    /// A 2xx whose content is larger than the caller reads.
+    #[error("the answer is too large: {0}")]
+    TooLarge(String),
+    /// A 2xx whose content is cut off or makes no sense.
     #[error("the answer makes no sense: {0}")]
     Unreadable(String),
     /// A 2xx or 3xx that is plainly not the API's.
@@ -126,12 +128,12 @@ impl Google {
         let ready = Instant::now();
         // Whoever calls counts on it: what was not sent by then never will be, even if this process slept meanwhile.
         if ready >= end {
-            return Err(Error::NotTaken("there was no time left".to_owned()));
+            return Err(Error::NoEffect("there was no time left".to_owned()));
         }
         let waiting = upstream_timing::upstream(ready);
         let answer = timeout_at(end.into(), self.send(call, bearer.clone())).await;
         drop(waiting);
-        let answer = answer.unwrap_or_else(|_| Err(Error::Silent("timed out".to_owned())));
+        let answer = answer.unwrap_or_else(|_| Err(Error::NoResponse("timed out".to_owned())));
         if let (Some(token), Some(bearer), Err(error)) = (&self.token, bearer, &answer)
             && error.is_about_the_token()
         {
@@ -142,13 +144,13 @@ impl Google {
 
     async fn send(&self, call: &Call<'_>, bearer: Option<HeaderValue>) -> Result<Bytes, Error> {
         let answer = self.http.request(request(call, bearer)).await;
-        let answer = answer.map_err(|error| match was_not_taken(&error) {
-            true => Error::NotTaken(format!(
+        let answer = answer.map_err(|error| match had_no_effect(&error) {
+            true => Error::NoEffect(format!(
                 "{}: {}",
                 call.uri.host().unwrap_or_default(),
                 causes(&error)
             )),
-            false => Error::Silent(causes(&error)),
+            false => Error::NoResponse(causes(&error)),
         });
         accepted(answer?, call.max_bytes).await
     }
@@ -176,7 +178,7 @@ fn request(call: &Call<'_>, bearer: Option<HeaderValue>) -> Request<Full<Bytes>>
 
 /// Whether the request certainly had no effect: there was no connection, or the server says that it has not looked at it
 /// (RFC 9113, section 8.7).
-fn was_not_taken(error: &legacy::Error) -> bool {
+fn had_no_effect(error: &legacy::Error) -> bool {
     let refused = |cause: &h2::Error| {
         let reason = if cause.is_go_away() {
             h2::Reason::NO_ERROR
@@ -208,8 +210,8 @@ async fn accepted(response: Response<Incoming>, max_bytes: usize) -> Result<Byte
     let body = read_capped(response.into_body(), max_bytes)
         .await
         .map_err(|error| match error {
-            ReadError::TooLarge(_) => Error::Unreadable(error.to_string()),
-            ReadError::BrokenOff(_) => Error::Silent(error.to_string()),
+            ReadError::TooLarge(_) => Error::TooLarge(error.to_string()),
+            ReadError::BrokenOff(_) => Error::NoResponse(error.to_string()),
         })?;
     if is_json {
         Ok(body)
@@ -251,7 +253,7 @@ pub fn json<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, Error> {
 
 /// What was put together is no place to call.
 pub fn not_a_uri(error: InvalidUri) -> Error {
-    Error::NotTaken(error.to_string())
+    Error::NoEffect(error.to_string())
 }
 
 /// Google's words in an error answer: the JSON's message, or the beginning of whatever a front end sent instead.
@@ -259,42 +261,4 @@ fn message(json: &Value, body: &[u8]) -> String {
     let told = json["error"]["message"].as_str();
     let text = told.map_or_else(|| String::from_utf8_lossy(body), Into::into);
     text[..text.floor_char_boundary(MAX_MESSAGE_BYTES)].to_owned()
-}
-
-/// What a caller is told of a failed read. A failed start needs more thought: `starts` has it.
-impl From<Error> for Problem {
-    fn from(error: Error) -> Self {
-        let cause = error.to_string();
-        let problem = match error {
-            Error::Metadata(_) => Kind::UpstreamAuthUnavailable.into(),
-            Error::NotTaken(_) => Kind::UpstreamUnavailable.into(),
-            Error::Silent(_) => Kind::UpstreamTimeout.into(),
-            Error::Unreadable(_) | Error::NotTheApi(_) => Kind::UpstreamProtocol.into(),
-            Error::Refused {
-                status,
-                retry_after_seconds,
-                ..
-            } => refused(status, retry_after_seconds),
-        };
-        Self::because(problem, cause)
-    }
-}
-
-/// The longest `Retry-After` passed on, in seconds.
-pub const MAX_RETRY_AFTER_SECONDS: u64 = 300;
-
-fn refused(status: StatusCode, retry_after_seconds: Option<u64>) -> Problem {
-    let later = |kind: Kind| {
-        let seconds = retry_after_seconds
-            .unwrap_or(1)
-            .clamp(1, MAX_RETRY_AFTER_SECONDS);
-        Problem::from(kind).retry_after(seconds)
-    };
-    match status.as_u16() {
-        401 => Kind::UpstreamAuth.into(),
-        403 | 404 => Kind::UpstreamMisconfigured.into(),
-        429 => later(Kind::UpstreamThrottled),
-        409 | 500.. => later(Kind::UpstreamUnavailable),
-        _ => Kind::UpstreamRejected.into(),
-    }
 }

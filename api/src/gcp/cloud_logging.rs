@@ -126,11 +126,11 @@ impl CloudLogging {
     }
 
     async fn page(&self, query: &Query<'_>, from: Option<&str>) -> Result<Page, Error> {
-        let mut outcome = Err(Error::Unreadable("no page is small enough".to_owned()));
+        let mut outcome = Err(Error::TooLarge("no page is small enough".to_owned()));
         for size in PAGE_SIZES {
             self.budget.take(query.priority).await?;
             outcome = self.read(query, from, size).await;
-            if !matches!(outcome, Err(Error::Unreadable(_))) {
+            if !matches!(outcome, Err(Error::TooLarge(_) | Error::Unreadable(_))) {
                 break;
             }
         }
@@ -154,7 +154,7 @@ impl CloudLogging {
             page_token: from,
         };
         let body =
-            serde_json::to_vec(&request).map_err(|error| Error::NotTaken(error.to_string()))?;
+            serde_json::to_vec(&request).map_err(|error| Error::NoEffect(error.to_string()))?;
         let uri = format!("{}/v2/entries:list", self.base_url).parse();
         let uri = uri.map_err(client::not_a_uri)?;
         let call = Call {

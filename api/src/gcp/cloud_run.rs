@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode, Uri};
@@ -34,12 +35,17 @@ const MAX_EXECUTION_BYTES: usize = 1024 * 1024;
 /// The largest page of a list, in bytes.
 const MAX_LIST_BYTES: usize = 8 * 1024 * 1024;
 
+/// Executions of a page, the most first. One may have 64 KiB of arguments and values besides the job's own environment.
+const PAGE_SIZES: [usize; 4] = [500, 100, 20, 1];
+
 /// The jobs of one project and region.
 pub struct CloudRun {
     google: Google,
     location: Arc<Location>,
     base_url: Option<String>,
     targets: Vec<Arc<Target>>,
+    /// The most executions of a page whose bytes were below the cap when it was last tried.
+    page_size: AtomicUsize,
 }
 
 /// The job that a process starts.
@@ -105,6 +111,8 @@ impl Target {
 pub struct Page {
     /// Executions of the job; those without a scope are left out, since nobody could reach them.
     pub executions: Vec<Execution>,
+    /// How many executions the page has, those left out included.
+    pub listed: usize,
     /// When the first one was created, those left out included.
     pub newest: Option<Timestamp>,
     /// When the last one was created, those left out included.
@@ -127,6 +135,7 @@ impl CloudRun {
             location,
             base_url: (!base_url.is_empty()).then(|| base_url.to_owned()),
             targets,
+            page_size: AtomicUsize::new(PAGE_SIZES[0]),
         }
     }
 
@@ -146,7 +155,7 @@ impl CloudRun {
         let body = RunJobRequest::new(overrides, target.container.as_deref());
         let mut json = Vec::with_capacity(TYPICAL_BODY_BYTES);
         serde_json::to_writer(&mut json, &body)
-            .map_err(|error| Error::NotTaken(error.to_string()))?;
+            .map_err(|error| Error::NoEffect(error.to_string()))?;
         let call = post(uri, json.into(), timeout);
         let answer = self.google.call_once(&call).await?;
         self.read_execution(&answer)
@@ -168,11 +177,33 @@ impl CloudRun {
         }
     }
 
-    /// A page of up to `limit` of the job's executions, newest first. `from` is an earlier page's `next`.
+    /// A page of up to `limit` of the job's executions, newest first. `from` is an earlier page's `next`. Where executions are
+    /// so large that the page exceeds the cap, it has fewer of them.
     pub async fn list(&self, from: Option<&str>, limit: usize) -> Result<Page, Error> {
-        let uri = self.uri(&self.list_path(from, limit)).await?;
-        let answer = self.read(&uri, MAX_LIST_BYTES).await?;
-        let list: List<'_> = client::json(&answer)?;
+        let mut size = limit.min(self.page_size.load(Ordering::Relaxed));
+        loop {
+            let uri = self.uri(&self.list_path(from, size)).await?;
+            match self.read(&uri, MAX_LIST_BYTES).await {
+                Ok(answer) => {
+                    let page = self.page(&answer)?;
+                    if page.listed == size {
+                        self.page_size
+                            .fetch_max(larger(size, answer.len()), Ordering::Relaxed);
+                    }
+                    return Ok(page);
+                }
+                Err(Error::TooLarge(cause)) => match PAGE_SIZES.iter().find(|next| **next < size) {
+                    Some(smaller) => size = *smaller,
+                    None => return Err(Error::TooLarge(cause)),
+                },
+                Err(error) => return Err(error),
+            }
+            self.page_size.store(size, Ordering::Relaxed);
+        }
+    }
+
+    fn page(&self, answer: &[u8]) -> Result<Page, Error> {
+        let list: List<'_> = client::json(answer)?;
         let next = list
             .metadata
             .and_then(|metadata| metadata.next)
@@ -185,6 +216,7 @@ impl CloudRun {
             .collect();
         Ok(Page {
             executions,
+            listed: list.items.len(),
             newest: list.items.first().and_then(created),
             oldest: list.items.last().and_then(created),
             next: next.map(|Text(next)| next.into_owned()),
@@ -250,7 +282,7 @@ impl CloudRun {
             max_bytes,
         };
         match self.google.call(&call).await {
-            Err(Error::Silent(_) | Error::NotTaken(_)) => self.google.call(&call).await,
+            Err(Error::NoResponse(_) | Error::NoEffect(_)) => self.google.call(&call).await,
             outcome => outcome,
         }
     }
@@ -282,7 +314,7 @@ impl CloudRun {
             links: Links::new(&scope, &metadata.name),
             name: metadata.name.clone().into_owned(),
             scope,
-            process: target.variable(theirs, PROCESS).and_then(ProcessName::new),
+            process: self.process(target, theirs),
             job: target.job.clone(),
             invocation_id: target.variable(theirs, INVOCATION_ID).map(str::to_owned),
             parameters: parameters.and_then(|json| serde_json::from_str(json).ok()),
@@ -307,6 +339,13 @@ impl CloudRun {
         })
     }
 
+    /// The name of the execution's process. Without named processes a variable of this name is the job's own affair.
+    fn process(&self, target: &Target, theirs: &GoogleExecution<'_>) -> Option<ProcessName> {
+        let has_names = self.targets.len() > 1;
+        let name = target.variable(theirs, PROCESS).filter(|_| has_names)?;
+        ProcessName::new(name)
+    }
+
     /// The process that the execution is of; of a process that the settings no longer have, one of the same job.
     fn target(&self, theirs: &GoogleExecution<'_>) -> Option<&Target> {
         let metadata = &theirs.metadata;
@@ -326,6 +365,19 @@ impl CloudRun {
 /// A time of Google's; none if it is absent or no time.
 fn time(text: &Option<Text<'_>>) -> Option<Timestamp> {
     text.as_deref()?.parse().ok()
+}
+
+/// The size of the next page after a full one of `size` executions and `bytes`: a larger one, if it would stay well below the
+/// cap.
+fn larger(size: usize, bytes: usize) -> usize {
+    let larger = PAGE_SIZES.iter().rev().find(|larger| **larger > size);
+    let larger = larger.copied().unwrap_or(size);
+    let expected = bytes.saturating_mul(larger) / size.max(1);
+    if expected < MAX_LIST_BYTES / 2 {
+        larger
+    } else {
+        size
+    }
 }
 
 fn post(uri: &Uri, body: Bytes, timeout: Duration) -> Call<'_> {
@@ -571,6 +623,15 @@ mod tests {
             }
             bytes
         })
+    }
+
+    #[test]
+    fn pages_grow_again_once_executions_are_small() {
+        assert_eq!(larger(20, 20 * 3_000), 100);
+        assert_eq!(larger(20, 20 * 60_000), 20, "100 of them exceed the cap");
+        assert_eq!(larger(1, 3_000), 20);
+        assert_eq!(larger(500, 500 * 3_000), 500);
+        assert_eq!(larger(15, 15 * 3_000), 20);
     }
 
     proptest::proptest! {

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{FromRequestParts, Query, RawPathParams, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Uri};
+use axum::http::{HeaderMap, HeaderName, Uri};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use schemars::JsonSchema;
@@ -16,7 +16,9 @@ use serde_json::Value;
 
 use crate::http::problem::{Kind, Problem};
 use crate::scope::{self, Scope};
+use crate::starts::IdempotencyKey;
 
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The largest body taken, in bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 /// How long a body may take to arrive.
@@ -180,6 +182,20 @@ fn collect_choices<'a>(property: &'a Value, schema: &'a Value, choices: &mut Vec
             }
         }
     }
+}
+
+/// The `Idempotency-Key` of a request that has one: a single field, bare or quoted as a structured field's string.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let mut fields = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let (field, more) = (fields.next(), fields.next());
+    let Some(field) = field else { return Ok(None) };
+    let text = field.to_str().ok().filter(|_| more.is_none());
+    let key = text.and_then(IdempotencyKey::parse);
+    key.map(Some).ok_or_else(|| {
+        let detail =
+            "Send one Idempotency-Key of 1 to 128 letters, digits or . _ : ~ -, such as a UUID.";
+        Problem::new(Kind::IdempotencyKeyInvalid, detail)
+    })
 }
 
 /// A query without fields.

@@ -9,7 +9,9 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::gcp::client;
 use crate::http::json::json;
+use crate::starts::{self, Busy};
 use crate::{overrides, parameters, watch};
 
 /// Declares [`Kind`]: name, status, slug, whether the same request may succeed later, title; why it happens, what to do.
@@ -318,6 +320,107 @@ impl From<overrides::Unrenderable> for Problem {
 impl From<Kind> for Problem {
     fn from(kind: Kind) -> Self {
         Self::new(kind, kind.cure())
+    }
+}
+
+/// What callers are told about a failed call of Google's. A failed start needs more thought: see `starts::Error`.
+impl From<client::Error> for Problem {
+    fn from(error: client::Error) -> Self {
+        let cause = error.to_string();
+        let problem = match error {
+            client::Error::Metadata(_) => Kind::UpstreamAuthUnavailable.into(),
+            client::Error::NoEffect(_) => Kind::UpstreamUnavailable.into(),
+            client::Error::NoResponse(_) => Kind::UpstreamTimeout.into(),
+            client::Error::TooLarge(_)
+            | client::Error::Unreadable(_)
+            | client::Error::NotTheApi(_) => Kind::UpstreamProtocol.into(),
+            client::Error::Refused {
+                status,
+                retry_after_seconds,
+                ..
+            } => refused(status, retry_after_seconds),
+        };
+        Self::because(problem, cause)
+    }
+}
+
+/// The longest `Retry-After` passed on, in seconds.
+const MAX_RETRY_AFTER_SECONDS: u64 = 300;
+
+fn refused(status: StatusCode, retry_after_seconds: Option<u64>) -> Problem {
+    let later = |kind: Kind| {
+        let seconds = retry_after_seconds
+            .unwrap_or(1)
+            .clamp(1, MAX_RETRY_AFTER_SECONDS);
+        Problem::from(kind).retry_after(seconds)
+    };
+    match status.as_u16() {
+        401 => Kind::UpstreamAuth.into(),
+        403 | 404 => Kind::UpstreamMisconfigured.into(),
+        429 => later(Kind::UpstreamThrottled),
+        409 | 500.. => later(Kind::UpstreamUnavailable),
+        _ => Kind::UpstreamRejected.into(),
+    }
+}
+
+impl From<starts::Error> for Problem {
+    fn from(error: starts::Error) -> Self {
+        let cause = error.to_string();
+        match error {
+            starts::Error::InProgress => Self::new(
+                Kind::IdempotencyInProgress,
+                "The start with this Idempotency-Key is still under way. Repeat the request after the time in Retry-After.",
+            ),
+            starts::Error::KeyReused => Self::new(
+                Kind::IdempotencyKeyReused,
+                "This Idempotency-Key came with another body or query before. Use a new key for a new start.",
+            ),
+            starts::Error::Deleted => Self::new(
+                Kind::ExecutionNotFound,
+                "The execution that this Idempotency-Key started has been deleted. Use a new key for a new start.",
+            ),
+            starts::Error::ScopeBusy(busy) => busy.into(),
+            starts::Error::Ambiguous { retry_after, cause } => {
+                let detail = "Cloud Run did not say whether the execution started. Repeat the request with the same Idempotency-Key \
+                     after the time in Retry-After: it finds the execution, or starts it. Without a key, look at the scope's executions first.";
+                let seconds = retry_after.as_secs() + 1;
+                Self::new(Kind::StartOutcomeUnknown, detail)
+                    .because(cause)
+                    .retry_after(seconds.clamp(1, MAX_RETRY_AFTER_SECONDS))
+            }
+            starts::Error::NotStarted(error) => {
+                Self::from(error).but_first("Nothing was started. ")
+            }
+            starts::Error::Upstream(error) => error.into(),
+            starts::Error::OutOfTime => Kind::UpstreamTimeout.into(),
+            starts::Error::Store(_) => Self::from(Kind::IdempotencyStoreUnavailable).because(cause),
+            starts::Error::Internal(_) => Self::from(Kind::Internal).because(cause),
+        }
+    }
+}
+
+impl From<Busy> for Problem {
+    fn from(busy: Busy) -> Self {
+        let (detail, execution) = match busy {
+            Busy::Starting => ("Another start of this scope is under way.", None),
+            Busy::Uncertain => (
+                "Whether an earlier start of this scope took effect is not known yet.",
+                None,
+            ),
+            Busy::Running(path) => (
+                "The scope has an unfinished execution; wait for its end, or cancel it.",
+                Some(path),
+            ),
+            Busy::Ending(path) => (
+                "The scope's execution is being cancelled but has not ended yet; repeat the request.",
+                Some(path),
+            ),
+        };
+        let problem = Self::new(Kind::ScopeBusy, detail);
+        match execution {
+            Some(path) => problem.execution(path),
+            None => problem,
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Work that goes on when whoever waited for it has gone.
+//! Work that is run to its end even if the request that began it is dropped.
 
 use std::mem;
 use std::pin::Pin;
@@ -8,31 +8,41 @@ use std::task::{Context, Poll};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-/// What nobody waits for any more.
+/// The work whose requests are gone.
 #[derive(Default)]
-pub struct Unattended(Mutex<JoinSet<()>>);
+pub struct Detached(Mutex<JoinSet<()>>);
 
-/// Work, done by whoever waits for it. Dropped before its end, it gets a task of its own for what is left.
-pub struct Attended<T: 'static> {
+/// Work that is polled by its request. If it is dropped before its end, a task of its own runs the rest.
+pub struct DetachOnDrop<T: 'static> {
     /// None once it is done.
     work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
-    unattended: Arc<Unattended>,
+    detached: Arc<Detached>,
 }
 
-impl Unattended {
-    /// Work that goes on here if it must.
-    pub fn attend<F>(self: &Arc<Self>, work: F) -> Attended<F::Output>
+impl Detached {
+    /// Wraps work that must run to its end once it has begun.
+    pub fn run_to_completion<F>(self: &Arc<Self>, work: F) -> DetachOnDrop<F::Output>
     where
         F: Future + Send + 'static,
     {
-        Attended {
+        DetachOnDrop {
             work: Some(Box::pin(work)),
-            unattended: Arc::clone(self),
+            detached: Arc::clone(self),
+        }
+    }
+
+    /// Runs work that no request waits for.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks();
+        while tasks.try_join_next().is_some() {} // those that are done
+        // Without a runtime this process is at its end.
+        if let Ok(runtime) = Handle::try_current() {
+            tasks.spawn_on(work, &runtime);
         }
     }
 
     /// Waits until all of it is done.
-    pub async fn done(&self) {
+    pub async fn drain(&self) {
         loop {
             let mut tasks = mem::take(&mut *self.tasks());
             if tasks.is_empty() {
@@ -47,12 +57,12 @@ impl Unattended {
     }
 }
 
-impl<T> Future for Attended<T> {
+impl<T> Future for DetachOnDrop<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         let Some(work) = &mut self.work else {
-            return Poll::Pending; // it is done, and told already
+            return Poll::Pending; // it is done, and its outcome was handed out
         };
         let outcome = work.as_mut().poll(cx);
         if outcome.is_ready() {
@@ -62,17 +72,12 @@ impl<T> Future for Attended<T> {
     }
 }
 
-impl<T> Drop for Attended<T> {
+impl<T> Drop for DetachOnDrop<T> {
     fn drop(&mut self) {
         let Some(work) = self.work.take().filter(|_| !std::thread::panicking()) else {
             return;
         };
-        let mut tasks = self.unattended.tasks();
-        while tasks.try_join_next().is_some() {} // those that are done
-        // Without a runtime this process is at its end.
-        if let Ok(runtime) = Handle::try_current() {
-            tasks.spawn_on(async move { drop(work.await) }, &runtime);
-        }
+        self.detached.spawn(async move { drop(work.await) });
     }
 }
 
@@ -85,13 +90,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn work_is_done_by_whoever_waits_and_goes_on_when_nobody_does() {
-        let unattended = Arc::new(Unattended::default());
-        assert_eq!(unattended.attend(async { 5 }).await, 5);
+    async fn dropped_work_runs_to_its_end() {
+        let detached = Arc::new(Detached::default());
+        assert_eq!(detached.run_to_completion(async { 5 }).await, 5);
         let (go, gone) = oneshot::channel::<()>();
         let done = Arc::new(AtomicBool::new(false));
         let noting = Arc::clone(&done);
-        let mut work = unattended.attend(async move {
+        let mut work = detached.run_to_completion(async move {
             let _ = gone.await;
             noting.store(true, Ordering::Relaxed);
         });
@@ -99,8 +104,8 @@ mod tests {
         assert!(begun.await.is_err());
         drop(work);
         go.send(()).unwrap();
-        unattended.done().await;
+        detached.drain().await;
         assert!(done.load(Ordering::Relaxed));
-        unattended.done().await; // nothing is left
+        detached.drain().await; // nothing is left
     }
 }

@@ -1,305 +1,495 @@
-//! What is known of past starts. Cloud Run's own list of executions is the record; this is a copy of its newest part.
+//! The starts that are known from Cloud Run's list of executions, which is the record of them. This is an index of its newest part.
 //!
-//! The list is read whole as far back as needed once, and from then on only what is newer, so that a look-up costs a page
+//! The list is read once as far back as needed, and from then on only where it is newer, so that a look-up costs one page
 //! however many executions there are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::invocation_id::{Marker, StartId};
+use super::Start;
+use super::error::Error;
+use super::invocation_id::{InvocationId, KeyDigest};
 use crate::execution::Execution;
 use crate::gcp::cloud_run::CloudRun;
 use crate::gcp::upstream_timing;
-use crate::http::problem::{Kind, Problem};
-use crate::scope::Scope;
+use crate::scope::{ProcessName, Scope};
 
 /// How long a key names its start.
 pub const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 /// How far Google's clock and ours may be apart.
 pub const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(60);
+/// How much later than it was created an execution may appear in the list. Google documents no bound.
+const LISTING_LAG: Duration = Duration::from_secs(30);
 /// Executions of a page when nothing says how many there are to read, and of the pages that follow.
 const FIRST_PAGE: usize = 100;
 const NEXT_PAGES: usize = 500;
 /// Room on the first page for executions that others started since the last read.
 const SPARE: usize = 10;
-/// Pages read at most: Cloud Run keeps 1,000 finished executions of a job and runs 1,000 per region.
-const MAX_PAGES: usize = 100;
-/// Notes taken of executions until what is past is forgotten: also where nobody ever has the list read.
-const NOTES_PER_SWEEP: usize = 1_000;
-/// More unfinished executions than Cloud Run runs at a time are ones whose end we did not see.
+/// Executions read at most: Cloud Run keeps 1,000 finished executions of a job and runs 1,000 per region.
+const MAX_LISTED: usize = 50_000;
+/// Pages without an execution that a list may have.
+const MAX_EMPTY_PAGES: usize = 100;
+/// Entries added until old ones are evicted, also where the list is never read.
+const ENTRIES_PER_SWEEP: usize = 1_000;
+/// More unfinished executions than Cloud Run runs at a time are ones whose end was not seen.
 const MAX_UNFINISHED: usize = 2_000;
 
 /// How far back a look-up must know everything.
 #[derive(Clone, Copy)]
-pub enum Depth {
-    /// As far as anything can be that this key started.
+pub enum Horizon {
+    /// As far as an execution can be that a key started.
     Key,
     /// To this moment.
     Since(Timestamp),
-    /// Everything Cloud Run keeps: what runs now may have begun long ago.
+    /// Everything that Cloud Run keeps: what runs now may have begun long ago.
     All,
+    /// To this moment, and the states of what is known already are read again.
+    Afresh(Timestamp),
 }
 
-/// A copy of the newest part of the list of executions.
-pub struct Record {
+/// An index of the newest part of the list of executions.
+pub struct ExecutionIndex {
     cloud_run: Arc<CloudRun>,
-    /// How much later than it was created an execution may appear in the list.
-    lag: SignedDuration,
-    copy: Mutex<Copy>,
-    reading: tokio::sync::Mutex<LastRead>,
+    listing_lag: SignedDuration,
+    snapshot: Mutex<Snapshot>,
+    last_read: tokio::sync::Mutex<Option<LastRead>>,
 }
 
 #[derive(Default)]
-struct Copy {
-    starts: HashMap<StartId, Known>,
+struct Snapshot {
+    /// Mostly one for a key.
+    starts: HashMap<KeyDigest, Vec<IndexedStart>>,
     /// By name.
     unfinished: HashMap<String, Unfinished>,
-    /// All that was created since and was visible at the last read is here.
-    from: Option<Timestamp>,
-    /// When the newest execution of that read was created: Google's clock, as all creation times.
+    /// Everything that was created since and was visible at the last read is in the index.
+    complete_since: Option<Timestamp>,
+    /// When the newest execution of that read was created, by Google's clock, as all creation times.
     newest: Option<Timestamp>,
-    /// How many executions that read had to see if it was of what is newer, and how many notes were taken since.
+    /// How many executions that read had to see if it was of newer ones only, and how many entries were added since.
     seen: Option<usize>,
-    notes_since: usize,
-    /// Notes taken since the last sweep.
-    notes: usize,
-    /// Unfinished executions were given up since the current read began, so that it cannot vouch for all.
-    gave_up: bool,
+    added_since: usize,
+    /// Entries added since the last sweep.
+    added: usize,
+    /// Entries were evicted during the current read, so its result must not be treated as complete.
+    evicted: bool,
+    /// Keys with several executions, of which two may be unfinished.
+    suspects: HashSet<KeyDigest>,
+    /// Executions that were cancelled because an older one of the same start is unfinished.
+    cancelled: HashSet<String>,
 }
 
 struct Unfinished {
     scope: Scope,
+    process: Option<ProcessName>,
     created_at: Timestamp,
 }
 
-/// An execution and the start it came from.
+/// An execution and the start that it came from.
 #[derive(Clone)]
-pub struct Known {
+pub struct IndexedStart {
     /// The start.
-    pub marker: Marker,
-    /// The execution's name.
+    pub id: InvocationId,
+    /// The name of the execution.
     pub name: String,
-    created_at: Timestamp,
+    /// When it was created, or joined.
+    pub created_at: Timestamp,
+    scope: Scope,
+    process: Option<ProcessName>,
+    /// The start was answered with an execution that another start made.
+    joined: bool,
 }
 
-/// When the list was last read, and what came of it.
-#[derive(Default)]
-struct LastRead(Option<(Instant, Timestamp, Result<(), Problem>)>);
+/// Two unfinished executions of one start.
+pub struct Duplicate {
+    /// The start.
+    pub id: InvocationId,
+    /// The name of the execution that is kept.
+    pub older: String,
+    /// The name of the execution that is cancelled.
+    pub younger: String,
+}
 
-impl Record {
-    /// Knows nothing yet. `lag` is how late an execution may appear in the list.
-    pub fn new(cloud_run: Arc<CloudRun>, lag: SignedDuration) -> Self {
+/// When the list was last read, how far, and with what result.
+struct LastRead {
+    began: Instant,
+    /// Everything since then is known.
+    back_to: Timestamp,
+    /// The states of everything since then were read.
+    afresh_to: Option<Timestamp>,
+    outcome: Result<(), Error>,
+}
+
+impl ExecutionIndex {
+    /// An empty index. `quiet` is how long after an unanswered send an execution may be created.
+    pub fn new(cloud_run: Arc<CloudRun>, quiet: Duration) -> Self {
+        let lag = LISTING_LAG.max(quiet);
         Self {
             cloud_run,
-            lag,
-            copy: Mutex::default(),
-            reading: tokio::sync::Mutex::default(),
+            listing_lag: SignedDuration::try_from(lag).unwrap_or(SignedDuration::MAX),
+            snapshot: Mutex::default(),
+            last_read: tokio::sync::Mutex::default(),
         }
     }
 
-    /// The execution that a start with this marker's caller, scope and key made, as far as was read.
-    pub fn find(&self, marker: &Marker) -> Option<Known> {
+    /// How much later than it was created an execution may appear in the list.
+    pub fn listing_lag(&self) -> SignedDuration {
+        self.listing_lag
+    }
+
+    /// The execution that the start made, or an earlier one with the same key, as far as the list was read. An execution of
+    /// another scope or process is passed over: anyone who may run the job can set its `INVOCATION_ID`.
+    pub fn find(&self, start: &Start) -> Option<IndexedStart> {
+        self.find_alike(&start.id, &start.scope, start.process.name.as_ref())
+    }
+
+    fn find_alike(
+        &self,
+        id: &InvocationId,
+        scope: &Scope,
+        process: Option<&ProcessName>,
+    ) -> Option<IndexedStart> {
         let oldest = Timestamp::now() - KEY_LIFETIME;
-        let copy = self.copy();
-        copy.starts
-            .get(&marker.start())
-            .filter(|known| known.created_at > oldest)
-            .cloned()
+        let snapshot = self.snapshot();
+        let starts = snapshot.starts.get(&id.key())?;
+        let alike = starts.iter().filter(|start| {
+            let is_alike = start.scope == *scope && start.process.as_ref() == process;
+            if !is_alike {
+                tracing::warn!(
+                    invocationId = %id, scope = scope.as_str(), execution = start.name,
+                    "an execution of another scope or process has the INVOCATION_ID of this start; it is passed over"
+                );
+            }
+            is_alike && start.created_at > oldest
+        });
+        // Should there be two, the older one is the start's: that is what was answered first.
+        alike.min_by_key(|start| start.age()).cloned()
     }
 
     /// Whether an execution of the start was seen.
-    pub fn knows(&self, start: StartId) -> bool {
-        self.copy().starts.contains_key(&start)
+    pub fn knows(&self, key: KeyDigest) -> bool {
+        self.snapshot().starts.contains_key(&key)
     }
 
-    /// Names of executions of the scope whose end was not seen yet, newest first. None if that takes another read, because
-    /// some were given up since the last.
-    pub fn unfinished(&self, scope: &Scope) -> Option<Vec<String>> {
-        let copy = self.copy();
-        copy.from.filter(|from| *from <= Depth::All.timestamp())?;
-        let mut of_scope: Vec<_> = copy
+    /// Executions of the start's scope and process whose end was not seen yet, newest first: when each was created, and its name. None if that
+    /// takes another read, because entries were evicted since the last.
+    pub fn unfinished(&self, start: &Start) -> Option<Vec<(Timestamp, String)>> {
+        self.unfinished_of(&start.scope, start.process.name.as_ref())
+    }
+
+    fn unfinished_of(
+        &self,
+        scope: &Scope,
+        process: Option<&ProcessName>,
+    ) -> Option<Vec<(Timestamp, String)>> {
+        let snapshot = self.snapshot();
+        let all = Horizon::All.back_to();
+        snapshot.complete_since.filter(|since| *since <= all)?;
+        let mut of_scope: Vec<_> = snapshot
             .unfinished
             .iter()
-            .filter(|(_, unfinished)| unfinished.scope == *scope)
+            .filter(|(_, unfinished)| {
+                unfinished.scope == *scope && unfinished.process.as_ref() == process
+            })
             .map(|(name, unfinished)| (unfinished.created_at, name.clone()))
             .collect();
         of_scope.sort_by(|a, b| b.cmp(a));
-        Some(of_scope.into_iter().map(|(_, name)| name).collect())
+        Some(of_scope)
     }
 
-    /// Takes note of an execution, or of its end.
+    /// Adds an execution, or its end.
     pub fn add(&self, execution: &Execution) {
-        let mut copy = self.copy();
-        copy.add(execution);
-        copy.notes_since += 1;
-        copy.sweep_in_time(self.lag);
+        let mut snapshot = self.snapshot();
+        snapshot.add(execution);
+        snapshot.added_since += 1;
+        snapshot.sweep_in_time(self.listing_lag);
     }
 
-    /// Takes note that a start was answered with an execution that some other start made. Cloud Run's list cannot say so.
-    pub fn joined(&self, marker: &Marker, execution: &Execution) {
-        let known = Known {
+    /// Adds executions of a list that was read for another purpose.
+    pub fn add_listed(&self, executions: &[Execution]) {
+        let mut snapshot = self.snapshot();
+        for execution in executions {
+            snapshot.add(execution);
+        }
+        snapshot.sweep_in_time(self.listing_lag);
+    }
+
+    /// Adds that a start was answered with an execution that another start made. Cloud Run's list cannot say so.
+    pub fn add_joined(&self, id: &InvocationId, execution: &Execution) {
+        let start = IndexedStart {
+            id: *id,
             name: execution.name.clone(),
             created_at: Timestamp::now(),
-            marker: *marker,
+            scope: execution.scope.clone(),
+            process: execution.process.clone(),
+            joined: true,
         };
-        self.copy().starts.insert(marker.start(), known);
+        let mut snapshot = self.snapshot();
+        snapshot.starts.entry(id.key()).or_default().push(start);
     }
 
-    /// Takes note that an execution is over or gone.
-    pub fn is_over(&self, name: &str) {
-        self.copy().unfinished.remove(name);
+    /// Adds that an execution has ended or no longer exists.
+    pub fn set_finished(&self, name: &str) {
+        self.snapshot().unfinished.remove(name);
     }
 
-    /// Reads the list so that everything back to `depth` is known that is visible now. However many ask at a time, it is
-    /// read once for those who asked before that began.
-    pub async fn read(self: &Arc<Self>, depth: Depth) -> Result<(), Problem> {
+    /// Pairs of unfinished executions of one start that were seen since the last call.
+    pub fn take_duplicates(&self) -> Vec<Duplicate> {
+        self.snapshot().take_duplicates()
+    }
+
+    /// Marks the younger one of a pair as cancelled, so that it is not reported again until it has ended.
+    pub fn set_cancelled(&self, name: String) {
+        self.snapshot().cancelled.insert(name);
+    }
+
+    /// Refreshes the index back to `horizon`. Concurrent callers share one read, provided that it began after they asked.
+    pub async fn read(self: &Arc<Self>, horizon: Horizon) -> Result<(), Error> {
         let asked_at = Instant::now();
-        let record = Arc::clone(self);
-        // In a task of its own: whoever asked may run out of time, and the others still want it.
+        let index = Arc::clone(self);
+        // In a task of its own: the caller may run out of time, and others may still wait for the read.
         let reading = tokio::spawn(async move {
-            let mut last = record.reading.lock().await;
-            let back_to = depth.timestamp();
-            let shared = last
-                .0
+            let mut last_read = index.last_read.lock().await;
+            let back_to = horizon.back_to();
+            let reached = |read: &LastRead| match horizon {
+                Horizon::Afresh(_) => read.afresh_to.is_some_and(|moment| moment <= back_to),
+                _ => read.back_to <= back_to,
+            };
+            let shared = last_read
                 .as_ref()
-                .filter(|(began, reached, _)| *began >= asked_at && *reached <= back_to);
-            if let Some((_, _, outcome)) = shared {
-                return outcome.clone();
+                .filter(|read| read.began >= asked_at && reached(read));
+            if let Some(read) = shared {
+                return read.outcome.clone();
             }
-            let (began, back_to) = (Instant::now(), record.reach(back_to));
-            let outcome = record.copy_list(back_to).await;
-            last.0 = Some((began, back_to, outcome.clone()));
+            let began = Instant::now();
+            let known = index.snapshot().complete_since;
+            let outcome = index.read_list(horizon).await;
+            *last_read = Some(LastRead {
+                began,
+                back_to: known.map_or(back_to, |since| since.min(back_to)),
+                afresh_to: Some(back_to).filter(|_| horizon.is_afresh()),
+                outcome: outcome.clone(),
+            });
             outcome
         });
-        let _waiting = upstream_timing::upstream(asked_at);
+        let _timer = upstream_timing::upstream(asked_at);
         let outcome = reading.await;
-        outcome.unwrap_or_else(|error| Err(Problem::from(Kind::Internal).because(error)))
+        outcome.unwrap_or_else(|error| Err(Error::Internal(error.to_string())))
     }
 
-    /// How far back is worth reading: further than asked only if that is known already.
-    fn reach(&self, back_to: Timestamp) -> Timestamp {
-        let copy = self.copy();
-        copy.from.filter(|from| *from < back_to).unwrap_or(back_to)
-    }
-
-    async fn copy_list(&self, back_to: Timestamp) -> Result<(), Problem> {
-        let (stop_at, mut limit) = self.copy().begin_to_read(back_to, self.lag);
-        let (mut token, mut newest, mut seen) = (None, None, 0);
-        for _ in 0..MAX_PAGES {
+    async fn read_list(&self, horizon: Horizon) -> Result<(), Error> {
+        let plan = self.snapshot().begin_to_read(horizon, self.listing_lag);
+        let (mut token, mut limit) = (None, plan.limit);
+        let (mut newest, mut seen, mut listed, mut empty) = (None, 0, 0, 0);
+        let mut names = HashSet::new();
+        while listed < MAX_LISTED && empty < MAX_EMPTY_PAGES {
             let page = self.cloud_run.list(token.as_deref(), limit).await?;
-            let mut copy = self.copy();
+            let mut snapshot = self.snapshot();
             for execution in &page.executions {
-                let created_at = copy.add(execution);
-                seen += usize::from(created_at >= stop_at);
+                let created_at = snapshot.add(execution);
+                seen += usize::from(created_at >= plan.stop_at);
+                if horizon.is_afresh() {
+                    names.insert(execution.name.clone());
+                }
             }
             newest = newest.max(page.newest);
-            let passed = page.oldest.is_some_and(|oldest| oldest < stop_at);
+            let passed = page.oldest.is_some_and(|oldest| oldest < plan.stop_at);
             if passed || page.next.is_none() {
-                copy.end_reading(back_to, newest, Some(seen).filter(|_| stop_at > back_to));
+                if horizon.is_afresh() {
+                    snapshot.forget_the_deleted(plan.stop_at, self.listing_lag, &names);
+                }
+                snapshot.end_reading(&plan, newest, seen);
                 return Ok(());
             }
+            listed += page.listed;
+            empty += usize::from(page.listed == 0);
             (token, limit) = (page.next, NEXT_PAGES);
         }
-        Err(Problem::from(Kind::UpstreamProtocol).because("the list of executions has no end"))
+        let endless = crate::gcp::client::Error::NotTheApi("the list has no end".to_owned());
+        Err(endless.into())
     }
 
-    fn copy(&self) -> MutexGuard<'_, Copy> {
-        self.copy.lock().unwrap_or_else(PoisonError::into_inner)
+    fn snapshot(&self) -> MutexGuard<'_, Snapshot> {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Depth {
-    fn timestamp(self) -> Timestamp {
+impl Horizon {
+    fn back_to(self) -> Timestamp {
         match self {
             Self::Key => Timestamp::now() - KEY_LIFETIME - CLOCK_SKEW,
             Self::Since(moment) => moment - CLOCK_SKEW,
+            Self::Afresh(moment) => moment,
             Self::All => Timestamp::UNIX_EPOCH,
         }
     }
+
+    fn is_afresh(self) -> bool {
+        matches!(self, Self::Afresh(_))
+    }
 }
 
-impl Copy {
-    /// Where reading may stop, and how many executions to ask for first. It stops at the newest execution of the last read,
-    /// and a little before, since the list may show an execution late.
-    fn begin_to_read(&mut self, back_to: Timestamp, lag: SignedDuration) -> (Timestamp, usize) {
+impl IndexedStart {
+    /// What orders two executions of one start, the same for every process that sees both.
+    fn age(&self) -> (Timestamp, &str) {
+        (self.created_at, &self.name)
+    }
+}
+
+/// What one read of the list does.
+#[derive(Debug, PartialEq, Eq)]
+struct ReadPlan {
+    /// Older executions need not be read.
+    stop_at: Timestamp,
+    /// Executions of the first page.
+    limit: usize,
+    /// After the read the index is complete since then.
+    complete_since: Timestamp,
+    /// Whether only executions are read that are newer than those of the last read.
+    is_newer_only: bool,
+}
+
+impl Snapshot {
+    /// A read stops at the newest execution of the last read, and a little before, since the list may show an execution late.
+    fn begin_to_read(&mut self, horizon: Horizon, lag: SignedDuration) -> ReadPlan {
         self.sweep_in_time(lag);
-        let notes = std::mem::take(&mut self.notes_since);
-        self.gave_up = false;
-        match (self.from, self.newest) {
-            (Some(from), Some(newest)) if from <= back_to => {
-                let expected = self.seen.map_or(FIRST_PAGE, |seen| seen + notes + SPARE);
-                let stop_at = newest.checked_sub(lag).unwrap_or(back_to);
-                (stop_at, expected.min(NEXT_PAGES))
+        let added = std::mem::take(&mut self.added_since);
+        self.evicted = false;
+        let back_to = horizon.back_to();
+        let complete_since = self.complete_since.filter(|since| *since < back_to);
+        let complete_since = complete_since.unwrap_or(back_to);
+        let plan = |stop_at, limit, is_newer_only| ReadPlan {
+            stop_at,
+            limit,
+            complete_since,
+            is_newer_only,
+        };
+        match (self.complete_since, self.newest) {
+            _ if horizon.is_afresh() => plan(back_to, NEXT_PAGES, false),
+            (Some(since), Some(newest)) if since <= back_to => {
+                let expected = self.seen.map_or(FIRST_PAGE, |seen| seen + added + SPARE);
+                let stop_at = newest.checked_sub(lag).unwrap_or(complete_since);
+                plan(stop_at, expected.min(NEXT_PAGES), true)
             }
-            _ => (back_to, FIRST_PAGE),
+            _ => plan(complete_since, FIRST_PAGE, false),
         }
     }
 
-    fn end_reading(&mut self, back_to: Timestamp, newest: Option<Timestamp>, seen: Option<usize>) {
-        self.from = Some(back_to).filter(|_| !self.gave_up);
+    fn end_reading(&mut self, plan: &ReadPlan, newest: Option<Timestamp>, seen: usize) {
+        self.complete_since = Some(plan.complete_since).filter(|_| !self.evicted);
         self.newest = self.newest.max(newest);
-        self.seen = seen;
+        self.seen = Some(seen).filter(|_| plan.is_newer_only);
+    }
+
+    /// Forgets unfinished executions that a read should have seen: Cloud Run keeps only so many that have ended.
+    fn forget_the_deleted(
+        &mut self,
+        stop_at: Timestamp,
+        lag: SignedDuration,
+        seen: &HashSet<String>,
+    ) {
+        let late = Timestamp::now() - lag - CLOCK_SKEW;
+        self.unfinished.retain(|name, unfinished| {
+            let should_be_seen = (stop_at..late).contains(&unfinished.created_at);
+            !should_be_seen || seen.contains(name)
+        });
     }
 
     fn sweep_in_time(&mut self, lag: SignedDuration) {
-        if self.notes >= NOTES_PER_SWEEP {
-            self.forget_the_old(lag);
+        if self.added >= ENTRIES_PER_SWEEP {
+            self.evict_the_old(lag);
         }
     }
 
-    /// Forgets keys past their time, and starts without a key once nobody can be looking for them any more.
-    fn forget_the_old(&mut self, lag: SignedDuration) {
+    /// Evicts keys past their lifetime, and starts without a key once no look-up can want them any more.
+    fn evict_the_old(&mut self, lag: SignedDuration) {
         let now = Timestamp::now();
         let (oldest, late) = (now - KEY_LIFETIME, now - lag - CLOCK_SKEW);
-        self.starts.retain(|_, known| {
-            let since = if known.marker.is_keyed() {
-                oldest
-            } else {
-                late
-            };
-            known.created_at > since
+        self.starts.retain(|_, starts| {
+            starts
+                .retain(|start| start.created_at > if start.id.is_keyed() { oldest } else { late });
+            !starts.is_empty()
         });
         if self.unfinished.len() > MAX_UNFINISHED {
-            // Read anew, but for those that the list may not show yet.
+            // They are read again, but for those that the list may not show yet.
             self.unfinished
                 .retain(|_, unfinished| unfinished.created_at > late);
-            (self.from, self.newest, self.gave_up) = (None, None, true);
+            (self.complete_since, self.newest, self.evicted) = (None, None, true);
         }
-        self.notes = 0;
+        let unfinished = &self.unfinished;
+        self.cancelled.retain(|name| unfinished.contains_key(name));
+        self.added = 0;
     }
 
-    /// Takes note of an execution; when it was created.
+    /// Adds an execution and returns when it was created.
     fn add(&mut self, execution: &Execution) -> Timestamp {
-        self.notes += 1;
+        self.added += 1;
+        let name = &execution.name;
         let created_at = execution.created_at.unwrap_or_else(Timestamp::now);
         if execution.state.is_finished() {
-            self.unfinished.remove(&execution.name);
-        } else {
-            let scope = execution.scope.clone();
-            self.unfinished
-                .insert(execution.name.clone(), Unfinished { scope, created_at });
+            self.unfinished.remove(name);
+        } else if !self.unfinished.contains_key(name) {
+            let unfinished = Unfinished {
+                scope: execution.scope.clone(),
+                process: execution.process.clone(),
+                created_at,
+            };
+            self.unfinished.insert(name.clone(), unfinished);
         }
-        let Some(marker) = execution.invocation_id.as_deref().and_then(Marker::parse) else {
+        let id = execution.invocation_id.as_deref();
+        let Some(id) = id.and_then(InvocationId::parse) else {
             return created_at;
         };
-        let known = Known {
-            name: execution.name.clone(),
-            created_at,
-            marker,
-        };
-        let oldest = Timestamp::now() - KEY_LIFETIME;
-        // Should there ever be two, the older one is the start's: that is what was answered first.
-        let earlier = self.starts.get(&known.marker.start()).filter(|earlier| {
-            earlier.created_at > oldest
-                && (earlier.created_at, &earlier.name) <= (known.created_at, &known.name)
-        });
-        if earlier.is_none() && known.created_at > oldest {
-            self.starts.insert(known.marker.start(), known);
+        if created_at <= Timestamp::now() - KEY_LIFETIME {
+            return created_at;
+        }
+        let starts = self.starts.entry(id.key()).or_default();
+        if !starts
+            .iter()
+            .any(|start| start.name == *name && !start.joined)
+        {
+            starts.push(IndexedStart {
+                id,
+                name: name.clone(),
+                created_at,
+                scope: execution.scope.clone(),
+                process: execution.process.clone(),
+                joined: false,
+            });
+        }
+        if starts.len() > 1 && !execution.state.is_finished() {
+            self.suspects.insert(id.key());
         }
         created_at
+    }
+
+    fn take_duplicates(&mut self) -> Vec<Duplicate> {
+        let mut duplicates = Vec::new();
+        for key in std::mem::take(&mut self.suspects) {
+            let starts = self.starts.get(&key).into_iter().flatten();
+            let mut unfinished: Vec<_> = starts
+                .filter(|start| !start.joined && self.unfinished.contains_key(&start.name))
+                .collect();
+            unfinished.sort_by_key(|start| start.age());
+            for (at, younger) in unfinished.iter().enumerate() {
+                let same = |older: &&&IndexedStart| {
+                    older.id == younger.id
+                        && older.scope == younger.scope
+                        && older.process == younger.process
+                };
+                let older = unfinished[..at].iter().find(same);
+                if let Some(older) = older.filter(|_| !self.cancelled.contains(&younger.name)) {
+                    duplicates.push(Duplicate {
+                        id: younger.id,
+                        older: older.name.clone(),
+                        younger: younger.name.clone(),
+                    });
+                }
+            }
+        }
+        duplicates
     }
 }
 
@@ -308,17 +498,18 @@ mod tests {
     use super::*;
     use crate::execution::{Links, State, Tasks};
 
-    fn execution(number: usize, marker: &Marker, created_at: Timestamp) -> Execution {
+    const LAG: SignedDuration = SignedDuration::from_secs(30);
+
+    fn execution(number: usize, id: &InvocationId, created_at: Timestamp) -> Execution {
         let name = format!("test-job-{number}");
-        let scope: Scope = "acme".parse().unwrap();
         Execution {
             process: None,
             parameters: None,
-            links: Links::new(&scope, &name),
+            links: Links::new(&scope(), &name),
             name,
-            scope,
+            scope: scope(),
             job: "test-job".to_owned(),
-            invocation_id: Some(marker.to_string()),
+            invocation_id: Some(id.to_string()),
             state: State::Pending,
             reason: None,
             message: None,
@@ -330,95 +521,161 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_never_asked_for_does_not_pile_up() {
-        let record = Record::new(
-            Arc::new(CloudRun::for_tests()),
-            SignedDuration::from_secs(30),
-        );
-        let an_hour_ago = Timestamp::now() - SignedDuration::from_hours(1);
-        for number in 0..10 * NOTES_PER_SWEEP {
-            let marker = Marker::random();
-            record.add(&execution(number, &marker, an_hour_ago));
+    fn index() -> ExecutionIndex {
+        ExecutionIndex::new(Arc::new(CloudRun::for_tests()), Duration::from_secs(2))
+    }
+
+    fn keyed(digit: char) -> InvocationId {
+        let key = digit.to_string().repeat(32);
+        InvocationId::parse(&format!("{key}-{}", "b".repeat(16))).unwrap()
+    }
+
+    fn scope() -> Scope {
+        "acme".parse().unwrap()
+    }
+
+    fn plan(stop_at: Timestamp, limit: usize, complete_since: Timestamp) -> ReadPlan {
+        let is_newer_only = stop_at != complete_since;
+        ReadPlan {
+            stop_at,
+            limit,
+            complete_since,
+            is_newer_only,
         }
-        let copy = record.copy();
-        assert!(copy.starts.len() <= NOTES_PER_SWEEP);
-        assert!(copy.unfinished.len() <= MAX_UNFINISHED + NOTES_PER_SWEEP);
+    }
+
+    #[test]
+    fn entries_that_are_never_looked_up_are_evicted() {
+        let index = index();
+        let an_hour_ago = Timestamp::now() - SignedDuration::from_hours(1);
+        for number in 0..10 * ENTRIES_PER_SWEEP {
+            index.add(&execution(number, &InvocationId::random(), an_hour_ago));
+        }
+        let snapshot = index.snapshot();
+        assert!(snapshot.starts.len() <= ENTRIES_PER_SWEEP);
+        assert!(snapshot.unfinished.len() <= MAX_UNFINISHED + ENTRIES_PER_SWEEP);
     }
 
     #[test]
     fn a_read_asks_for_about_as_many_as_there_can_be() {
-        let lag = SignedDuration::from_secs(30);
-        let mut copy = Copy::default();
+        let mut snapshot = Snapshot::default();
         let now = Timestamp::now();
         let a_day_ago = now - KEY_LIFETIME;
-        assert_eq!(copy.begin_to_read(a_day_ago, lag), (a_day_ago, FIRST_PAGE));
-        copy.end_reading(a_day_ago, Some(now), None);
-        let newer = now - lag;
-        assert_eq!(copy.begin_to_read(now, lag), (newer, FIRST_PAGE));
-        copy.end_reading(a_day_ago, Some(now), Some(3));
-        copy.notes_since = 2;
-        assert_eq!(copy.begin_to_read(now, lag), (newer, 5 + SPARE));
-        copy.end_reading(a_day_ago, Some(now), Some(100_000));
-        assert_eq!(copy.begin_to_read(now, lag), (newer, NEXT_PAGES));
+        let whole = plan(a_day_ago, FIRST_PAGE, a_day_ago);
+        let since = |moment| Horizon::Since(moment + CLOCK_SKEW);
+        assert_eq!(snapshot.begin_to_read(since(a_day_ago), LAG), whole);
+        snapshot.end_reading(&whole, Some(now), 700);
+        let newer = |limit| plan(now - LAG, limit, a_day_ago);
+        let again = snapshot.begin_to_read(since(now), LAG);
+        assert_eq!(again, newer(FIRST_PAGE));
+        snapshot.end_reading(&again, Some(now), 3);
+        snapshot.added_since = 2;
+        let again = snapshot.begin_to_read(since(now), LAG);
+        assert_eq!(again, newer(5 + SPARE));
+        snapshot.end_reading(&again, Some(now), 100_000);
+        assert_eq!(snapshot.begin_to_read(since(now), LAG), newer(NEXT_PAGES));
     }
 
     #[test]
-    fn a_read_vouches_for_nothing_that_was_given_up_meanwhile() {
-        let lag = SignedDuration::from_secs(30);
-        let mut copy = Copy::default();
+    fn a_read_is_not_complete_if_entries_were_evicted_meanwhile() {
+        let mut snapshot = Snapshot::default();
         let now = Timestamp::now();
         let an_hour_ago = now - SignedDuration::from_hours(1);
-        copy.begin_to_read(Timestamp::UNIX_EPOCH, lag);
+        let first = snapshot.begin_to_read(Horizon::All, LAG);
         for number in 0..=MAX_UNFINISHED {
-            copy.add(&execution(number, &Marker::random(), an_hour_ago));
+            snapshot.add(&execution(number, &InvocationId::random(), an_hour_ago));
         }
-        copy.sweep_in_time(lag);
-        copy.end_reading(Timestamp::UNIX_EPOCH, Some(now), None);
-        let again = copy.begin_to_read(Timestamp::UNIX_EPOCH, lag);
-        assert_eq!(again, (Timestamp::UNIX_EPOCH, FIRST_PAGE));
+        snapshot.sweep_in_time(LAG);
+        snapshot.end_reading(&first, Some(now), 0);
+        assert_eq!(snapshot.begin_to_read(Horizon::All, LAG), first);
     }
 
     #[test]
-    fn what_was_given_up_since_the_read_is_missed() {
-        let record = Record::new(
-            Arc::new(CloudRun::for_tests()),
-            SignedDuration::from_secs(30),
-        );
-        let scope = "acme".parse().unwrap();
+    fn unfinished_executions_are_told_only_after_a_complete_read() {
+        let index = index();
         let now = Timestamp::now();
-        record.copy().end_reading(now, Some(now), None);
+        let read = |since| {
+            index
+                .snapshot()
+                .end_reading(&plan(since, 1, since), Some(now), 0)
+        };
+        read(now);
         assert!(
-            record.unfinished(&scope).is_none(),
-            "that read was not of all"
+            index.unfinished_of(&scope(), None).is_none(),
+            "it was not complete"
         );
-        let all = Depth::All.timestamp();
-        record.copy().end_reading(all, Some(now), None);
+        read(Horizon::All.back_to());
         assert!(
-            record
-                .unfinished(&scope)
-                .is_some_and(|names| names.is_empty())
+            index
+                .unfinished_of(&scope(), None)
+                .is_some_and(|all| all.is_empty())
         );
-        for number in 0..MAX_UNFINISHED + NOTES_PER_SWEEP {
-            record.add(&execution(number, &Marker::random(), now));
+        for number in 0..MAX_UNFINISHED + ENTRIES_PER_SWEEP {
+            index.add(&execution(number, &InvocationId::random(), now));
         }
-        assert!(record.unfinished(&scope).is_none());
+        assert!(index.unfinished_of(&scope(), None).is_none());
     }
 
     #[test]
     fn a_key_names_its_start_for_a_day() {
-        let record = Record::new(
-            Arc::new(CloudRun::for_tests()),
-            SignedDuration::from_secs(30),
-        );
-        let keyed = Marker::parse(&format!("{}-{}", "a".repeat(32), "b".repeat(16))).unwrap();
+        let index = index();
         let late = Timestamp::now() - KEY_LIFETIME + SignedDuration::from_mins(1);
-        record.add(&execution(0, &keyed, late));
-        record.copy().forget_the_old(SignedDuration::from_secs(30));
-        assert_eq!(record.find(&keyed).unwrap().name, "test-job-0");
+        index.add(&execution(0, &keyed('a'), late));
+        index.snapshot().evict_the_old(LAG);
+        let found = index.find_alike(&keyed('a'), &scope(), None).unwrap();
+        assert_eq!(found.name, "test-job-0");
         let past = Timestamp::now() - KEY_LIFETIME;
-        let other = Marker::parse(&format!("{}-{}", "c".repeat(32), "b".repeat(16))).unwrap();
-        record.add(&execution(1, &other, past));
-        assert!(record.find(&other).is_none());
+        index.add(&execution(1, &keyed('c'), past));
+        assert!(index.find_alike(&keyed('c'), &scope(), None).is_none());
+    }
+
+    #[test]
+    fn an_execution_of_another_scope_or_process_is_passed_over() {
+        let index = index();
+        let now = Timestamp::now();
+        let mut foreign = execution(0, &keyed('a'), now - SignedDuration::from_secs(1));
+        foreign.scope = "globex".parse().unwrap();
+        index.add(&foreign);
+        assert!(index.find_alike(&keyed('a'), &scope(), None).is_none());
+        let mut foreign = execution(2, &keyed('a'), now - SignedDuration::from_secs(1));
+        foreign.process = ProcessName::new("import");
+        index.add(&foreign);
+        assert!(index.find_alike(&keyed('a'), &scope(), None).is_none());
+        index.add(&execution(1, &keyed('a'), now));
+        let found = index.find_alike(&keyed('a'), &scope(), None).unwrap();
+        assert_eq!(found.name, "test-job-1");
+        assert!(index.take_duplicates().is_empty());
+    }
+
+    #[test]
+    fn of_unfinished_executions_of_one_start_all_but_the_oldest_are_duplicates() {
+        let index = index();
+        let now = Timestamp::now();
+        let earlier = |seconds| now - SignedDuration::from_secs(seconds);
+        let other_request = InvocationId::parse(&format!("{}-{}", "a".repeat(32), "c".repeat(16)));
+        index.add(&execution(0, &other_request.unwrap(), earlier(9)));
+        for (number, seconds) in [(1, 1), (2, 5), (3, 3)] {
+            index.add(&execution(number, &keyed('a'), earlier(seconds)));
+        }
+        let pairs = |index: &ExecutionIndex| {
+            let duplicates = index.take_duplicates().into_iter();
+            let mut pairs: Vec<_> = duplicates.map(|pair| (pair.older, pair.younger)).collect();
+            pairs.sort();
+            pairs
+        };
+        let pair = |older: &str, younger: &str| (older.to_owned(), younger.to_owned());
+        let expected = [
+            pair("test-job-2", "test-job-1"),
+            pair("test-job-2", "test-job-3"),
+        ];
+        assert_eq!(pairs(&index), expected);
+        assert!(index.take_duplicates().is_empty(), "they are reported once");
+        index.set_cancelled("test-job-1".to_owned());
+        index.set_finished("test-job-2");
+        index.add(&execution(1, &keyed('a'), earlier(1)));
+        assert!(
+            index.take_duplicates().is_empty(),
+            "it was cancelled already"
+        );
     }
 }

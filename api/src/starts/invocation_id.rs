@@ -1,21 +1,19 @@
-//! What marks an execution as one start's: its `INVOCATION_ID`.
+//! `INVOCATION_ID`: the environment variable by which the execution of a start is recognised.
 
 use std::fmt;
 
-use axum::http::{HeaderMap, HeaderName};
 use ring::digest::{Context, SHA256};
 
-use crate::http::problem::{Kind, Problem};
+use super::error::Error;
 use crate::random;
-use crate::scope::Scope;
+use crate::scope::{ProcessName, Scope};
 
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The longest key, in characters.
 const MAX_KEY_LENGTH: usize = 128;
-/// What [`IdempotencyKey::from_headers`] takes, as a regular expression.
+/// What [`IdempotencyKey::parse`] takes, as a regular expression.
 pub const KEY_PATTERN: &str = r#"^(?:[A-Za-z0-9._:~-]{1,128}|"[A-Za-z0-9._:~-]{1,128}")$"#;
-/// Hexadecimal digits of a start and of a fingerprint.
-const START_DIGITS: usize = 32;
+/// Hexadecimal digits of a key's digest and of a request's fingerprint.
+const KEY_DIGITS: usize = 32;
 const FINGERPRINT_DIGITS: usize = 16;
 
 /// The caller's name for one start (draft-ietf-httpapi-idempotency-key-header): 1 to 128 of `A-Za-z0-9._:~-`.
@@ -23,19 +21,10 @@ const FINGERPRINT_DIGITS: usize = 16;
 pub struct IdempotencyKey(String);
 
 impl IdempotencyKey {
-    /// The key of a request that has one: a single field, bare or quoted as a structured field's string.
-    pub fn from_headers(headers: &HeaderMap) -> Result<Option<Self>, Problem> {
-        let mut fields = headers.get_all(IDEMPOTENCY_KEY).iter();
-        let (field, more) = (fields.next(), fields.next());
-        let Some(field) = field else { return Ok(None) };
-        let text = field.to_str().ok().filter(|_| more.is_none()).map(unquoted);
-        let key = text
-            .filter(|text| is_key(text))
-            .map(|text| Self(text.to_owned()));
-        key.map(Some).ok_or_else(|| {
-            let detail = "Send one Idempotency-Key of 1 to 128 letters, digits or . _ : ~ -, such as a UUID.";
-            Problem::new(Kind::IdempotencyKeyInvalid, detail)
-        })
+    /// The key in a header's value: bare, or quoted as a structured field's string.
+    pub fn parse(value: &str) -> Option<Self> {
+        let key = unquoted(value);
+        is_key(key).then(|| Self(key.to_owned()))
     }
 }
 
@@ -50,60 +39,85 @@ fn is_key(text: &str) -> bool {
     (1..=MAX_KEY_LENGTH).contains(&text.len()) && text.bytes().all(legal)
 }
 
-/// Which start an execution came from, as any instance can tell at any time from the execution alone.
+/// Which start an execution came from. Any instance can tell at any time, from the execution alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Marker {
-    start: StartId,
+pub struct InvocationId {
+    key: KeyDigest,
     /// Whether a repeated key came with the same request.
     fingerprint: Option<u64>,
 }
 
-/// What is the same for every request with the same caller, scope and key: as many bits as a UUID has.
+/// What is the same for every request with the same owner and key: as many bits as a UUID has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct StartId(u128);
+pub struct KeyDigest(u128);
 
-impl Marker {
-    /// The marker of a start without a key: no other start ever has it.
+/// Whose key it is. Two owners with the same key are two starts.
+#[derive(Clone, Copy)]
+pub struct KeyOwner<'a> {
+    /// The project of the job.
+    pub project: &'a str,
+    /// The region of the job.
+    pub region: &'a str,
+    /// The job that is started.
+    pub job: &'a str,
+    /// The process that is started; none is the unnamed one.
+    pub process: Option<&'a ProcessName>,
+    /// The caller's identity.
+    pub caller: &'a str,
+    /// The scope that the start is for.
+    pub scope: &'a Scope,
+}
+
+impl InvocationId {
+    /// The id of a start without a key. No other start ever has it.
     pub fn random() -> Self {
         let (high, low) = (u128::from(random::number()), u128::from(random::number()));
         Self {
-            start: StartId(high << 64 | low),
+            key: KeyDigest(high << 64 | low),
             fingerprint: None,
         }
     }
 
-    /// The marker of a start with a key. `request` is whatever must not differ when the key is repeated.
-    pub fn keyed(identity: &str, scope: &Scope, key: &IdempotencyKey, request: &str) -> Self {
-        let start = digest(&[identity, scope.as_str(), &key.0]);
+    /// The id of a start with a key. `request` is what must not differ when the key is repeated.
+    pub fn keyed(owner: KeyOwner<'_>, key: &IdempotencyKey, request: &str) -> Self {
+        let key = digest(&[
+            owner.project,
+            owner.region,
+            owner.job,
+            owner.process.map_or("", ProcessName::as_str),
+            owner.caller,
+            owner.scope.as_str(),
+            &key.0,
+        ]);
         Self {
-            start: StartId(u128::from_be_bytes(start)),
+            key: KeyDigest(u128::from_be_bytes(key)),
             fingerprint: Some(u64::from_be_bytes(digest(&[request]))),
         }
     }
 
-    /// The marker in an execution's `INVOCATION_ID`; nothing in one that others set.
+    /// The id in an execution's `INVOCATION_ID`. None if the value is not one that this service sets.
     pub fn parse(invocation_id: &str) -> Option<Self> {
-        let (start, fingerprint) = match invocation_id.split_once('-') {
-            Some((start, fingerprint)) => (start, Some(fingerprint)),
+        let (key, fingerprint) = match invocation_id.split_once('-') {
+            Some((key, fingerprint)) => (key, Some(fingerprint)),
             None => (invocation_id, None),
         };
         let is_hex = |text: &str, digits| {
             text.len() == digits && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
         };
-        let ours = is_hex(start, START_DIGITS)
+        let ours = is_hex(key, KEY_DIGITS)
             && fingerprint.is_none_or(|text| is_hex(text, FINGERPRINT_DIGITS));
         let number = |text| u64::from_str_radix(text, 16).ok();
         ours.then(|| {
             Some(Self {
-                start: StartId(u128::from_str_radix(start, 16).ok()?),
+                key: KeyDigest(u128::from_str_radix(key, 16).ok()?),
                 fingerprint: fingerprint.and_then(number),
             })
         })?
     }
 
-    /// What is the same for every request with the same caller, scope and key.
-    pub fn start(&self) -> StartId {
-        self.start
+    /// What is the same for every request with the same owner and key.
+    pub fn key(&self) -> KeyDigest {
+        self.key
     }
 
     /// Whether a caller can repeat this start.
@@ -112,25 +126,25 @@ impl Marker {
     }
 
     /// Refuses a key that came with another request before.
-    pub fn must_equal(&self, earlier: &Self) -> Result<(), Problem> {
+    pub fn ensure_same_request(&self, earlier: &Self) -> Result<(), Error> {
         if self == earlier {
-            return Ok(());
+            Ok(())
+        } else {
+            Err(Error::KeyReused)
         }
-        let detail = "This Idempotency-Key came with another body or query before. Use a new key for a new start.";
-        Err(Problem::new(Kind::IdempotencyKeyReused, detail))
     }
 }
 
-impl fmt::Display for Marker {
+impl fmt::Display for InvocationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.fingerprint {
-            Some(fingerprint) => write!(f, "{}-{fingerprint:016x}", self.start),
-            None => self.start.fmt(f),
+            Some(fingerprint) => write!(f, "{}-{fingerprint:016x}", self.key),
+            None => self.key.fmt(f),
         }
     }
 }
 
-impl fmt::Display for StartId {
+impl fmt::Display for KeyDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
     }
@@ -150,32 +164,36 @@ fn digest<const BYTES: usize>(texts: &[&str]) -> [u8; BYTES] {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
-
     use super::*;
 
-    fn key(text: &str) -> Result<Option<IdempotencyKey>, Problem> {
-        let value = HeaderValue::from_bytes(text.as_bytes()).unwrap();
-        let key = IdempotencyKey::from_headers(&HeaderMap::from_iter([(IDEMPOTENCY_KEY, value)]));
+    fn key(text: &str) -> Option<IdempotencyKey> {
+        let key = IdempotencyKey::parse(text);
         let schema = serde_json::json!({ "pattern": KEY_PATTERN });
-        let told = jsonschema::is_valid(&schema, &text.into());
-        assert_eq!(told, matches!(key, Ok(Some(_))), "{text}");
+        let documented = jsonschema::is_valid(&schema, &text.into());
+        assert_eq!(documented, key.is_some(), "{text}");
         key
     }
 
-    fn marker(identity: &str, scope: &str, name: &str, request: &str) -> Marker {
-        Marker::keyed(
-            identity,
-            &scope.parse().unwrap(),
-            &key(name).unwrap().unwrap(),
-            request,
-        )
+    fn owner(scope: &Scope) -> KeyOwner<'_> {
+        KeyOwner {
+            project: "demo",
+            region: "us-east4",
+            job: "test-job",
+            process: None,
+            caller: "me",
+            scope,
+        }
+    }
+
+    fn id(owner: KeyOwner<'_>, name: &str, request: &str) -> InvocationId {
+        InvocationId::keyed(owner, &key(name).unwrap(), request)
     }
 
     #[test]
-    fn a_marker_survives_the_way_through_an_execution() {
-        for marker in [Marker::random(), marker("me", "acme", "k", "{}")] {
-            assert_eq!(Marker::parse(&marker.to_string()), Some(marker));
+    fn an_id_survives_the_way_through_an_execution() {
+        let acme = "acme".parse().unwrap();
+        for id in [InvocationId::random(), id(owner(&acme), "k", "{}")] {
+            assert_eq!(InvocationId::parse(&id.to_string()), Some(id));
         }
         for foreign in [
             "",
@@ -186,56 +204,74 @@ mod tests {
             &format!("{}-", "0".repeat(32)),
             &"A".repeat(32),
         ] {
-            assert_eq!(Marker::parse(foreign), None, "{foreign}");
+            assert_eq!(InvocationId::parse(foreign), None, "{foreign}");
         }
     }
 
     #[test]
-    fn a_start_is_told_by_caller_scope_and_key() {
-        let one = marker("me", "acme", "k", "{}");
-        assert_eq!(
-            one.start(),
-            marker("me", "acme", "\"k\"", "{\"a\":1}").start()
-        );
-        for other in [
-            marker("you", "acme", "k", "{}"),
-            marker("me", "globex", "k", "{}"),
-            marker("me", "acme", "l", "{}"),
-        ] {
-            assert_ne!(one.start(), other.start());
+    fn the_same_key_of_another_owner_is_another_start() {
+        let (acme, globex) = ("acme".parse().unwrap(), "globex".parse().unwrap());
+        let import = ProcessName::new("import").unwrap();
+        let mine = owner(&acme);
+        let one = id(mine, "k", "{}");
+        assert_eq!(one.key(), id(mine, "\"k\"", "{\"a\":1}").key());
+        let others = [
+            KeyOwner {
+                project: "other",
+                ..mine
+            },
+            KeyOwner {
+                region: "us-west1",
+                ..mine
+            },
+            KeyOwner {
+                job: "other-job",
+                ..mine
+            },
+            KeyOwner {
+                process: Some(&import),
+                ..mine
+            },
+            KeyOwner {
+                caller: "you",
+                ..mine
+            },
+            KeyOwner {
+                scope: &globex,
+                ..mine
+            },
+        ];
+        for other in others {
+            assert_ne!(one.key(), id(other, "k", "{}").key());
         }
-        assert!(one.must_equal(&one.clone()).is_ok());
-        let reused = one
-            .must_equal(&marker("me", "acme", "k", "{\"a\":1}"))
-            .unwrap_err();
-        assert_eq!(reused.kind, Kind::IdempotencyKeyReused);
-        assert_ne!(Marker::random(), Marker::random());
+        assert_ne!(one.key(), id(mine, "l", "{}").key());
+        assert_ne!(InvocationId::random(), InvocationId::random());
     }
 
     #[test]
-    fn two_fields_are_no_key() {
-        let mut headers = HeaderMap::new();
-        assert!(IdempotencyKey::from_headers(&headers).unwrap().is_none());
-        for _ in 0..2 {
-            headers.append(IDEMPOTENCY_KEY, HeaderValue::from_static("k"));
-        }
-        assert!(IdempotencyKey::from_headers(&headers).is_err());
+    fn a_key_with_another_request_is_refused() {
+        let acme = "acme".parse().unwrap();
+        let one = id(owner(&acme), "k", "{}");
+        assert!(one.ensure_same_request(&one.clone()).is_ok());
+        let other = id(owner(&acme), "k", "{\"a\":1}");
+        assert!(matches!(
+            one.ensure_same_request(&other),
+            Err(Error::KeyReused)
+        ));
     }
 
     proptest::proptest! {
         #[test]
-        fn any_header_is_a_key_or_refused(bytes in proptest::collection::vec(0x20_u8..=0xff, 0..140)) {
-            let Ok(value) = HeaderValue::from_bytes(&bytes) else { return Ok(()) };
-            let parsed = IdempotencyKey::from_headers(&HeaderMap::from_iter([(IDEMPOTENCY_KEY, value)]));
-            if let Ok(Some(IdempotencyKey(key))) = parsed {
-                assert!(is_key(&key) && String::from_utf8_lossy(&bytes).contains(&key));
+        fn any_text_is_a_key_or_refused(text in "\\PC{0,140}") {
+            if let Some(IdempotencyKey(key)) = IdempotencyKey::parse(&text) {
+                assert!(is_key(&key) && text.contains(&key));
             }
         }
 
         #[test]
-        fn any_invocation_id_is_a_marker_or_none(text in "\\PC{0,60}|[0-9a-f]{32}(-[0-9a-f]{16})?") {
-            if let Some(marker) = Marker::parse(&text) {
-                assert_eq!(marker.to_string(), text);
+        fn any_invocation_id_is_ours_or_none(text in "\\PC{0,60}|[0-9a-f]{32}(-[0-9a-f]{16})?") {
+            if let Some(id) = InvocationId::parse(&text) {
+                assert_eq!(id.to_string(), text);
             }
         }
     }

@@ -1,9 +1,9 @@
-//! Claims in Firestore, for many instances: whoever creates a key's document may start, and nobody else.
+//! Leases in Firestore, for many instances: only the instance that creates the document of a key may start.
 //!
-//! Every change is a `:commit` with a precondition in its body, so that of any number who try one wins. Source of paths and
-//! fields: Google's reference for Firestore's v1 REST API.
+//! Every change is a `:commit` with its precondition in the body, so that one of any number of concurrent attempts succeeds.
+//! Source of paths and fields: Google's reference for Firestore's v1 REST API.
 
-use std::borrow::Cow;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,80 +11,118 @@ use axum::http::{Method, StatusCode, Uri};
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use tokio::time::sleep;
 
-use super::Store;
+use super::Start;
+use super::error::Error;
 use super::execution_index::KEY_LIFETIME;
-use super::invocation_id::Marker;
-use crate::gcp::client::{self, Call, Error, Google};
-use crate::gcp::metadata::Location;
-use crate::http::problem::{Kind, Problem};
-use crate::scope::Scope;
+use super::invocation_id::{InvocationId, KeyDigest};
+use crate::config::OnRunning;
+use crate::gcp::client::{self, Call, Google};
+use crate::gcp::metadata::{Location, Place};
+use crate::random;
+use crate::scope::ProcessName;
 
-/// The collection of all claims. Its documents have a time to live in the field `expireAt`.
+/// The collection of the keys' documents, and of the documents about each scope. The time to live of their collection group
+/// is in the field `expireAt`.
 const COLLECTION: &str = "starts";
+/// The collection with a document for each scope.
+const SCOPES: &str = "scopes";
 /// How long one call may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// The largest answer, in bytes; a document has a few hundred.
-const MAX_BYTES: usize = 64 * 1024;
+/// The largest answer, in bytes: a document of a scope's recent starts has about 200 bytes for each of them.
+const MAX_BYTES: usize = 1024 * 1024;
+/// Recent starts of a scope are kept in one document a minute, so that no document grows without end.
+const SECONDS_OF_A_DOCUMENT: i64 = 60;
+/// A commit that met another one on the same document is tried so often, after a pause of up to this.
+const MAX_COMMITS: u32 = 4;
+const COMMIT_PAUSE: Duration = Duration::from_millis(100);
+/// How far the clocks of two instances may be apart, in seconds.
+const CLOCKS_APART_SECONDS: i64 = 2;
 
-/// The claims of all instances.
-pub struct Claims {
-    google: Google,
-    location: Arc<Location>,
-    base_url: String,
-    /// This process. A claim of its own that it did not know of is one whose confirmation was lost.
-    owner: String,
-    /// How long a claim holds: as long as its owner may send, and as what it sent may come true.
-    lease: SignedDuration,
+/// Where the instances of a service keep their leases: a Firestore database.
+pub struct Store {
+    /// Calls it.
+    pub google: Google,
+    /// The project that it is in, which is the job's.
+    pub location: Arc<Location>,
+    /// Firestore's API, without a slash at the end.
+    pub base_url: String,
 }
 
-/// A document that is ours, as it was when we last wrote it.
-pub struct Claim {
+/// The leases of all instances.
+pub struct Leases {
+    store: Store,
+    /// Names this process. If it finds a lease of its own that it did not know of, the confirmation was lost.
+    owner: String,
+    /// Lease duration: the start's deadline plus the time in which an unanswered send may still take effect.
+    duration: SignedDuration,
+    /// How long a recent start may be missing from Cloud Run's list.
+    recent: SignedDuration,
+}
+
+/// A document that this process holds, as it was when it was last written.
+pub struct Lease {
     name: String,
-    marker: String,
+    id: String,
     updated_at: String,
 }
 
-/// What came of claiming a key.
-pub enum Taken {
-    /// It is ours, and was nobody's before: nothing was ever sent for it.
-    New(Claim),
-    /// It is ours, but something may have been sent for it.
-    Again(Claim),
-    /// It led to this execution.
-    Started(String),
-    /// Another instance is at it.
-    Held,
+/// The result of trying to lease a key.
+pub enum Acquired {
+    /// The key was never leased before: nothing was sent for it.
+    Fresh(Lease),
+    /// An earlier lease of the key has run out, and something may have been sent under it.
+    Reclaimed(Lease),
+    /// The key led to the execution of this name.
+    Completed(String),
+    /// Another instance holds the lease.
+    HeldElsewhere,
+}
+
+/// A start of a scope that Cloud Run's list may not show yet.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RecentStart {
+    /// The start.
+    pub id: InvocationId,
+    /// The name of its execution, once that was written down.
+    pub execution: Option<String>,
+}
+
+/// What other instances are told about a start of their scope.
+#[derive(Clone, Copy)]
+pub enum Recorded<'a> {
+    /// It is being sent, or its outcome is unknown.
+    Sent,
+    /// It made the execution of this name.
+    Made(&'a str),
+    /// Nothing: it made no execution.
+    Nothing,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Document<'a> {
-    #[serde(borrow)]
-    fields: Fields<'a>,
-    #[serde(borrow)]
-    update_time: Cow<'a, str>,
+struct Document {
+    fields: Fields,
+    update_time: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Fields<'a> {
-    #[serde(borrow)]
-    owner: Text<'a>,
-    #[serde(borrow)]
-    marker: Text<'a>,
-    #[serde(borrow, default)]
-    execution: Option<Text<'a>>,
+struct Fields {
+    owner: Text,
+    id: Text,
+    #[serde(default)]
+    execution: Option<Text>,
     lease_until: Moment,
     expire_at: Moment,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Text<'a> {
-    #[serde(borrow)]
-    string_value: Cow<'a, str>,
+struct Text {
+    string_value: String,
 }
 
 #[derive(Deserialize)]
@@ -93,121 +131,188 @@ struct Moment {
     timestamp_value: Timestamp,
 }
 
-impl Claims {
-    /// `owner` is nobody else's; `lease` is how long a claim holds.
-    pub fn new(store: Store, owner: Marker, lease: Duration) -> Self {
+/// One element of the answer of `:batchGet`.
+#[derive(Deserialize)]
+struct Found {
+    #[serde(default)]
+    found: Option<RecentDocument>,
+}
+
+#[derive(Deserialize)]
+struct RecentDocument {
+    #[serde(default)]
+    fields: Map<String, Value>,
+}
+
+impl Leases {
+    /// `duration` is how long a lease holds; `recent` is how long a start may be missing from Cloud Run's list.
+    pub fn new(store: Store, duration: Duration, recent: SignedDuration) -> Self {
+        let duration = SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
         Self {
-            google: store.google,
-            location: store.location,
-            base_url: store.base_url,
-            owner: owner.start().to_string(),
-            lease: SignedDuration::try_from(lease).unwrap_or(SignedDuration::MAX),
+            store,
+            owner: InvocationId::random().to_string(),
+            duration,
+            recent: recent.max(duration),
         }
     }
 
-    /// Claims the key of a start, or says who has it.
-    pub async fn take(&self, marker: &Marker) -> Result<Taken, Problem> {
-        let name = self.name(&marker.start().to_string()).await?;
-        let created = self.create(&name, &marker.to_string()).await;
-        if let Ok(Some(claim)) = created {
-            return Ok(Taken::New(claim));
+    /// Tries once to lease the key of a start. With it goes the record that the start is being sent, unless the scope is
+    /// leased too: then it goes with that lease.
+    pub async fn acquire(&self, start: &Start) -> Result<Acquired, Error> {
+        let id = &start.id;
+        let name = self.name(&id.key().to_string()).await?;
+        let records = records_with_key(start);
+        let created = self.create(&name, start, records).await;
+        if let Ok(Some(lease)) = created {
+            return Ok(Acquired::Fresh(lease));
         }
-        // Somebody has it, or the answer was lost: then the document says that we have it.
-        let Some(answer) = self.get(&name).await? else {
-            return created.map(|_| Taken::Held); // released just now: ask again
+        // Another instance has it, or the answer was lost: then the document says that this process has it.
+        let Some(document) = self.get(&name).await? else {
+            return created.map(|_| Acquired::HeldElsewhere); // released just now: ask again
         };
-        let document = read(&answer)?;
-        let now = Timestamp::now();
-        if document.fields.expire_at.timestamp_value > now {
-            let earlier = Marker::parse(&document.fields.marker.string_value);
-            earlier.map_or(Ok(()), |earlier| marker.must_equal(&earlier))?;
-            if let Some(execution) = &document.fields.execution {
-                return Ok(Taken::Started(execution.string_value.clone().into_owned()));
+        let (fields, now) = (&document.fields, Timestamp::now());
+        if fields.expire_at.timestamp_value > now {
+            if let Some(earlier) = InvocationId::parse(&fields.id.string_value) {
+                id.ensure_same_request(&earlier)?;
             }
-            let mine = document.fields.owner.string_value == self.owner;
-            if !mine && document.fields.lease_until.timestamp_value > now {
-                return Ok(Taken::Held);
+            if let Some(execution) = &fields.execution {
+                return Ok(Acquired::Completed(execution.string_value.clone()));
+            }
+            let is_own = fields.owner.string_value == self.owner;
+            if !is_own && fields.lease_until.timestamp_value > now {
+                return Ok(Acquired::HeldElsewhere);
             }
         }
-        let claim = self
-            .write(
-                &name,
-                &marker.to_string(),
-                None,
-                self.lease,
-                &at(&document.update_time),
-            )
-            .await?;
-        Ok(claim.map_or(Taken::Held, Taken::Again))
+        let lease = self.take_over(&name, start, records, &document).await?;
+        Ok(lease.map_or(Acquired::HeldElsewhere, Acquired::Reclaimed))
     }
 
-    /// Waits for nobody: the scope's turn for a start, if it is free, with the execution that the turn before it ended with.
-    pub async fn take_turn(
-        &self,
-        scope: &Scope,
-        marker: &Marker,
-    ) -> Result<Option<(Claim, Option<String>)>, Problem> {
-        let (name, marker) = (
-            self.name(&format!("turn-{scope}")).await?,
-            marker.to_string(),
-        );
-        let created = self.create(&name, &marker).await;
-        if let Ok(Some(claim)) = created {
-            return Ok(Some((claim, None)));
+    /// Tries once to lease the scope for a start that must know what else the scope is running.
+    pub async fn acquire_scope(&self, start: &Start) -> Result<Option<Lease>, Error> {
+        let name = self.scope_document(start, "lease").await?;
+        let created = self.create(&name, start, true).await;
+        if let Ok(Some(lease)) = created {
+            return Ok(Some(lease));
         }
-        // As for a key: somebody has it, or the answer was lost.
-        let Some(answer) = self.get(&name).await? else {
+        // As for a key: another instance has it, or the answer was lost.
+        let Some(document) = self.get(&name).await? else {
             return created.map(|_| None);
         };
-        let document = read(&answer)?;
         let fields = &document.fields;
-        let mine = fields.owner.string_value == self.owner && fields.marker.string_value == marker;
-        if !mine && fields.lease_until.timestamp_value > Timestamp::now() {
+        let is_own = fields.owner.string_value == self.owner
+            && fields.id.string_value == start.id.to_string();
+        if !is_own && fields.lease_until.timestamp_value > Timestamp::now() {
             return Ok(None);
         }
-        let last = document
-            .fields
-            .execution
-            .as_ref()
-            .map(|text| text.string_value.clone().into_owned());
-        let claim = self
-            .write(
-                &name,
-                &marker,
-                last.as_deref(),
-                self.lease,
-                &at(&document.update_time),
-            )
-            .await?;
-        Ok(claim.map(|claim| (claim, last)))
+        self.take_over(&name, start, true, &document).await
     }
 
-    /// Writes down what a claim led to, and that its owner is done with it.
-    pub async fn settle(&self, claim: &Claim, execution: Option<&str>) -> Result<(), Problem> {
-        let over = SignedDuration::ZERO;
-        self.write(
-            &claim.name,
-            &claim.marker,
-            execution,
-            over,
-            &at(&claim.updated_at),
-        )
-        .await?
-        .map(|_| ())
-        .ok_or_else(|| unavailable("the claim is not ours any more"))
+    /// Writes down which execution the key led to. The lease is over.
+    pub async fn complete(
+        &self,
+        lease: &Lease,
+        start: &Start,
+        execution: &str,
+        recorded: Recorded<'_>,
+    ) -> Result<(), Error> {
+        let fields = self.fields(&lease.id, Some(execution), SignedDuration::ZERO);
+        let write = update(&lease.name, &fields, &unchanged_since(&lease.updated_at));
+        let records = records_with_key(start);
+        self.end(write, start, recorded, records).await
     }
 
-    /// Gives a claim back: nothing was sent for it, or nothing came of it.
-    pub async fn release(&self, claim: &Claim) -> Result<(), Problem> {
-        let write = json!({ "delete": claim.name, "currentDocument": at(&claim.updated_at) });
-        self.commit(&write).await.map(|_| ())
+    /// Gives the lease of a key back.
+    pub async fn release(
+        &self,
+        lease: &Lease,
+        start: &Start,
+        recorded: Recorded<'_>,
+    ) -> Result<(), Error> {
+        let records = records_with_key(start);
+        self.end(delete(lease), start, recorded, records).await
     }
 
-    /// Whether claims can be kept: makes one that is nobody's and gives it back.
-    pub async fn try_out(&self) -> Result<(), Problem> {
+    /// Gives the lease of a scope back, and leaves this record of the start.
+    pub async fn release_scope(
+        &self,
+        lease: &Lease,
+        start: &Start,
+        recorded: Recorded<'_>,
+    ) -> Result<(), Error> {
+        self.end(delete(lease), start, recorded, true).await
+    }
+
+    async fn end(
+        &self,
+        write: Value,
+        start: &Start,
+        recorded: Recorded<'_>,
+        records: bool,
+    ) -> Result<(), Error> {
+        let mut writes = vec![write];
+        if records {
+            writes.push(self.recent_write(start, recorded).await?);
+        }
+        let written = self.commit(&writes).await?;
+        written
+            .map(|_| ())
+            .ok_or_else(|| unavailable("another instance has taken the lease over"))
+    }
+
+    /// Leaves this record of a start, so that starts of other instances see it though Cloud Run's list does not show it yet.
+    pub async fn record(&self, start: &Start, recorded: Recorded<'_>) -> Result<(), Error> {
+        let write = self.recent_write(start, recorded).await?;
+        self.commit(&[write]).await.map(|_| ())
+    }
+
+    /// Makes the key's document name the execution that was kept, if it names the one that was cancelled.
+    pub async fn redirect(&self, key: KeyDigest, from: &str, to: &str) -> Result<(), Error> {
+        let name = self.name(&key.to_string()).await?;
+        let Some(document) = self.get(&name).await? else {
+            return Ok(());
+        };
+        let fields = &document.fields;
+        let named = fields.execution.as_ref().map(|text| &text.string_value[..]);
+        if named != Some(from) {
+            return Ok(());
+        }
+        let fields = self.fields(&fields.id.string_value, Some(to), SignedDuration::ZERO);
+        let write = update(&name, &fields, &unchanged_since(&document.update_time));
+        self.commit(&[write]).await.map(|_| ())
+    }
+
+    /// The starts of the same scope and process, by all instances, that Cloud Run's list may not show yet.
+    pub async fn recent(&self, start: &Start) -> Result<Vec<RecentStart>, Error> {
+        let now = Timestamp::now();
+        let oldest = now - self.recent;
+        let apart = SignedDuration::from_secs(CLOCKS_APART_SECONDS);
+        let mut names = Vec::new();
+        for minute in minute(oldest)..=minute(now + apart) {
+            names.push(self.recent_document(start, minute).await?);
+        }
+        let place = self.place().await?;
+        let uri = self.uri(&format!("{}:batchGet", root(&place.project)))?;
+        let body = json!({ "documents": names }).to_string();
+        let answer = self.call(Method::POST, &uri, Some(body.into())).await;
+        let answer: Vec<Found> =
+            client::json(&answer.map_err(unavailable)?).map_err(unavailable)?;
+        let documents = answer.into_iter().filter_map(|element| element.found);
+        let starts = documents.flat_map(|document| recent_starts(&document.fields, oldest));
+        Ok(starts.collect())
+    }
+
+    /// Whether leases can be kept: makes one that no start has and gives it back.
+    pub async fn check(&self) -> Result<(), Error> {
         let name = self.name("check").await?;
-        if let Some(claim) = self.create(&name, "").await? {
-            return self.release(&claim).await;
+        let fields = self.fields("", None, self.duration);
+        let write = update(&name, &fields, &json!({ "exists": false }));
+        if let Some(updated_at) = self.commit(&[write]).await? {
+            let lease = Lease {
+                name,
+                id: String::new(),
+                updated_at,
+            };
+            return self.commit(&[delete(&lease)]).await.map(|_| ());
         }
         match self.get(&name).await? {
             Some(_) => Ok(()), // one that was not given back
@@ -216,42 +321,90 @@ impl Claims {
     }
 
     /// None if there is such a document.
-    async fn create(&self, name: &str, marker: &str) -> Result<Option<Claim>, Problem> {
-        let absent = json!({ "exists": false });
-        self.write(name, marker, None, self.lease, &absent).await
-    }
-
-    /// None if the precondition did not hold.
-    async fn write(
+    async fn create(
         &self,
         name: &str,
-        marker: &str,
-        execution: Option<&str>,
-        lease: SignedDuration,
+        start: &Start,
+        records: bool,
+    ) -> Result<Option<Lease>, Error> {
+        let absent = json!({ "exists": false });
+        self.write_lease(name, start, records, &absent).await
+    }
+
+    /// None if the document has changed.
+    async fn take_over(
+        &self,
+        name: &str,
+        start: &Start,
+        records: bool,
+        document: &Document,
+    ) -> Result<Option<Lease>, Error> {
+        let unchanged = unchanged_since(&document.update_time);
+        self.write_lease(name, start, records, &unchanged).await
+    }
+
+    async fn write_lease(
+        &self,
+        name: &str,
+        start: &Start,
+        records: bool,
         precondition: &Value,
-    ) -> Result<Option<Claim>, Problem> {
+    ) -> Result<Option<Lease>, Error> {
+        let id = start.id.to_string();
+        let fields = self.fields(&id, None, self.duration);
+        let mut writes = vec![update(name, &fields, precondition)];
+        if records {
+            writes.push(self.recent_write(start, Recorded::Sent).await?);
+        }
+        let updated_at = self.commit(&writes).await?;
+        Ok(updated_at.map(|updated_at| Lease {
+            name: name.to_owned(),
+            id,
+            updated_at,
+        }))
+    }
+
+    fn fields(&self, id: &str, execution: Option<&str>, lease: SignedDuration) -> Value {
         let now = Timestamp::now();
         let mut fields = json!({
             "owner": { "stringValue": self.owner },
-            "marker": { "stringValue": marker },
+            "id": { "stringValue": id },
             "leaseUntil": { "timestampValue": (now + lease).to_string() },
             "expireAt": { "timestampValue": (now + KEY_LIFETIME).to_string() },
         });
         if let Some(execution) = execution {
             fields["execution"] = json!({ "stringValue": execution });
         }
-        let write = json!({ "update": { "name": name, "fields": fields }, "currentDocument": precondition });
-        let updated_at = self.commit(&write).await?;
-        Ok(updated_at.map(|updated_at| Claim {
-            name: name.to_owned(),
-            marker: marker.to_owned(),
-            updated_at,
+        fields
+    }
+
+    /// Sets or deletes the start's entry alone: others write to the same document at the same time.
+    async fn recent_write(&self, start: &Start, recorded: Recorded<'_>) -> Result<Value, Error> {
+        let (id, at) = (&start.id, start.begun_at);
+        let name = self.recent_document(start, minute(at)).await?;
+        let mut fields = json!({ "at": { "timestampValue": at.to_string() } });
+        if let Recorded::Made(execution) = recorded {
+            fields["execution"] = json!({ "stringValue": execution });
+        }
+        let entry = json!({ "mapValue": { "fields": fields } });
+        let entries = match recorded {
+            Recorded::Sent | Recorded::Made(_) => Map::from_iter([(id.to_string(), entry)]),
+            Recorded::Nothing => Map::new(),
+        };
+        let fields = json!({
+            "starts": { "mapValue": { "fields": entries } },
+            "expireAt": { "timestampValue": (at + KEY_LIFETIME).to_string() },
+        });
+        let paths = [format!("starts.`{id}`"), "expireAt".to_owned()];
+        Ok(json!({
+            "update": { "name": name, "fields": fields },
+            "updateMask": { "fieldPaths": paths },
         }))
     }
 
-    /// The moment of the write; none if its precondition did not hold. What was confirmed to nobody may have been done: a
-    /// claim of ours is then found by `owner`.
-    async fn commit(&self, write: &Value) -> Result<Option<String>, Problem> {
+    /// The moment of the first write; none if its precondition did not hold. A write whose confirmation was lost may have
+    /// been done: a lease of this process is then recognised by `owner`.
+    async fn commit(&self, writes: &[Value]) -> Result<Option<String>, Error> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Commit {
@@ -263,43 +416,38 @@ impl Claims {
         struct WriteResult {
             update_time: Option<String>,
         }
-        let place = self.location.get().await.map_err(unavailable)?;
+        let place = self.place().await?;
         let uri = self.uri(&format!("{}:commit", root(&place.project)))?;
-        let body = Bytes::from(json!({ "writes": [write] }).to_string());
-        let call = Call {
-            method: Method::POST,
-            uri: &uri,
-            body: Some(body),
-            timeout: TIMEOUT,
-            max_bytes: MAX_BYTES,
+        let body = Bytes::from(json!({ "writes": writes }).to_string());
+        let mut commits = 1;
+        let answer = loop {
+            match self.call(Method::POST, &uri, Some(body.clone())).await {
+                Err(client::Error::Refused { code, .. })
+                    if code == "ABORTED" && commits < MAX_COMMITS =>
+                {
+                    commits += 1;
+                    sleep(COMMIT_PAUSE.mul_f64(random::fraction())).await;
+                }
+                answer => break answer,
+            }
         };
-        match self.google.call(&call).await {
+        match answer {
             Ok(answer) => {
                 let commit: Commit = client::json(&answer).map_err(unavailable)?;
-                let first = commit
-                    .write_results
-                    .into_iter()
-                    .next()
-                    .and_then(|result| result.update_time);
+                let mut results = commit.write_results.into_iter();
+                let first = results.next().and_then(|result| result.update_time);
                 Ok(Some(first.unwrap_or(commit.commit_time)))
             }
-            Err(Error::Refused { code, .. }) if is_precondition(&code, write) => Ok(None),
+            Err(client::Error::Refused { code, .. }) if is_precondition(&code, writes) => Ok(None),
             Err(error) => Err(unavailable(error)),
         }
     }
 
-    async fn get(&self, name: &str) -> Result<Option<Bytes>, Problem> {
+    async fn get(&self, name: &str) -> Result<Option<Document>, Error> {
         let uri = self.uri(name)?;
-        let call = Call {
-            method: Method::GET,
-            uri: &uri,
-            body: None,
-            timeout: TIMEOUT,
-            max_bytes: MAX_BYTES,
-        };
-        match self.google.call(&call).await {
-            Ok(answer) => Ok(Some(answer)),
-            Err(Error::Refused {
+        match self.call(Method::GET, &uri, None).await {
+            Ok(answer) => client::json(&answer).map(Some).map_err(unavailable),
+            Err(client::Error::Refused {
                 status: StatusCode::NOT_FOUND,
                 ..
             }) => Ok(None),
@@ -307,13 +455,51 @@ impl Claims {
         }
     }
 
-    fn uri(&self, path: &str) -> Result<Uri, Problem> {
-        let uri = format!("{}/v1/{path}", self.base_url);
+    async fn call(
+        &self,
+        method: Method,
+        uri: &Uri,
+        body: Option<Bytes>,
+    ) -> Result<Bytes, client::Error> {
+        let call = Call {
+            method,
+            uri,
+            body,
+            timeout: TIMEOUT,
+            max_bytes: MAX_BYTES,
+        };
+        self.store.google.call(&call).await
+    }
+
+    fn uri(&self, path: &str) -> Result<Uri, Error> {
+        let uri = format!("{}/v1/{path}", self.store.base_url);
         uri.parse().map_err(unavailable)
     }
 
-    async fn name(&self, id: &str) -> Result<String, Problem> {
-        let place = self.location.get().await.map_err(unavailable)?;
+    async fn place(&self) -> Result<&Place, Error> {
+        self.store.location.get().await.map_err(unavailable)
+    }
+
+    /// A document about a scope, below one whose name has the region, the job and the process; its path has the project. None
+    /// of these contains a tilde.
+    async fn scope_document(&self, start: &Start, document: &str) -> Result<String, Error> {
+        let place = self.place().await?;
+        let (root, region) = (root(&place.project), &place.region);
+        let (scope, job) = (&start.scope, start.process.target.job());
+        let process = start.process.name.as_ref().map_or("", ProcessName::as_str);
+        Ok(format!(
+            "{root}/{SCOPES}/{region}~{job}~{process}~{scope}/{COLLECTION}/{document}"
+        ))
+    }
+
+    async fn recent_document(&self, start: &Start, minute: i64) -> Result<String, Error> {
+        self.scope_document(start, &format!("recent-{minute}"))
+            .await
+    }
+
+    /// A document about a key.
+    async fn name(&self, id: &str) -> Result<String, Error> {
+        let place = self.place().await?;
         Ok(format!("{}/{COLLECTION}/{id}", root(&place.project)))
     }
 }
@@ -322,24 +508,59 @@ fn root(project: &str) -> String {
     format!("projects/{project}/databases/(default)/documents")
 }
 
-fn at(updated_at: &str) -> Value {
+fn update(name: &str, fields: &Value, precondition: &Value) -> Value {
+    json!({ "update": { "name": name, "fields": fields }, "currentDocument": precondition })
+}
+
+fn delete(lease: &Lease) -> Value {
+    json!({ "delete": lease.name, "currentDocument": unchanged_since(&lease.updated_at) })
+}
+
+fn unchanged_since(updated_at: &str) -> Value {
     json!({ "updateTime": updated_at })
 }
 
-/// Whether an error's name says that the write's precondition did not hold. Nothing can be missing for a document to be
-/// created but the database itself.
-fn is_precondition(code: &str, write: &Value) -> bool {
+/// Whether the record of a start is written with the lease of its key: only if it needs no lease of the scope.
+fn records_with_key(start: &Start) -> bool {
+    start.on_running == OnRunning::Allow
+}
+
+fn minute(moment: Timestamp) -> i64 {
+    moment.as_second().div_euclid(SECONDS_OF_A_DOCUMENT)
+}
+
+/// The entries of a document that are not older than `oldest`.
+fn recent_starts(fields: &Map<String, Value>, oldest: Timestamp) -> Vec<RecentStart> {
+    let entries = fields
+        .get("starts")
+        .map(|starts| &starts["mapValue"]["fields"]);
+    let entries = entries.and_then(Value::as_object).into_iter().flatten();
+    let start = |(id, entry): (&String, &Value)| {
+        let fields = &entry["mapValue"]["fields"];
+        let at: Timestamp = fields["at"]["timestampValue"].as_str()?.parse().ok()?;
+        let execution = fields["execution"]["stringValue"].as_str();
+        let start = RecentStart {
+            id: InvocationId::parse(id)?,
+            execution: execution.map(str::to_owned),
+        };
+        (at > oldest).then_some(start)
+    };
+    entries.filter_map(start).collect()
+}
+
+/// Whether an error's name says that the first write's precondition did not hold. When a document is to be created, nothing
+/// can be missing but the database itself.
+fn is_precondition(code: &str, writes: &[Value]) -> bool {
+    let precondition = writes
+        .first()
+        .and_then(|write| write.get("currentDocument"));
     match code {
-        "ALREADY_EXISTS" | "FAILED_PRECONDITION" | "ABORTED" => true,
-        "NOT_FOUND" => write["currentDocument"]["exists"] != false,
+        "ALREADY_EXISTS" | "FAILED_PRECONDITION" | "ABORTED" => precondition.is_some(),
+        "NOT_FOUND" => precondition.is_some_and(|condition| condition["exists"] != false),
         _ => false,
     }
 }
 
-fn read(answer: &[u8]) -> Result<Document<'_>, Problem> {
-    client::json(answer).map_err(unavailable)
-}
-
-fn unavailable(error: impl std::fmt::Display) -> Problem {
-    Problem::from(Kind::IdempotencyStoreUnavailable).because(error)
+fn unavailable(error: impl Display) -> Error {
+    Error::Store(error.to_string())
 }

@@ -1,24 +1,73 @@
-//! One at a time per scope, for starts that look at what else the scope is running.
+//! Exclusive right to start for a scope: an in-process lock and, with a shared store, a lease.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::{sleep, timeout_at};
 
-use crate::scope::Scope;
+use super::error::{Busy, Error};
+use super::lease::{Lease, Leases};
+use super::{ASK_AGAIN, Start};
+use crate::scope::{ProcessName, Scope};
 
-/// Whose turn it is, by scope.
+/// What a start keeps of its deadline for the send, after it waited for others.
+pub const TIME_TO_SEND: Duration = Duration::from_secs(1);
+
+/// The locks held by this service process, by scope and by the process that is started.
 #[derive(Default)]
-pub struct Turns(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+pub struct ScopeLocks(Mutex<HashMap<LockName, Arc<tokio::sync::Mutex<()>>>>);
 
-impl Turns {
-    /// Waits for the scope's turn; it ends when the guard is dropped.
-    pub async fn take(&self, scope: &Scope) -> OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            turns.retain(|_, turn| Arc::strong_count(turn) > 1); // nobody has it, nobody waits
-            Arc::clone(turns.entry(scope.to_string()).or_default())
+type LockName = (Scope, Option<ProcessName>);
+
+/// The right to start for a scope, held until it is dropped and its lease released.
+pub struct ScopeLock {
+    _local: OwnedMutexGuard<()>,
+    /// None if no other instance starts anything.
+    pub lease: Option<Lease>,
+}
+
+impl ScopeLocks {
+    /// Waits until no other start of the scope holds the right to start, here or, with `leases`, in another instance.
+    pub async fn acquire(
+        &self,
+        start: &Start,
+        leases: Option<&Leases>,
+        deadline: Instant,
+    ) -> Result<ScopeLock, Error> {
+        let busy = || Error::ScopeBusy(Busy::Starting);
+        let until = deadline.checked_sub(TIME_TO_SEND).unwrap_or(deadline);
+        let local = timeout_at(until.into(), self.lock(start)).await;
+        let local = local.map_err(|_| busy())?;
+        let Some(leases) = leases else {
+            return Ok(ScopeLock {
+                _local: local,
+                lease: None,
+            });
         };
-        turn.lock_owned().await
+        // A call is never left in the middle: it could take the lease without this process knowing.
+        loop {
+            if let Some(lease) = leases.acquire_scope(start).await? {
+                return Ok(ScopeLock {
+                    _local: local,
+                    lease: Some(lease),
+                });
+            }
+            if Instant::now() + ASK_AGAIN > until {
+                return Err(busy());
+            }
+            sleep(ASK_AGAIN).await;
+        }
+    }
+
+    async fn lock(&self, start: &Start) -> OwnedMutexGuard<()> {
+        let lock = {
+            let name = (start.scope.clone(), start.process.name.clone());
+            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1); // those that are held or waited for
+            Arc::clone(locks.entry(name).or_default())
+        };
+        lock.lock_owned().await
     }
 }

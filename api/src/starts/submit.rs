@@ -1,30 +1,35 @@
-//! One start's way to Cloud Run: what may be sent again, and what must be looked for first.
+//! How one start is sent to Cloud Run: what may be sent again, and what must be looked for first.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{sleep, sleep_until, timeout_at};
 use tower::retry::budget::{Budget, TpsBudget};
 
-use super::execution_index::{Depth, Record};
-use super::invocation_id::Marker;
+use super::Start;
+use super::error::Error;
+use super::execution_index::{ExecutionIndex, Horizon};
 use crate::execution::Execution;
-use crate::gcp::client::{Error, MAX_RETRY_AFTER_SECONDS};
-use crate::gcp::cloud_run::{CloudRun, RUN_TIMEOUT, Target};
-use crate::http::problem::{Kind, Problem};
-use crate::overrides::Overrides;
+use crate::gcp::client;
+use crate::gcp::cloud_run::{CloudRun, RUN_TIMEOUT};
 use crate::random;
 
 /// Sends per start, the first included (SRE book, "Handling Overload").
 const MAX_SENDS: u32 = 3;
-/// Backoff between sends: full jitter below 200 ms, doubling, at most 2 s.
+/// Backoff between sends that had no effect: full jitter below 200 ms, doubling, at most 2 s.
 const BACKOFF_BASE: Duration = Duration::from_millis(200);
 const BACKOFF_CAP: Duration = Duration::from_secs(2);
-/// When to look for a start that was answered by an error of Cloud Run's: since the error came.
-const LOOK_AFTER_ERROR: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(1500)];
-/// How often to look for a start that was not answered at all.
-const LOOK_AFTER_SILENCE: Duration = Duration::from_secs(1);
+/// How long after an error answer the list must not have shown the execution before the start is sent again.
+const CLEAN_LIST: Duration = Duration::from_secs(5);
+/// What is left of the deadline for that further send, so that it can be answered.
+const TIME_FOR_RESEND: Duration = Duration::from_millis(1500);
+/// Requests that failed together are sent again within this time of each other, not at once.
+const RESEND_SPREAD: Duration = Duration::from_millis(500);
+/// How often to look in the list for an execution: between half of it and one and a half.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// What is left of the deadline for the last look.
+const TIME_FOR_LOOK: Duration = Duration::from_millis(500);
 /// Sends that are repetitions: one for seven starts (tower takes the inverse of the share, whole), counted over ten seconds,
 /// and three a second in any case. At a hundred starts a second both together are less than a fifth.
 const BUDGET_WINDOW: Duration = Duration::from_secs(10);
@@ -32,198 +37,229 @@ const BUDGET_SHARE: f32 = 0.14;
 const BUDGET_FLOOR_PER_SECOND: u32 = 3;
 
 /// Sends starts.
-pub struct Sending {
+pub struct Submitter {
     cloud_run: Arc<CloudRun>,
-    record: Arc<Record>,
+    index: Arc<ExecutionIndex>,
     budget: TpsBudget,
+    quiet: Duration,
 }
 
-/// What a failed send says of the execution.
-enum Outcome {
-    /// There is none, and there never will be one.
-    Refused,
+/// An execution that was started.
+pub struct Submitted {
+    /// The execution.
+    pub execution: Execution,
+    /// It was sent again after an error answer, so that an earlier send may have started another one.
+    pub was_resent: bool,
+}
+
+/// What a failed send says about the execution.
+enum SendFailure {
+    /// There is none, and another try will not do better.
+    Rejected,
     /// There is none, and another try may do better after a while.
-    NotStarted(Option<Duration>),
+    NoEffect(Option<Duration>),
     /// There is none, and another token may do better at once.
-    TokenRefused,
+    TokenRejected,
     /// Cloud Run answered with an error of its own: there may be one.
-    Answered,
+    AmbiguousServerError,
     /// There was no answer, or none that makes sense: there may be one, now or later.
-    Silent,
+    NoResponse,
 }
 
 /// How a start failed.
 pub enum Failure {
     /// Nothing was started.
-    NotStarted(Problem),
-    /// Something may have been started by a send at this moment at the latest.
-    Unknown(Instant, String),
+    NotStarted(client::Error),
+    /// A send by this moment at the latest may have started something.
+    Ambiguous(Instant, String),
 }
 
-impl Sending {
-    /// Sends to `cloud_run`, and looks for lost answers in `record`.
-    pub fn new(cloud_run: Arc<CloudRun>, record: Arc<Record>) -> Self {
+impl Submitter {
+    /// Sends to `cloud_run`, and looks for executions in `index`. `quiet` is how long after an unanswered send an execution
+    /// may still appear.
+    pub fn new(cloud_run: Arc<CloudRun>, index: Arc<ExecutionIndex>, quiet: Duration) -> Self {
         let budget = TpsBudget::new(BUDGET_WINDOW, BUDGET_FLOOR_PER_SECOND, BUDGET_SHARE);
         Self {
             cloud_run,
-            record,
+            index,
             budget,
+            quiet,
         }
     }
 
-    /// Starts one execution, by the deadline, or says whether there may be one all the same.
-    pub async fn send(
-        &self,
-        marker: &Marker,
-        target: &Target,
-        overrides: &Overrides,
-        deadline: Instant,
-    ) -> Result<Execution, Failure> {
+    /// Starts one execution by the deadline, or says whether there may be one all the same.
+    pub async fn submit(&self, start: &Start, deadline: Instant) -> Result<Submitted, Failure> {
         self.budget.deposit();
-        let (mut doubt, mut sends, mut refused) = (None, 0, false);
+        let (mut ambiguous_since, mut sends, mut had_bad_token) = (None, 0, false);
         loop {
             sends += 1;
             if Instant::now() >= deadline {
-                return Err(failure(
-                    doubt,
-                    Error::NotTaken("there was no time left".to_owned()),
-                ));
+                let late = client::Error::NoEffect("there was no time left".to_owned());
+                return Err(failure(ambiguous_since, late));
             }
-            // Half of what is left: the other half is for looking, should there be no answer.
             let since = Timestamp::now();
-            let timeout = RUN_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()) / 2);
-            let error = match self.cloud_run.run(target, overrides, timeout).await {
-                Ok(execution) => return Ok(self.started(execution)),
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Half of what is left: the other half is for looking, should there be no answer.
+            let timeout = if ambiguous_since.is_some() {
+                left
+            } else {
+                left / 2
+            };
+            let timeout = RUN_TIMEOUT.min(timeout);
+            let run = self
+                .cloud_run
+                .run(&start.process.target, &start.overrides, timeout);
+            let error = match run.await {
+                Ok(execution) => {
+                    self.index.add(&execution);
+                    return Ok(Submitted {
+                        execution,
+                        was_resent: ambiguous_since.is_some(),
+                    });
+                }
                 Err(error) => error,
             };
             let sent_by = Instant::now(); // a token, or a second try, may have come first
-            tracing::warn!(invocationId = %marker, sends, %error, "a send of a start got no good answer");
+            tracing::warn!(invocationId = %start.id, sends, %error, "jobs.run failed or gave no answer");
             let again = sends < MAX_SENDS;
-            match outcome(&error) {
-                Outcome::NotStarted(wait) if again => {
+            match send_failure(&error) {
+                SendFailure::NoEffect(wait) if again => {
                     let wait = wait.unwrap_or_else(|| backoff(sends));
                     if Instant::now() + wait >= deadline || !self.budget.withdraw() {
-                        return Err(failure(doubt, error));
+                        return Err(failure(ambiguous_since, error));
                     }
                     sleep(wait).await;
                 }
-                Outcome::TokenRefused if !std::mem::replace(&mut refused, true) && again => {
+                SendFailure::TokenRejected if !had_bad_token && again => {
+                    had_bad_token = true;
                     if !self.budget.withdraw() {
-                        return Err(failure(doubt, error));
+                        return Err(failure(ambiguous_since, error));
                     }
                 }
-                Outcome::NotStarted(_) | Outcome::TokenRefused | Outcome::Refused => {
-                    return Err(failure(doubt, error));
+                SendFailure::NoEffect(_) | SendFailure::TokenRejected | SendFailure::Rejected => {
+                    return Err(failure(ambiguous_since, error));
                 }
-                Outcome::Answered => {
-                    doubt = Some(sent_by);
-                    match Box::pin(self.look(marker, since, &LOOK_AFTER_ERROR, deadline)).await {
-                        Ok(Some(execution)) => return Ok(execution),
-                        Ok(None) if again && self.budget.withdraw() => {}
-                        Ok(None) | Err(_) => return Err(failure(doubt, error)),
+                SendFailure::AmbiguousServerError => {
+                    let resend_at = self.resend_at(sent_by, deadline);
+                    let resend_at = resend_at.filter(|_| again && ambiguous_since.is_none());
+                    ambiguous_since = Some(sent_by);
+                    let looked = match resend_at {
+                        Some(at) => Box::pin(self.look_until(start, since, at, deadline)).await,
+                        None => Err(Error::OutOfTime),
+                    };
+                    match looked {
+                        Ok(Some(execution)) => return Ok(found(execution)),
+                        Ok(None) if self.budget.withdraw() => {} // send it again
+                        _ => {
+                            let looked =
+                                Box::pin(self.look_to_the_end(start, since, deadline)).await;
+                            return looked.ok_or_else(|| failure(ambiguous_since, error));
+                        }
                     }
                 }
-                Outcome::Silent => {
-                    let found = Box::pin(self.look_until(marker, since, deadline)).await;
-                    return found.ok_or_else(|| failure(Some(sent_by), error));
+                SendFailure::NoResponse => {
+                    let looked = Box::pin(self.look_to_the_end(start, since, deadline)).await;
+                    return looked.ok_or_else(|| failure(Some(sent_by), error));
                 }
             }
         }
     }
 
-    fn started(&self, execution: Execution) -> Execution {
-        self.record.add(&execution);
-        execution
+    /// When to send again after an error answer at `answered_at`, if the list does not show the execution until then. It is
+    /// as late as the quiet time asks for or the deadline permits, and never so early that the list was not clean for long.
+    fn resend_at(&self, answered_at: Instant, deadline: Instant) -> Option<Instant> {
+        let spread = RESEND_SPREAD.mul_f64(random::fraction());
+        let quiet = answered_at + self.quiet.max(CLEAN_LIST) + spread;
+        let latest = deadline.checked_sub(TIME_FOR_RESEND + spread)?;
+        Some(quiet.min(latest)).filter(|at| *at >= answered_at + CLEAN_LIST)
     }
 
-    /// Looks in the list at each of the times. The last look decides; one that fails decides nothing.
-    async fn look(
-        &self,
-        marker: &Marker,
-        since: Timestamp,
-        times: &[Duration],
-        deadline: Instant,
-    ) -> Result<Option<Execution>, Problem> {
-        let began = Instant::now();
-        for time in times {
-            let at = began + *time;
-            if at >= deadline {
-                return Err(Kind::UpstreamTimeout.into());
-            }
-            tokio::time::sleep_until(at.into()).await;
-            if let Some(execution) = self.find(marker, since, deadline).await? {
-                return Ok(Some(execution));
-            }
-        }
-        Ok(None)
-    }
-
+    /// Looks in the list again and again, at uneven times, until `until`. The last look is made then, and its result counts:
+    /// a list that could not be read says nothing.
     async fn look_until(
         &self,
-        marker: &Marker,
+        start: &Start,
         since: Timestamp,
+        until: Instant,
         deadline: Instant,
-    ) -> Option<Execution> {
+    ) -> Result<Option<Execution>, Error> {
         loop {
-            match self
-                .look(marker, since, &[LOOK_AFTER_SILENCE], deadline)
-                .await
-            {
-                Ok(Some(execution)) => return Some(execution),
-                _ if Instant::now() + LOOK_AFTER_SILENCE >= deadline => return None,
-                _ => {}
+            let next = Instant::now() + LOOK_INTERVAL.mul_f64(0.5 + random::fraction());
+            sleep_until(next.min(until).into()).await;
+            let looked = self.look(start, since, deadline).await;
+            if next >= until || matches!(looked, Ok(Some(_))) {
+                return looked;
             }
         }
+    }
+
+    /// Looks in the list as long as there is time. The start is not sent again.
+    async fn look_to_the_end(
+        &self,
+        start: &Start,
+        since: Timestamp,
+        deadline: Instant,
+    ) -> Option<Submitted> {
+        let until = deadline.checked_sub(TIME_FOR_LOOK).unwrap_or(deadline);
+        let looked = self.look_until(start, since, until, deadline).await;
+        looked.ok().flatten().map(found)
     }
 
     /// The execution that this start made, if the list shows it by now.
-    async fn find(
+    async fn look(
         &self,
-        marker: &Marker,
+        start: &Start,
         since: Timestamp,
         deadline: Instant,
-    ) -> Result<Option<Execution>, Problem> {
-        let find = async {
-            self.record.read(Depth::Since(since)).await?;
-            let Some(known) = self.record.find(marker) else {
+    ) -> Result<Option<Execution>, Error> {
+        let look = async {
+            self.index.read(Horizon::Since(since)).await?;
+            let Some(listed) = self.index.find(start) else {
                 return Ok(None);
             };
-            // It was listed: should it be gone by now, it has been started all the same.
-            let execution = self.cloud_run.get(&known.name).await?;
-            execution
-                .map(Some)
-                .ok_or_else(|| Kind::ExecutionNotFound.into())
+            // It was listed: if it no longer exists, it was started all the same.
+            let execution = self.cloud_run.get(&listed.name).await?;
+            execution.map(Some).ok_or(Error::Deleted)
         };
-        let found = timeout_at(deadline.into(), find).await;
-        found.unwrap_or_else(|_| Err(Kind::UpstreamTimeout.into()))
+        let looked = timeout_at(deadline.into(), look).await;
+        looked.unwrap_or(Err(Error::OutOfTime))
     }
 }
 
-/// What may be repeated, and what must be looked for: a call that is not idempotent is only safe to repeat if it certainly
-/// had no effect, and even 503 does not say that (Google's AIP-194).
-fn outcome(error: &Error) -> Outcome {
+fn found(execution: Execution) -> Submitted {
+    Submitted {
+        execution,
+        was_resent: false,
+    }
+}
+
+/// Which failures may be repeated, and which must be looked for. A call that is not idempotent is safe to repeat only if it
+/// certainly had no effect, and even 503 does not say that (Google's AIP-194).
+fn send_failure(error: &client::Error) -> SendFailure {
     match error {
-        Error::Metadata(_) | Error::NotTaken(_) => Outcome::NotStarted(None),
-        Error::Refused {
+        client::Error::Metadata(_) | client::Error::NoEffect(_) => SendFailure::NoEffect(None),
+        client::Error::Refused {
             status,
             retry_after_seconds,
             ..
         } => match status.as_u16() {
-            401 => Outcome::TokenRefused,
-            429 => Outcome::NotStarted(retry_after_seconds.map(Duration::from_secs)),
-            500.. => Outcome::Answered,
-            _ => Outcome::Refused,
+            401 => SendFailure::TokenRejected,
+            429 => SendFailure::NoEffect(retry_after_seconds.map(Duration::from_secs)),
+            500.. => SendFailure::AmbiguousServerError,
+            _ => SendFailure::Rejected,
         },
-        Error::NotTheApi(_) => Outcome::Refused,
-        Error::Silent(_) | Error::Unreadable(_) => Outcome::Silent,
+        client::Error::NotTheApi(_) => SendFailure::Rejected,
+        client::Error::NoResponse(_)
+        | client::Error::Unreadable(_)
+        | client::Error::TooLarge(_) => SendFailure::NoResponse,
     }
 }
 
 /// Once one send may have started something, a later refusal does not take that back.
-fn failure(doubt: Option<Instant>, error: Error) -> Failure {
-    match doubt {
-        Some(sent_by) => Failure::Unknown(sent_by, error.to_string()),
-        None => Failure::NotStarted(Problem::from(error).but_first("Nothing was started. ")),
+fn failure(ambiguous_since: Option<Instant>, error: client::Error) -> Failure {
+    match ambiguous_since {
+        Some(sent_by) => Failure::Ambiguous(sent_by, error.to_string()),
+        None => Failure::NotStarted(error),
     }
 }
 
@@ -232,10 +268,47 @@ fn backoff(sends: u32) -> Duration {
     most.mul_f64(random::fraction())
 }
 
-/// The problem of a start whose outcome is not known. `seconds`: when a repetition may send again.
-pub fn unknown(seconds: u64, cause: &str) -> Problem {
-    let detail = "Cloud Run did not say whether the execution started. Repeat the request with the same Idempotency-Key after \
-                  the time in Retry-After: it finds the execution, or starts it. Without a key, look at the scope's executions first.";
-    let problem = Problem::new(Kind::StartOutcomeUnknown, detail).because(cause);
-    problem.retry_after(seconds.clamp(1, MAX_RETRY_AFTER_SECONDS))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn submitter(quiet_seconds: u64) -> Submitter {
+        let cloud_run = Arc::new(CloudRun::for_tests());
+        let quiet = Duration::from_secs(quiet_seconds);
+        let index = Arc::new(ExecutionIndex::new(Arc::clone(&cloud_run), quiet));
+        Submitter::new(cloud_run, index, quiet)
+    }
+
+    /// The first and the last second after the answer in which a start may be sent again.
+    fn range(quiet_seconds: u64, deadline_seconds: u64) -> Option<(f64, f64)> {
+        let (submitter, answered_at) = (submitter(quiet_seconds), Instant::now());
+        let deadline = answered_at + Duration::from_secs(deadline_seconds);
+        let times = (0..1_000).map(|_| submitter.resend_at(answered_at, deadline));
+        times.fold(None, |range, at| {
+            let at = (at? - answered_at).as_secs_f64();
+            let (first, last) = range.unwrap_or((at, at));
+            Some((at.min(first), at.max(last)))
+        })
+    }
+
+    #[test]
+    fn a_start_is_sent_again_late_at_uneven_times_or_not_at_all() {
+        let (first, last) = range(30, 10).unwrap();
+        assert!(
+            first >= 8.0 && last <= 8.5 && last - first > 0.3,
+            "{first} {last}"
+        );
+        let (first, last) = range(2, 60).unwrap();
+        assert!(
+            first >= 5.0 && last <= 5.5 && last - first > 0.3,
+            "{first} {last}"
+        );
+        let (first, last) = range(30, 60).unwrap();
+        assert!(first >= 30.0 && last <= 30.5, "{first} {last}");
+        assert!(
+            range(2, 6).is_none(),
+            "the list was not clean for long enough"
+        );
+        assert!(range(2, 1).is_none());
+    }
 }

@@ -24,8 +24,10 @@ use crate::scope::ProcessName;
 /// Executions per answer if the caller names no number, and the most that may be asked for.
 const DEFAULT_LIMIT: usize = 20;
 const MAX_LIMIT: usize = 100;
-/// Executions of the job read at a time: of all scopes, so more than are wanted.
-const PAGE: usize = 100;
+/// Executions of the job on the first page that is read, and on the next ones. They are of all scopes: a scope with recent
+/// executions takes one small page, and one without any takes few.
+const FIRST_PAGE: usize = 100;
+const NEXT_PAGES: usize = 500;
 /// Pages of the job's executions looked through for one answer; a scope that ran long ago gets a `nextPage` sooner.
 const MAX_PAGES: usize = 10;
 /// The longest an answer is held back: proxies commonly give up on one a little later.
@@ -101,9 +103,11 @@ async fn collect(
     mut page: Page,
     limit: usize,
 ) -> Result<(Vec<Execution>, Option<Page>), Problem> {
-    let mut found = Vec::new();
+    let (mut found, mut size) = (Vec::new(), FIRST_PAGE);
     for _ in 0..MAX_PAGES {
-        let upstream = app.cloud_run.list(page.token.as_deref(), PAGE).await?;
+        let upstream = app.cloud_run.list(page.token.as_deref(), size).await?;
+        app.starts.observe(&upstream.executions).await;
+        size = NEXT_PAGES;
         let mut matching = upstream
             .executions
             .into_iter()

@@ -6,18 +6,20 @@ use axum::extract::{Request, State};
 use axum::http::header::LOCATION;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::App;
 use crate::config::{OnRunning, Operation};
+use crate::gcp::client;
 use crate::http::authorize::{self, Authorized};
-use crate::http::extract::{Fields, ProcessInPath, json_body};
+use crate::http::extract::{Fields, ProcessInPath, idempotency_key, json_body};
 use crate::http::problem::{Kind, Problem};
 use crate::http::request_log::{execution_response, trace};
 use crate::overrides::Inputs;
 use crate::process::Process;
-use crate::starts::{IdempotencyKey, Marker, Start, Started};
+use crate::starts::{InvocationId, KeyOwner, Start, Started};
 
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
@@ -62,24 +64,32 @@ async fn start_process(
     if let Some(operation) = query.on_running.and_then(needed_besides) {
         granted.require(operation)?;
     }
-    let key = IdempotencyKey::from_headers(request.headers())?;
+    let key = idempotency_key(request.headers())?;
     let trace = trace(request.headers());
     let supplied = process.parameters.check(&json_body(request).await?)?;
-    let marker = match key {
-        // What the caller sent, not what our defaults made of it: these may change from one release to the next.
-        Some(key) => Marker::keyed(
-            &granted.caller.identity,
-            &granted.scope,
-            &key,
-            &format!("{:?} {}", query.on_running, supplied.to_json()),
-        ),
-        None => Marker::random(),
+    let id = match key {
+        Some(key) => {
+            let place = app.location.get().await.map_err(client::Error::from)?;
+            let owner = KeyOwner {
+                project: &place.project,
+                region: &place.region,
+                job: process.target.job(),
+                process: process.name.as_ref(),
+                caller: &granted.caller.identity,
+                scope: &granted.scope,
+            };
+            // What the caller sent, not what our defaults made of it: these may change from one release to the next.
+            let on_running = query.on_running.map_or("", OnRunning::as_str);
+            let request = format!("{on_running} {}", supplied.to_json());
+            InvocationId::keyed(owner, &key, &request)
+        }
+        None => InvocationId::random(),
     };
     let inputs = Inputs {
         scope: &granted.scope,
         process: process.name.as_ref(),
         supplied: &supplied,
-        invocation_id: marker.to_string(),
+        invocation_id: id.to_string(),
         trace: trace.as_deref(),
     };
     let overrides = process.templates.render(&process.parameters, inputs)?;
@@ -90,12 +100,13 @@ async fn start_process(
         .start(Start {
             scope: granted.scope,
             process,
-            marker,
+            id,
             overrides,
             on_running,
+            begun_at: Timestamp::now(),
         })
         .await
-        .map_err(|problem| problem.of_invocation(marker.to_string()))?;
+        .map_err(|error| Problem::from(error).of_invocation(id.to_string()))?;
     app.watches.record_start(&started.execution.name);
     Ok(answer(started))
 }
