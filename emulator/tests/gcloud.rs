@@ -47,9 +47,13 @@ impl Said {
 impl Gcloud {
     /// Runs `gcloud run jobs …` against the emulator.
     async fn jobs(&self, arguments: &[&str]) -> Said {
+        self.run(&[&["run", "jobs"], arguments].concat()).await
+    }
+
+    /// Runs `gcloud …` against the emulator.
+    async fn run(&self, arguments: &[&str]) -> Said {
         let mut command = Command::new("gcloud");
         command
-            .args(["run", "jobs"])
             .args(arguments)
             .kill_on_drop(true)
             .stdin(std::process::Stdio::null());
@@ -64,6 +68,10 @@ impl Gcloud {
                 "API_ENDPOINT_OVERRIDES_LOGGING",
                 "http://logging.googleapis.com/",
             ),
+            (
+                "API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER",
+                "http://cloudresourcemanager.googleapis.com/",
+            ),
             ("AUTH_DISABLE_CREDENTIALS", "true"),
             ("CORE_PROJECT", "demo"),
             ("RUN_REGION", "us-east4"),
@@ -74,16 +82,7 @@ impl Gcloud {
         ] {
             command.env(format!("CLOUDSDK_{name}"), value);
         }
-        let output = timeout(PATIENCE, command.output())
-            .await
-            .unwrap_or_else(|_| panic!("{arguments:?} does not end"))
-            .unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Said {
-            code: output.status.code(),
-            stdout: text(&output.stdout),
-            stderr: text(&output.stderr),
-        }
+        said(command).await
     }
 
     /// The calls of an operation that `work` makes.
@@ -103,12 +102,27 @@ impl Gcloud {
     }
 }
 
+/// Runs the command to its end.
+async fn said(mut command: Command) -> Said {
+    let output = timeout(PATIENCE, command.output())
+        .await
+        .unwrap_or_else(|_| panic!("{command:?} does not end"))
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Said {
+        code: output.status.code(),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    }
+}
+
 /// A directory that goes with the test.
 struct Temporary(PathBuf);
 
 impl Temporary {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("emulator-gcloud-{}", std::process::id()));
+    fn new(test: &str) -> Self {
+        let name = format!("emulator-gcloud-{test}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -147,7 +161,7 @@ async fn gcloud_ends_every_command_as_it_does_with_google() {
     if !gcloud_is_here() {
         return;
     }
-    let configuration = Temporary::new();
+    let configuration = Temporary::new("story");
     let job = Job::new("test-job", [emulator::job_binary().unwrap()]);
     let settings = Settings {
         jobs: vec![job],
@@ -163,6 +177,9 @@ async fn gcloud_ends_every_command_as_it_does_with_google() {
     executions_succeed_and_are_shown(&gcloud).await;
     failures_are_told(&gcloud).await;
     executions_are_cancelled_and_deleted(&gcloud).await;
+    logs_are_read_by_filters(&gcloud).await;
+    what_was_exported_is_put_back(&gcloud).await;
+    other_things_are_listed(&gcloud).await;
     policies_are_bound(&gcloud).await;
     what_is_not_there_is_told(&gcloud).await;
     jobs_are_deleted(&gcloud).await;
@@ -380,6 +397,74 @@ async fn executions_are_cancelled_and_deleted(gcloud: &Gcloud) {
         .expect(1, "Cannot find execution");
 }
 
+async fn logs_are_read_by_filters(gcloud: &Gcloud) {
+    let run = [
+        "execute",
+        "hello",
+        "--wait",
+        "--tasks=1",
+        "--args=--scope=filtered",
+    ];
+    gcloud
+        .jobs(&run)
+        .await
+        .expect(0, "has successfully completed.");
+    let name = gcloud.emulator.executions().pop().unwrap().name;
+    let execution = format!("labels.\"run.googleapis.com/execution_name\"={name}");
+    for (filter, lines) in [
+        ("textPayload=\"  arg: --scope=FILTERED\"", 1),
+        (
+            "textPayload=~\"^  ARG: --scope=f\" NOT logName:\"cloudaudit.googleapis.com\"",
+            1,
+        ),
+        (
+            "(textPayload:\"CLOUD_RUN_JOB =\" OR textPayload:\"--scope=\") severity=DEFAULT",
+            2,
+        ),
+        ("labels.nope!=x", 0),
+        ("jsonPayload.message:* timestamp>=\"2020-01-01\"", 0),
+    ] {
+        let filter = format!("{execution} AND {filter}");
+        let read = ["logging", "read", &filter, "--format=value(textPayload)"];
+        let read = gcloud.run(&read).await.expect(0, "");
+        assert_eq!(read.stdout.lines().count(), lines, "{filter}: {read:?}");
+    }
+    let read = gcloud.run(&["logging", "read", "colour=red"]).await;
+    read.expect(1, "a log entry has no field 'colour'");
+}
+
+async fn what_was_exported_is_put_back(gcloud: &Gcloud) {
+    let exported = gcloud
+        .jobs(&["describe", "other", "--format", "export"])
+        .await
+        .expect(0, "name: other");
+    let file = gcloud.configuration.join("other.yaml");
+    std::fs::write(&file, exported.stdout.replace("value: '1'", "value: '2'")).unwrap();
+    gcloud
+        .jobs(&["replace", file.to_str().unwrap()])
+        .await
+        .expect(0, "has been successfully updated.");
+    gcloud
+        .jobs(&["describe", "other", "--format", "export"])
+        .await
+        .expect(0, "value: '2'");
+}
+
+async fn other_things_are_listed(gcloud: &Gcloud) {
+    gcloud
+        .run(&["run", "services", "list"])
+        .await
+        .expect(0, "Listed 0 items.");
+    gcloud
+        .run(&["run", "regions", "list"])
+        .await
+        .expect(0, "us-east4");
+    gcloud
+        .run(&["logging", "logs", "list"])
+        .await
+        .expect(0, "projects/demo/logs/run.googleapis.com%2Fstdout");
+}
+
 async fn policies_are_bound(gcloud: &Gcloud) {
     let member = "serviceAccount:api@demo.iam.gserviceaccount.com";
     let bind = [
@@ -411,4 +496,42 @@ async fn jobs_are_deleted(gcloud: &Gcloud) {
         .jobs(&["delete", "hello"])
         .await
         .expect(0, "Deleted job [hello].");
+}
+
+/// A new shell, and in it nothing but what the emulator prints to be pasted.
+#[tokio::test]
+async fn gcloud_gets_its_tokens_from_the_metadata_server_as_the_banner_says() {
+    if !gcloud_is_here() {
+        return;
+    }
+    let directory = Temporary::new("banner");
+    let job = Job::new("test-job", [emulator::job_binary().unwrap()]);
+    let settings = Settings {
+        jobs: vec![job],
+        ..Settings::default()
+    };
+    let emulator = Emulator::start(settings).await.unwrap();
+    let banner = emulator.instructions();
+    let (_, exports) = banner.split_once("For gcloud:\n").unwrap();
+    let paste = async |commands: &str| {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-ec", &format!("{exports}\n{commands}")])
+            .env_remove("NO_PROXY")
+            .env("TMPDIR", directory.path())
+            .kill_on_drop(true)
+            .stdin(std::process::Stdio::null());
+        said(shell).await
+    };
+    let account = "123456789012-compute@developer.gserviceaccount.com";
+    paste("gcloud auth list --format='value(account,status)'; gcloud auth print-access-token")
+        .await
+        .expect(0, account)
+        .expect(0, "ya29.emulator-");
+    let token = paste("gcloud auth print-identity-token --audiences=https://api.example.com").await;
+    assert_eq!(token.stdout.trim().split('.').count(), 3, "{token:?}");
+    paste("gcloud run jobs execute test-job --wait; gcloud run jobs logs read test-job")
+        .await
+        .expect(0, "has successfully completed.")
+        .expect(0, "CLOUD_RUN_JOB = test-job");
 }

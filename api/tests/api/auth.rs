@@ -810,3 +810,32 @@ async fn a_page_needs_no_token_to_ask_whether_it_may_and_can_read_that_it_needs_
     }
     assert_eq!((app.calls(Operation::Any), issuer.fetches()), (0, 0));
 }
+
+#[tokio::test]
+async fn identity_tokens_of_the_emulator_open_the_service_as_googles_would() {
+    let account = "123456789012-compute@developer.gserviceaccount.com";
+    let grants = json!([grant("email", account, &["acme"], &["start"])]);
+    let app = TestApp::with(instant_job(), |config| {
+        config.auth.mode = "jwt".to_owned();
+        config.auth.jwt.preset = "google".to_owned();
+        config.auth.jwt.audience = AUDIENCE.to_owned();
+        config.auth.jwt.jwks_url = format!("{}/oauth2/v3/certs", config.cloud_run.base_url);
+        config.auth.grants = serde_json::from_value(grants).unwrap();
+    })
+    .await;
+    for (audience, scope, status) in [
+        (AUDIENCE, "acme", 202),
+        (AUDIENCE, "globex", 403),
+        ("https://other.example", "acme", 401),
+    ] {
+        let url = format!(
+            "{}/computeMetadata/v1/instance/service-accounts/default/identity?audience={audience}&format=full",
+            app.emulator.url()
+        );
+        let token = app.http.get(url).header("Metadata-Flavor", "Google");
+        let token = token.send().await.unwrap().text().await.unwrap();
+        let start = app.post(&format!("/scopes/{scope}/process"));
+        let response = start.bearer_auth(token).send().await.unwrap();
+        assert_eq!(response.status(), status, "{audience} {scope}");
+    }
+}

@@ -18,6 +18,9 @@ use super::{control, faults, logging, metadata, policy, project, v2};
 use crate::cloud::Cloud;
 use crate::refusal::{Code, Refusal};
 
+/// What Google takes in the place of a region to mean every one.
+const ALL_REGIONS: &str = "-";
+
 pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
     let google = Router::new()
         .route(
@@ -60,6 +63,10 @@ pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
         .route("/v1/projects/{project}/locations", get(project::locations))
         .route(
             "/apis/serving.knative.dev/v1/namespaces/{project}/services",
+            get(project::services),
+        )
+        .route(
+            "/v1/projects/{project}/locations/{region}/services",
             get(project::services),
         )
         .layer(from_fn_with_state(Arc::clone(&cloud), gate));
@@ -207,7 +214,7 @@ fn admitted(cloud: &Cloud, request: &Request) -> Result<(), Refusal> {
     if let Some(other) = regions
         .into_iter()
         .flatten()
-        .find(|region| *region != cloud.site.region)
+        .find(|region| *region != cloud.site.region && *region != ALL_REGIONS)
     {
         let own = &cloud.site.region;
         return Err(Refusal::not_found(format!(

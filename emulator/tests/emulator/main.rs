@@ -2,6 +2,7 @@
 
 mod executions;
 mod faults;
+mod google_auth;
 mod helpers;
 mod house;
 mod jobs;
