@@ -392,9 +392,10 @@ fn nasty(item: &Value) -> String {
         (Some(""), _) => format!("{message}."),
         (Some("first 10 bytes"), _) => key.token(&header, &claims)[..message.len() + 15].to_owned(),
         (Some(text), _) => format!("{message}.{text}"),
-        (_, Some("public_pem_bytes")) => {
-            signature(&hmac(include_bytes!("../data/keys/k1.pub.pem"), &message))
-        }
+        (_, Some("public_pem_bytes")) => signature(&hmac(
+            include_bytes!("../../../testkit/data/keys/k1.pub.pem"),
+            &message,
+        )),
         (_, Some("jwk_n")) => signature(&hmac(
             key.jwk("")["n"].as_str().unwrap().as_bytes(),
             &message,

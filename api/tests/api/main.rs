@@ -12,9 +12,7 @@ mod example_clients;
 mod example_jobs;
 mod executions;
 mod firestore;
-mod helpers;
 mod independent_issuer;
-mod issuer;
 mod leaks;
 mod lifecycle;
 mod limits;
@@ -22,16 +20,13 @@ mod logs;
 mod named_processes;
 mod observability;
 mod process;
-#[allow(dead_code)] // shared with the proofs, which use all of it
-mod processes;
 mod program;
 mod repository;
-#[allow(dead_code)] // shared with those about endurance
-mod running;
 mod secrets;
 mod sockets;
 mod starts;
-#[allow(dead_code)] // shared with the proofs
-mod store;
 mod tls;
 mod token;
+
+use testkit as helpers;
+use testkit::{issuer, processes, running, store};

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use emulator::{Fault, FaultBody, Operation, Rule};
 use futures_util::future::join_all;
-use reqwest::Response;
 use serde_json::{Value, json};
 
 use crate::helpers::{TestApp, eventually, instant_job, link, problem, real_job};
@@ -562,15 +561,6 @@ async fn long_running() -> TestApp {
             .insert("SLEEP_SECONDS".to_owned(), "60".into());
     })
     .await
-}
-
-impl TestApp {
-    async fn on_running(&self, what: &str) -> Response {
-        self.post(&format!("/scopes/acme/process?on_running={what}"))
-            .send()
-            .await
-            .unwrap()
-    }
 }
 
 #[tokio::test]

@@ -3,19 +3,15 @@
 //!
 //! It prints its figures: `--nocapture` shows them. `ENDURANCE=full` is for a release build, and takes half an hour.
 
-#[allow(dead_code, reason = "shared with the other tests, which use the rest")]
-#[path = "../api/helpers.rs"]
-mod helpers;
-#[allow(dead_code, reason = "shared with the other tests, which use the rest")]
-#[path = "../api/running.rs"]
-mod running;
-
 mod curve;
 mod long_log;
 mod slow_clients;
 mod soak;
 mod streams;
 mod usage;
+
+use testkit as helpers;
+use testkit::running;
 
 /// One of two sizes.
 fn size<T>(small: T, large: T) -> T {

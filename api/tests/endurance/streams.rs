@@ -23,32 +23,30 @@ const OTHER_SOCKETS: usize = 200;
 const END: Duration = Duration::from_secs(if cfg!(debug_assertions) { 4 } else { 2 });
 const PATIENCE: Duration = Duration::from_secs(60);
 
-impl Program {
-    /// Sends a request on a connection of its own; the body of the answer.
-    async fn post(&self, path: &str) -> Value {
-        let mut socket = TcpStream::connect(self.host()).await.unwrap();
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-        );
-        socket.write_all(head.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        let read = timeout(PATIENCE, socket.read_to_string(&mut answer)).await;
-        read.expect("an answer in time").unwrap();
-        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
-    }
+/// Sends a request on a connection of its own; the body of the answer.
+async fn post(program: &Program, path: &str) -> Value {
+    let mut socket = TcpStream::connect(program.host()).await.unwrap();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = timeout(PATIENCE, socket.read_to_string(&mut answer)).await;
+    read.expect("an answer in time").unwrap();
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
 
-    /// Opens streams and reads each up to the run's first lines.
-    async fn watch(&self, path: &str, count: usize) -> Vec<BufReader<TcpStream>> {
-        let mut streams = Vec::new();
-        while streams.len() < count {
-            let mut opening = JoinSet::new();
-            for _ in 0..AT_ONCE.min(count - streams.len()) {
-                opening.spawn(open(self.host().to_owned(), path.to_owned()));
-            }
-            streams.extend(opening.join_all().await);
+/// Opens streams and reads each up to the run's first lines.
+async fn watch(program: &Program, path: &str, count: usize) -> Vec<BufReader<TcpStream>> {
+    let mut streams = Vec::new();
+    while streams.len() < count {
+        let mut opening = JoinSet::new();
+        for _ in 0..AT_ONCE.min(count - streams.len()) {
+            opening.spawn(open(program.host().to_owned(), path.to_owned()));
         }
-        streams
+        streams.extend(opening.join_all().await);
     }
+    streams
 }
 
 async fn open(address: String, path: String) -> BufReader<TcpStream> {
@@ -112,15 +110,15 @@ async fn thousands_of_streams_are_cheap_and_end_together() {
         println!("the limit on open files leaves {count} streams of {STREAMS}");
     }
 
-    let execution = program.post("/scopes/acme/process").await;
+    let execution = post(&program, "/scopes/acme/process").await;
     let path = execution["links"]["events"].as_str().unwrap();
-    let mut one = program.watch(path, 1).await;
+    let mut one = watch(&program, path, 1).await;
     let (idle, begun) = (memory(program.pid()), Instant::now());
     let (gets, logs) = (
         emulator.counters().calls(Operation::Get),
         emulator.counters().calls(Operation::Logs),
     );
-    let mut streams = program.watch(path, count).await;
+    let mut streams = watch(&program, path, count).await;
     let each = (memory(program.pid()) - idle) / count;
     println!(
         "{count} streams: {} KiB of memory each, {} KiB in all",
@@ -130,9 +128,7 @@ async fn thousands_of_streams_are_cheap_and_end_together() {
     assert!(each <= MAX_BYTES_PER_STREAM, "{each} bytes a stream");
 
     let before = delay(program.pid());
-    program
-        .post(execution["links"]["cancel"].as_str().unwrap())
-        .await;
+    post(&program, execution["links"]["cancel"].as_str().unwrap()).await;
     let mut latest = Duration::ZERO;
     for stream in one.iter_mut().chain(&mut streams) {
         let state = until(stream, r#""state":"cancelled""#).await;
@@ -157,9 +153,9 @@ async fn thousands_of_streams_are_cheap_and_end_together() {
     );
     drop(streams);
 
-    let execution = program.post("/scopes/acme/process").await;
+    let execution = post(&program, "/scopes/acme/process").await;
     let path = execution["links"]["events"].as_str().unwrap();
-    let mut streams = program.watch(path, count.min(1000)).await;
+    let mut streams = watch(&program, path, count.min(1000)).await;
     let (begun, before) = (Instant::now(), delay(program.pid()));
     program.terminate();
     for stream in &mut streams {

@@ -9,22 +9,13 @@ mod crashes;
 mod load;
 mod outage;
 
-#[allow(dead_code)] // shared with the tests next door
-#[path = "../api/helpers.rs"]
-mod helpers;
-#[allow(dead_code)] // shared as well
-#[path = "../api/processes.rs"]
-mod processes;
-#[allow(dead_code)] // shared as well
-#[path = "../api/store.rs"]
-mod store;
-
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use emulator::{Emulator, Fault, FaultBody, Operation, Rule, Settings};
 
-use crate::helpers::instant_job;
+use testkit as helpers;
+use testkit::{instant_job, processes, store};
 
 /// Whether to prove everything in its full size.
 fn full() -> bool {

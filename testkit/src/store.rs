@@ -20,7 +20,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use reqwest::Client;
 
-use crate::helpers::{PATIENCE, client};
+use crate::{PATIENCE, client};
 
 /// Ends the emulator when its standard input ends, which it does when this process does, in whatever way.
 const KEEPER: &str = r#"java -Xmx256m -Duser.language=en -cp "$0" com.google.cloud.datastore.emulator.firestore.CloudFirestore \

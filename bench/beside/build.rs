@@ -14,7 +14,7 @@ const FLAGS: (&str, &str) = (
 
 /// The environment that the service's image gives it.
 pub fn environment() -> impl Iterator<Item = (&'static str, String)> {
-    let stages = include_str!("../../../Dockerfile.api").split("\nFROM ");
+    let stages = include_str!("../../Dockerfile.api").split("\nFROM ");
     let lines = stages.last().unwrap_or_default().lines();
     let variables = lines.filter_map(|line| line.strip_prefix("ENV ")?.split_once('='));
     variables.map(|(name, value)| (name, value.to_owned()))

@@ -1,18 +1,10 @@
 //! How the cost of a request grows with what there is already: past executions, watchers, scopes, tasks.
 //!
-//! `cargo bench -p api --bench growth` takes a minute, against the emulator on loopback; `-- --plot FILE` draws the curves as SVG,
+//! `cargo bench -p bench --bench growth` takes a minute, against the emulator on loopback; `-- --plot FILE` draws the curves as SVG,
 //! `-- --json FILE` writes the figures, `-- --quick` is to see that it works. What is measured is the service's own processor
 //! time and memory, which the emulator beside it does not disturb.
 
-#[allow(dead_code, reason = "shared with the other benchmark")]
-#[path = "../beside/load.rs"]
-mod load;
-#[allow(dead_code, reason = "shared with the other benchmark")]
-#[path = "../beside/machine.rs"]
-mod machine;
 mod plot;
-#[path = "../beside/wire.rs"]
-mod wire;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -28,8 +20,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::machine::Running;
-use crate::wire::Message;
+use bench::machine::{self, Running};
+use bench::wire::Message;
 
 const JOB: &str = "test-job";
 /// Requests at one time.
@@ -127,7 +119,7 @@ impl World {
         };
         let emulator = Emulator::start(settings).await?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_api"));
+        let mut command = Command::new(testkit::api_program());
         command
             .env("PORT", port.to_string())
             .env("API__HOST", "127.0.0.1")

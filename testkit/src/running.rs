@@ -10,7 +10,7 @@ use emulator::Emulator;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::helpers::{PATIENCE, variables};
+use crate::{PATIENCE, variables};
 
 /// Shells and containers often begin with few open files allowed, and more to be had.
 const FEW_FILES: &str = "ulimit -Sn 256 && exec \"$0\"";
@@ -29,7 +29,8 @@ impl Program {
     pub fn start(emulator: &Emulator, more: &[(&str, &str)]) -> Self {
         let begun = Instant::now();
         let mut child = Command::new("sh")
-            .args(["-c", FEW_FILES, env!("CARGO_BIN_EXE_api")])
+            .args(["-c", FEW_FILES])
+            .arg(crate::api_program())
             .env_clear()
             .envs(variables(emulator))
             .envs(more.iter().copied())

@@ -1,6 +1,6 @@
 //! What a start costs, beside what people would use instead: CPU, throughput, latency, memory, time to the first answer.
 //!
-//! `cargo bench -p api --bench beside` takes five minutes with all contenders, uses loopback alone and installs nothing: what is not there is
+//! `cargo bench -p bench --bench beside` takes five minutes with all contenders, uses loopback alone and installs nothing: what is not there is
 //! left out, with the command that brings it. The program under measurement has processor 0 to itself; the load and the
 //! stand-in for Google share processor 1. All contenders run in one go, in turns, there and back again; ratios are taken
 //! round by round, since machines are shared and their speed drifts.
@@ -8,21 +8,16 @@
 mod build;
 mod contenders;
 mod counts;
-#[allow(dead_code, reason = "shared with the tests")]
-#[path = "../../tests/api/issuer.rs"]
-mod issuer;
-mod load;
-mod machine;
 mod measure;
 mod report;
 mod roles;
 mod upstream;
-mod wire;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use bench::machine;
 use lexopt::prelude::*;
 
 use crate::contenders::{Field, Setting};
@@ -32,7 +27,7 @@ use crate::upstream::Upstream;
 const HELP: &str = "\
 What a start costs, beside what people would use instead.
 
-Usage: cargo bench -p api --bench beside [-- OPTION…]
+Usage: cargo bench -p bench --bench beside [-- OPTION…]
 
   --with NAME,…         only these contenders; --list shows them
   --connections N,…     at one time (1,16,64,256)
@@ -89,7 +84,7 @@ fn options() -> anyhow::Result<Option<Options>> {
             Long("job") => options.job = Some(words.value()?.into()),
             Long("quick") => {
                 options.plan = Plan::quick();
-                options.api = Some(env!("CARGO_BIN_EXE_api").into());
+                options.api = Some(testkit::api_program());
                 options.job = Some(emulator::job_binary().context("building the sample job")?);
             }
             Long("json") => options.json = Some(words.value()?.into()),

@@ -1,5 +1,16 @@
-//! One service with an emulator of its own per test, and words for what tests do with them.
+//! What the tests share: the service on an emulator of its own, in this process or as a program, and words for what tests do.
 
+#![allow(
+    missing_docs,
+    reason = "each item's name says what it is, and only tests read it"
+)]
+
+pub mod issuer;
+pub mod processes;
+pub mod running;
+pub mod store;
+
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -10,6 +21,18 @@ use reqwest::{Client, RequestBuilder, Response};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+
+/// The service's program. Cargo puts it beside the tests and benchmarks of the same profile, and builds it for those of `api`.
+pub fn api_program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let program = test.ancestors().nth(2).unwrap().join("api");
+    assert!(
+        program.exists(),
+        "{} is not there: run cargo build -p api in the same profile",
+        program.display()
+    );
+    program
+}
 
 /// The job of every test.
 pub const JOB: &str = "test-job";
@@ -40,6 +63,12 @@ pub fn real_job() -> Job {
 }
 
 impl TestApp {
+    /// Starts for acme, in this mode of `on_running`.
+    pub async fn on_running(&self, mode: &str) -> Response {
+        let path = format!("/scopes/acme/process?on_running={mode}");
+        self.post(&path).send().await.unwrap()
+    }
+
     /// The service as it is configured by default, with the real job.
     pub async fn spawn() -> Self {
         Self::with(real_job(), |_| {}).await

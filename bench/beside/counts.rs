@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use serde::Serialize;
 
 use crate::contenders::{Contender, PROCESS, Setting, find};
-use crate::load::{self, Until};
+use bench::load::{self, Until};
 
 const CONNECTIONS: usize = 16;
 /// Requests on each connection, in the short run and in the long one.

@@ -19,8 +19,8 @@ use tokio::runtime::Builder;
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
-use crate::issuer::Key;
-use crate::wire::Message;
+use bench::wire::Message;
+use testkit::issuer::Key;
 
 /// An execution and an operation as Google answers them, of typical size.
 const EXECUTION: &str = include_str!("upstream/execution_v1.json");

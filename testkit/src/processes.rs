@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::helpers::variables;
+use crate::variables;
 
 /// The program, running. Dropping it kills it.
 pub struct Process {
@@ -19,7 +19,7 @@ pub struct Process {
 impl Process {
     /// Starts it on the emulator and waits until it listens. `more` are variables of its environment.
     pub async fn start(emulator: &Emulator, more: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_api"));
+        let mut command = Command::new(crate::api_program());
         command.env_clear().kill_on_drop(true);
         command
             .envs(variables(emulator))

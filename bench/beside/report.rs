@@ -8,8 +8,8 @@ use anyhow::Context;
 use jiff::Timestamp;
 
 use crate::counts::Counted;
-use crate::machine;
 use crate::measure::{Figures, Measured, Round};
+use bench::machine;
 
 /// What the others are divided by, if it is there.
 const YARDSTICK: &str = "nginx";

@@ -10,10 +10,10 @@ use anyhow::Context;
 use serde_json::json;
 
 use crate::build;
-use crate::issuer::{Key, now};
-use crate::load;
-use crate::machine::Running;
 use crate::upstream::Upstream;
+use bench::load;
+use bench::machine::Running;
+use testkit::issuer::{Key, now};
 
 /// Where a start of the job is asked for, in the v1 API.
 pub const RUN: &str = "/apis/run.googleapis.com/v1/namespaces/p/jobs/worker:run";
@@ -149,16 +149,16 @@ impl Setting<'_> {
                 "sample",
             ),
         ] {
-            let how = "npm install --prefix api/benches/beside/node";
+            let how = "npm install --prefix bench/beside/node";
             field.add(there, name, how, || {
                 self.node(node.clone(), name, what, mode)
             })?;
         }
         let python = folder("python").join("venv/bin/python");
-        let how = "python3 -m venv api/benches/beside/python/venv && api/benches/beside/python/venv/bin/pip install -r api/benches/beside/python/requirements.txt";
+        let how = "python3 -m venv bench/beside/python/venv && bench/beside/python/venv/bin/pip install -r bench/beside/python/requirements.txt";
         field.add(python.exists(), "python-sdk", how, || self.python(&python))?;
         let sdk = folder("rust-sdk").join("target/release/rust-sdk");
-        let how = "cargo build --release --manifest-path api/benches/beside/rust-sdk/Cargo.toml";
+        let how = "cargo build --release --manifest-path bench/beside/rust-sdk/Cargo.toml";
         let what = "axum with Google's client for Rust";
         field.add(sdk.exists(), "rust-sdk", how, || {
             self.contender("rust-sdk", what, sdk.clone())
@@ -370,7 +370,7 @@ impl Contender {
     /// Its size in MiB.
     pub fn size(&self) -> Option<f64> {
         self.is_one_file
-            .then(|| crate::machine::size(&self.program))
+            .then(|| bench::machine::size(&self.program))
             .flatten()
     }
 
@@ -381,7 +381,7 @@ impl Contender {
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("benches/beside")
+        .join("beside")
         .join(name)
 }
 

@@ -9,9 +9,9 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::contenders::{Contender, PROCESS, Setting};
-use crate::load::{self, Until};
-use crate::machine::{self, Running};
 use crate::upstream::Upstream;
+use bench::load::{self, Until};
+use bench::machine::{self, Running};
 
 /// Rounds in which others took more of a processor than this are repeated, as long as there is patience.
 const DISTURBED: f64 = 0.08;
