@@ -2,6 +2,8 @@
 
 mod browser;
 mod element;
+mod frameworks;
+mod node;
 mod page;
 mod scripted;
 mod world;

@@ -50,6 +50,7 @@ pub struct Scene {
 
 struct Shared {
     html: Mutex<String>,
+    bundle: Mutex<String>,
     starts: Mutex<VecDeque<Answer>>,
     others: Mutex<VecDeque<Answer>>,
     seen: Mutex<Vec<Seen>>,
@@ -62,6 +63,7 @@ impl Scene {
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let state = Arc::new(Shared {
             html: Mutex::new(html.to_owned()),
+            bundle: Mutex::default(),
             starts: Mutex::new(starts.into()),
             others: Mutex::new(others.into()),
             seen: Mutex::default(),
@@ -78,6 +80,13 @@ impl Scene {
             .route("/button.js", file("text/javascript", web::BUTTON_JS))
             .route("/page.js", file("text/javascript", web::PAGE_JS))
             .route("/page.css", file("text/css", web::PAGE_CSS))
+            .route(
+                "/bundle.js",
+                get(async |State(state): State<Arc<Shared>>| {
+                    let bundle = state.bundle.lock().unwrap().clone();
+                    ([("content-type", "text/javascript")], bundle)
+                }),
+            )
             .fallback(answer)
             .with_state(Arc::clone(&state));
         tokio::spawn(async { axum::serve(listener, router).await });
@@ -88,6 +97,11 @@ impl Scene {
     pub fn show(&self, html: &str) -> String {
         *self.state.html.lock().unwrap() = html.to_owned();
         self.url.clone()
+    }
+
+    /// Serves a script as `bundle.js`.
+    pub fn serve_bundle(&self, script: &str) {
+        script.clone_into(&mut self.state.bundle.lock().unwrap());
     }
 
     /// What came in so far, the files aside.
