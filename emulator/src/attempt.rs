@@ -77,6 +77,7 @@ pub(crate) async fn run(cloud: &Cloud, attempt: Attempt, cancelled: &mut Cancell
         .args(leading)
         .args(&attempt.args)
         .env_clear()
+        .envs(inherited(&cloud.settings.inherit_env))
         // Where Google's client libraries find the metadata server, which Cloud Run has at an address of its own. Python's
         // looks for it with the second one. What the job sets itself counts more.
         .env("GCE_METADATA_HOST", cloud.address.to_string())
@@ -95,6 +96,12 @@ pub(crate) async fn run(cloud: &Cloud, attempt: Attempt, cancelled: &mut Cancell
             End::Exited(CANNOT_START)
         }
     }
+}
+
+/// The variables of our own environment that tasks get too.
+fn inherited(names: &[String]) -> impl Iterator<Item = (&String, OsString)> {
+    let variable = |name| Some((name, std::env::var_os(name)?));
+    names.iter().filter_map(variable)
 }
 
 async fn supervise(

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 const HELP: &str = "\
 Cloud Run Jobs, the metadata server and Cloud Logging reads, on loopback.
 
-Usage: emulator [--host ADDRESS] [--port PORT] [--project ID] [--region REGION] --job NAME=COMMAND... [--allow-anonymous] [--faults]
+Usage: emulator [OPTION]... --job NAME=COMMAND...
 
   --host ADDRESS       the IP address to listen on (127.0.0.1). Whoever reaches another one, such as 0.0.0.0, can
                        run the commands of the jobs
@@ -23,6 +23,10 @@ Usage: emulator [--host ADDRESS] [--port PORT] [--project ID] [--region REGION] 
   --job NAME=COMMAND   a job and the local command its image stands for, split into words as a shell does;
                        repeat it for more jobs. A job that gcloud creates runs the command of the job whose
                        name its image ends in, else the first one
+  --allow-commands     run the command that a job's container has of its own, as a local program with all that it
+                       may do here; else the image's command is run in its place
+  --inherit-env NAMES  give every task these variables of the emulator's own environment, such as PATH,HOME; a
+                       task has none of them otherwise, as it would have none of yours in the cloud
   --allow-anonymous    let calls through that bring no access token of the emulator's metadata server: gcloud
   --faults             serve /emulator/faults and /emulator/counters
   --help, --version
@@ -66,6 +70,13 @@ fn wanted(mut arguments: Parser) -> Result<Wanted, lexopt::Error> {
             Arg::Long("project") => settings.project = arguments.value()?.string()?,
             Arg::Long("region") => settings.region = arguments.value()?.string()?,
             Arg::Long("job") => settings.jobs.push(job(&arguments.value()?.string()?)?),
+            Arg::Long("allow-commands") => settings.allow_commands = true,
+            Arg::Long("inherit-env") => {
+                let names = arguments.value()?.string()?;
+                let names = names.split(',').map(str::trim);
+                let names = names.filter(|name| !name.is_empty()).map(str::to_owned);
+                settings.inherit_env.extend(names);
+            }
             Arg::Long("allow-anonymous") => settings.allow_anonymous = true,
             Arg::Long("faults") => settings.faults = true,
             Arg::Long("help") | Arg::Short('h') => return Ok(Wanted::Print(HELP.into())),

@@ -1,6 +1,6 @@
 //! The judges of v2: the real client libraries, as their users have them. `tests/gcloud.rs` is the judge of v1.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -10,25 +10,42 @@ use tokio::time::timeout;
 
 /// Generous: a library takes seconds to load, and CI is slow.
 const PATIENCE: Duration = Duration::from_secs(240);
+/// To build the client in Rust with all that it needs.
+const BUILD: Duration = Duration::from_secs(1200);
 /// Exits with `CODE` after `SECONDS`, or fails before the attempt `GOOD_ATTEMPT`.
 const PROBE: &str =
     "sleep ${SECONDS:-0}; test $CLOUD_RUN_TASK_ATTEMPT -ge ${GOOD_ATTEMPT:-0} && exit ${CODE:-0}";
 
-/// Runs a program of `tests/clients` against an emulator of its own; `probe` tells whether its library is there.
-async fn judge(interpreter: &str, probe: &[&str], program: &str) {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
-    let mut probing = Command::new(interpreter);
-    probing.args(probe).current_dir(&here);
-    let found = probing.output().await;
-    if !found.is_ok_and(|found| found.status.success()) {
-        let required = std::env::var("CI").is_ok_and(|ci| ci == "true");
-        assert!(
-            !required,
-            "{program} needs a library that {interpreter} does not find"
-        );
-        eprintln!("skipped: {interpreter} does not find the library of {program}");
-        return;
+fn here() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
+}
+
+/// Whether what a test needs is there. In CI it has to be.
+fn available(found: bool, what: &str) -> bool {
+    let required = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    assert!(found || !required, "{what}");
+    if !found {
+        eprintln!("skipped: {what}");
     }
+    found
+}
+
+/// Runs a program of `tests/clients`; `probe` tells whether its library is there.
+async fn judge(interpreter: &str, probe: &[&str], program: &str) {
+    let mut probing = Command::new(interpreter);
+    let found = probing.args(probe).current_dir(here()).output().await;
+    let found = found.is_ok_and(|found| found.status.success());
+    if available(
+        found,
+        &format!("{interpreter} does not find the library of {program}"),
+    ) {
+        let mut command = Command::new(interpreter);
+        succeeds(command.arg(here().join(program))).await;
+    }
+}
+
+/// Runs a client against an emulator of its own; it fails by its exit code.
+async fn succeeds(command: &mut Command) {
     let emulator = Emulator::start(Settings {
         jobs: vec![Job::new("probe", ["sh", "-c", PROBE])],
         pending: Duration::from_millis(5),
@@ -37,9 +54,7 @@ async fn judge(interpreter: &str, probe: &[&str], program: &str) {
     })
     .await
     .unwrap();
-    let mut command = Command::new(interpreter);
     command
-        .arg(here.join(program))
         .env("EMULATOR_URL", emulator.url())
         .env("GCE_METADATA_HOST", emulator.host())
         .env("GCE_METADATA_IP", emulator.host())
@@ -52,12 +67,12 @@ async fn judge(interpreter: &str, probe: &[&str], program: &str) {
         .kill_on_drop(true);
     let output = timeout(PATIENCE, command.output())
         .await
-        .unwrap_or_else(|_| panic!("{program} does not end"))
+        .unwrap_or_else(|_| panic!("{command:?} does not end"))
         .unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(
         output.status.success(),
-        "{program}: {}\n{}\n{}",
+        "{command:?}: {}\n{}\n{}",
         output.status,
         text(&output.stdout),
         text(&output.stderr)
@@ -87,4 +102,26 @@ async fn prefects_workers_run_flows() {
 async fn googles_node_library_does_all_it_can() {
     let probe = ["-e", "require('@google-cloud/run')"];
     judge("node", &probe, "google_cloud_run.mjs").await;
+}
+
+/// Building it takes minutes, so that elsewhere than in CI it runs only if somebody has built it.
+#[tokio::test]
+async fn googles_rust_library_does_all_it_can() {
+    let package = here().join("rust");
+    let built = package.join("target").exists();
+    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    let how = "the client in Rust is not built: cargo build --manifest-path emulator/tests/clients/rust/Cargo.toml";
+    if !available(built || ci, how) {
+        return;
+    }
+    let mut build = Command::new(env!("CARGO"));
+    build
+        .args(["build", "--quiet", "--target-dir", "target"])
+        .current_dir(&package)
+        .kill_on_drop(true);
+    let status = timeout(BUILD, build.status()).await;
+    let status = status.expect("the build ends").unwrap();
+    assert!(status.success(), "the client in Rust does not build");
+    let binary = package.join("target/debug/google-cloud-run-client");
+    succeeds(&mut Command::new(binary)).await;
 }

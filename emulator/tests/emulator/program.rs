@@ -69,7 +69,7 @@ fn what_is_wrong_with_its_arguments_it_says() {
 
 #[tokio::test]
 async fn it_serves_shows_the_jobs_lines_and_ends_with_its_children() {
-    let job = "sh=sh -c 'echo $$; exec sleep 60'";
+    let job = "sh=sh -c 'echo $$ $HOME; exec sleep 60'";
     let mut child = emulator(&[
         "--port",
         "0",
@@ -80,6 +80,9 @@ async fn it_serves_shows_the_jobs_lines_and_ends_with_its_children() {
         "--job",
         job,
         "--allow-anonymous",
+        "--allow-commands",
+        "--inherit-env",
+        "PATH, HOME",
     ])
     .spawn()
     .unwrap();
@@ -107,7 +110,9 @@ async fn it_serves_shows_the_jobs_lines_and_ends_with_its_children() {
     let execution: Value = response.json().await.unwrap();
     let name = execution["metadata"]["name"].as_str().unwrap();
     let line = lines.find(|line| !line.is_empty()).unwrap();
-    let pid = line.strip_prefix(&format!("{name} | ")).unwrap();
+    let said = line.strip_prefix(&format!("{name} | ")).unwrap();
+    let (pid, home) = said.split_once(' ').unwrap();
+    assert_eq!(home, std::env::var("HOME").unwrap());
 
     let id = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();

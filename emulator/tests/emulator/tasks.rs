@@ -41,6 +41,46 @@ async fn a_task_gets_exactly_the_environment_of_cloud_run() {
 }
 
 #[tokio::test]
+async fn variables_are_inherited_if_they_are_named() {
+    let world = World::with(Settings {
+        inherit_env: vec!["CARGO_PKG_NAME".into(), "NOT_SET_ANYWHERE".into()],
+        ..settings(shell(
+            "echo ${CARGO_PKG_NAME-none} ${CARGO_PKG_VERSION-none} ${NOT_SET_ANYWHERE-none}",
+        ))
+    })
+    .await;
+    let name = world.run(json!({})).await;
+    world.finished(&name).await;
+    assert_eq!(world.lines(&name).await, ["emulator none none"]);
+    // What the job sets itself counts more.
+    let name = world.run(env(&[("CARGO_PKG_NAME", "own")])).await;
+    world.finished(&name).await;
+    assert_eq!(world.lines(&name).await, ["own none none"]);
+}
+
+#[tokio::test]
+async fn a_containers_own_command_is_run_only_if_that_is_allowed() {
+    for (allow_commands, line) in [(true, "own one"), (false, "image one")] {
+        let world = World::with(Settings {
+            allow_commands,
+            ..settings(Job::new("sh", ["sh", "-c", "echo image $1", "sh"]))
+        })
+        .await;
+        let command = json!(["sh", "-c", "echo own $1", "sh"]);
+        let container = json!({ "image": "r/sh", "command": command, "args": ["one"] });
+        let job = json!({ "metadata": { "name": "mine" }, "spec": { "template": { "spec": { "template": { "spec": { "containers": [container] } } } } } });
+        let (status, created) = world.post("jobs", job).await;
+        assert_eq!(status, StatusCode::OK, "{created}");
+        let task = &created["spec"]["template"]["spec"]["template"]["spec"];
+        assert_eq!(task["containers"][0]["command"], command);
+        let (_, execution) = world.post("jobs/mine:run", json!({})).await;
+        let name = execution["metadata"]["name"].as_str().unwrap();
+        world.finished(name).await;
+        assert_eq!(world.lines(name).await, [line]);
+    }
+}
+
+#[tokio::test]
 async fn a_failing_task_is_tried_again_and_then_fails_the_execution() {
     let world = World::of(Job {
         max_retries: 2,
