@@ -29,6 +29,7 @@ Usage: emulator [OPTION]... --job NAME=COMMAND...
                        task has none of them otherwise, as it would have none of yours in the cloud
   --allow-anonymous    let calls through that bring no access token of the emulator's metadata server: gcloud
   --faults             serve /emulator/faults and /emulator/counters
+  --quiet              do not print the lines of tasks, for who starts it by a program and does not read them
   --help, --version
 ";
 
@@ -79,6 +80,7 @@ fn wanted(mut arguments: Parser) -> Result<Wanted, lexopt::Error> {
             }
             Arg::Long("allow-anonymous") => settings.allow_anonymous = true,
             Arg::Long("faults") => settings.faults = true,
+            Arg::Long("quiet") => settings.echo = false,
             Arg::Long("help") | Arg::Short('h') => return Ok(Wanted::Print(HELP.into())),
             Arg::Long("version") | Arg::Short('V') => {
                 return Ok(Wanted::Print(

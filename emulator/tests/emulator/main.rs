@@ -1,5 +1,6 @@
 //! The emulator over the wire.
 
+mod compose;
 mod executions;
 mod faults;
 mod google_auth;
@@ -9,6 +10,7 @@ mod jobs;
 mod logs;
 mod metadata;
 mod program;
+mod readme;
 mod routes;
 mod tasks;
 mod v2;
