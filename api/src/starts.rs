@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout_at};
 
 use self::ambiguous::AmbiguousSends;
@@ -297,28 +296,30 @@ impl Inner {
     /// Starts, whatever the key's past. What else the scope is running counts.
     async fn begin(&self, start: &Start, deadline: Instant) -> Outcome {
         match (start.on_running, &self.leases) {
-            (OnRunning::Allow, Some(_)) if !start.id.is_keyed() => {
-                Box::pin(self.send_recorded(start, deadline)).await
+            (OnRunning::Allow, Some(leases)) if !start.id.is_keyed() => {
+                Box::pin(self.send_recorded(leases, start, deadline)).await
             }
             (OnRunning::Allow, _) => self.send(start, deadline).await,
             _ => Box::pin(self.start_exclusively(start, deadline)).await,
         }
     }
 
-    /// Sends a start that has no lease, and leaves a record of it for other instances. Its answer does not wait for that.
-    async fn send_recorded(&self, start: &Start, deadline: Instant) -> Outcome {
-        let (sender, outcome_rx) = oneshot::channel();
-        let (this, recorded_start) = (self.this.clone(), start.clone());
+    /// Sends a start that has no lease, and meanwhile leaves a record of it for other instances. The name of the execution
+    /// is added without the answer waiting for it.
+    async fn send_recorded(&self, leases: &Leases, start: &Start, deadline: Instant) -> Outcome {
+        let sent = leases.record(start, Recorded::Sent);
+        let (outcome, written) = tokio::join!(self.send(start, deadline), sent);
+        warn(written);
+        let (this, start, recorded_outcome) = (self.this.clone(), start.clone(), outcome.clone());
         self.detached.spawn(async move {
-            let Some(inner) = this.upgrade() else { return };
-            let Some(leases) = &inner.leases else { return };
-            warn(leases.record(&recorded_start, Recorded::Sent).await);
-            if let Ok(outcome) = outcome_rx.await {
-                warn(leases.record(&recorded_start, recorded(&outcome)).await);
+            if let Some(leases) = this
+                .upgrade()
+                .as_ref()
+                .and_then(|inner| inner.leases.as_ref())
+            {
+                warn(leases.record(&start, recorded(&recorded_outcome)).await);
             }
         });
-        let outcome = self.send(start, deadline).await;
-        let _ = sender.send(outcome.clone());
         outcome
     }
 

@@ -109,6 +109,8 @@ pub enum Fate {
     LostBefore,
     /// The store does it, and the connection closes instead of an answer.
     LostAfter,
+    /// The server does it, and answers with 500.
+    FailsAfter,
     /// It passes, and the answer takes so long.
     Slow(Duration),
     /// The store never sees it, and no answer ever comes.
@@ -193,6 +195,7 @@ impl Shared {
             .map_err(|_| Lost)?;
         match fate {
             Fate::LostAfter => return Err(Lost),
+            Fate::FailsAfter => return Ok(failure()),
             Fate::StuckAfter => self.stay().await,
             Fate::Slow(time) => tokio::time::sleep(time).await,
             _ => {}
@@ -228,6 +231,15 @@ impl Shared {
             .header("content-type", "application/json");
         Ok(answer.body(Full::new(sent.bytes().await.unwrap())).unwrap())
     }
+}
+
+fn failure() -> Response<Full<Bytes>> {
+    let body =
+        r#"{"error":{"code":500,"status":"INTERNAL","message":"Internal error encountered."}}"#;
+    let answer = Response::builder()
+        .status(500)
+        .header("content-type", "application/json");
+    answer.body(Full::new(body.into())).unwrap()
 }
 
 fn no_database() -> Response<Full<Bytes>> {

@@ -44,7 +44,7 @@ pub struct CloudRun {
     location: Arc<Location>,
     base_url: Option<String>,
     targets: Vec<Arc<Target>>,
-    /// The most executions of a page whose bytes were below the cap when it was last tried.
+    /// The most executions of a page for it to stay below the cap, as far as the last one tells.
     page_size: AtomicUsize,
 }
 
@@ -186,9 +186,8 @@ impl CloudRun {
             match self.read(&uri, MAX_LIST_BYTES).await {
                 Ok(answer) => {
                     let page = self.page(&answer)?;
-                    if page.listed == size {
-                        self.page_size
-                            .fetch_max(larger(size, answer.len()), Ordering::Relaxed);
+                    if let Some(bytes) = answer.len().checked_div(page.listed) {
+                        self.page_size.store(fitting_size(bytes), Ordering::Relaxed);
                     }
                     return Ok(page);
                 }
@@ -367,17 +366,11 @@ fn time(text: &Option<Text<'_>>) -> Option<Timestamp> {
     text.as_deref()?.parse().ok()
 }
 
-/// The size of the next page after a full one of `size` executions and `bytes`: a larger one, if it would stay well below the
-/// cap.
-fn larger(size: usize, bytes: usize) -> usize {
-    let larger = PAGE_SIZES.iter().rev().find(|larger| **larger > size);
-    let larger = larger.copied().unwrap_or(size);
-    let expected = bytes.saturating_mul(larger) / size.max(1);
-    if expected < MAX_LIST_BYTES / 2 {
-        larger
-    } else {
-        size
-    }
+/// The size of the next page where an execution has so many bytes: the largest that stays well below the cap.
+fn fitting_size(bytes: usize) -> usize {
+    let mut sizes = PAGE_SIZES.into_iter();
+    let fitting = sizes.find(|size| bytes.saturating_mul(*size) < MAX_LIST_BYTES / 2);
+    fitting.unwrap_or(1)
 }
 
 fn post(uri: &Uri, body: Bytes, timeout: Duration) -> Call<'_> {
@@ -626,12 +619,11 @@ mod tests {
     }
 
     #[test]
-    fn pages_grow_again_once_executions_are_small() {
-        assert_eq!(larger(20, 20 * 3_000), 100);
-        assert_eq!(larger(20, 20 * 60_000), 20, "100 of them exceed the cap");
-        assert_eq!(larger(1, 3_000), 20);
-        assert_eq!(larger(500, 500 * 3_000), 500);
-        assert_eq!(larger(15, 15 * 3_000), 20);
+    fn the_size_of_pages_follows_that_of_executions() {
+        assert_eq!(fitting_size(3_000), 500);
+        assert_eq!(fitting_size(17_000), 100);
+        assert_eq!(fitting_size(66_000), 20);
+        assert_eq!(fitting_size(MAX_LIST_BYTES), 1);
     }
 
     proptest::proptest! {

@@ -8,7 +8,7 @@ use super::error::{Busy, Error};
 use super::execution_index::Horizon;
 use super::lease::RecentStart;
 use super::scope_lock::TIME_TO_SEND;
-use super::{Inner, Outcome, Start, Started, recorded, warn};
+use super::{ASK_AGAIN, FOLLOW_TIMEOUT, Inner, Outcome, Start, Started, recorded, warn};
 use crate::config::OnRunning;
 use crate::execution::Execution;
 
@@ -26,7 +26,7 @@ impl Inner {
             .locks
             .acquire(start, self.leases.as_ref(), deadline)
             .await?;
-        let way = timeout_at(deadline.into(), self.make_way(start, deadline)).await;
+        let way = timeout_at(deadline.into(), self.wait_for_way(start, deadline)).await;
         let outcome = match way.unwrap_or(Err(Error::OutOfTime)) {
             Ok(None) => self.send(start, deadline).await,
             Ok(Some(execution)) => Ok(self.join(start, execution)),
@@ -36,6 +36,23 @@ impl Inner {
             warn(leases.release_scope(lease, start, recorded(&outcome)).await);
         }
         outcome
+    }
+
+    /// As [`Self::make_way`]. What another instance is just sending is soon known: it is waited for.
+    async fn wait_for_way(
+        &self,
+        start: &Start,
+        deadline: Instant,
+    ) -> Result<Option<Execution>, Error> {
+        let until = deadline.min(Instant::now() + FOLLOW_TIMEOUT);
+        loop {
+            let way = self.make_way(start, deadline).await;
+            let is_uncertain = matches!(way, Err(Error::ScopeBusy(Busy::Uncertain)));
+            if !is_uncertain || self.leases.is_none() || Instant::now() + ASK_AGAIN > until {
+                return way;
+            }
+            sleep(ASK_AGAIN).await;
+        }
     }
 
     /// Does what `on_running` says about the scope's unfinished executions. Returns the one to answer with, if any.

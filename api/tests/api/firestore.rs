@@ -363,3 +363,125 @@ async fn a_thousand_at_once_with_one_key_start_one_on_three_processes() {
     assert_eq!((names.len(), counters.calls(Operation::Run)), (1, 1));
     assert_eq!(counters.runs, 1);
 }
+
+/// Two services of one project and database, each for a job of its own.
+#[tokio::test]
+async fn two_services_never_touch_each_others_leases() {
+    let (Some(store), project) = (firestore(), project()) else {
+        return;
+    };
+    let settings = Settings {
+        jobs: vec![instant_job(), Job::new("other-job", Vec::<String>::new())],
+        project: project.clone(),
+        ..Settings::default()
+    };
+    let with = |job: &'static str| {
+        let store = store.clone();
+        move |config: &mut Config| {
+            config.cloud_run.job = job.to_owned();
+            config.idempotency.store = Store::Firestore;
+            config.platform.firestore_host = Some(store);
+        }
+    };
+    let a = TestApp::on(Emulator::start(settings).await.unwrap(), with("test-job")).await;
+    let b = a.another(with("other-job")).await;
+    assert_eq!(a.accepted("k").await["job"], "test-job");
+    assert_eq!(b.accepted("k").await["job"], "other-job");
+    let other_request = |app: &TestApp| {
+        app.post("/scopes/acme/process?on_running=join")
+            .header("idempotency-key", "l")
+            .send()
+    };
+    a.accepted("l").await;
+    assert!(other_request(&b).await.unwrap().status().is_success());
+    // One service is starting for a scope: the other need not wait.
+    a.emulator
+        .faults()
+        .add(run(Fault::Delay { ms: 4_000 }).first(1));
+    let reject = |app: &TestApp| app.post("/scopes/globex/process?on_running=reject").send();
+    let slow = tokio::spawn(reject(&a));
+    crate::helpers::eventually(|| a.calls(Operation::Run) == 5).await;
+    let sent = Instant::now();
+    assert_eq!(reject(&b).await.unwrap().status(), 202);
+    assert!(sent.elapsed() < Duration::from_secs(3));
+    assert_eq!(slow.await.unwrap().unwrap().status(), 202);
+}
+
+#[tokio::test]
+async fn a_start_that_another_instance_answered_counts_though_the_list_does_not_show_it() {
+    let Some(world) = long_running().await else {
+        return;
+    };
+    let [a, b, _] = &world.apps;
+    a.emulator
+        .faults()
+        .add(run(Fault::Invisible { ms: 20_000 }));
+    let post = |app: &TestApp, scope: &str, what: &str| {
+        app.post(&format!("/scopes/{scope}/process?on_running={what}"))
+            .send()
+    };
+    for key in [None, Some("k")] {
+        let scope = |name: &str| format!("{name}-{}", key.is_some());
+        let start = async |scope: &str| {
+            let mut request = a.post(&format!("/scopes/{scope}/process"));
+            if let Some(key) = key {
+                request = request.header("idempotency-key", key);
+            }
+            let response = request.send().await.unwrap();
+            assert_eq!(response.status(), 202);
+            response.json::<Value>().await.unwrap()
+        };
+        let first = start(&scope("one")).await;
+        let busy = post(b, &scope("one"), "reject").await.unwrap();
+        problem(busy, "scope-busy").await;
+        let first_joined = start(&scope("two")).await;
+        let joined = post(b, &scope("two"), "join").await.unwrap();
+        assert_eq!(joined.status(), 200);
+        let joined: Value = joined.json().await.unwrap();
+        assert_eq!(joined["name"], first_joined["name"]);
+        let replaced = post(b, &scope("one"), "replace").await.unwrap();
+        assert_eq!(replaced.status(), 202);
+        assert_eq!(a.show(&first).await["state"], "cancelled");
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_was_refused_leaves_its_scope_free_for_every_instance() {
+    let Some(world) = instances(instant_job(), |_| {}).await else {
+        return;
+    };
+    let [a, b, _] = &world.apps;
+    let refusal = Fault::Status {
+        code: 400,
+        headers: Default::default(),
+        body: Default::default(),
+    };
+    a.emulator.faults().add(run(refusal).first(1));
+    problem(a.keyless().await, "upstream-rejected").await;
+    let response = b.post("/scopes/acme/process?on_running=reject").send();
+    assert_eq!(response.await.unwrap().status(), 202);
+}
+
+#[tokio::test]
+async fn instances_together_start_as_many_as_a_scope_may_have() {
+    let world = instances(real_job(), |config| {
+        let env = &mut config.overrides.env;
+        env.insert("SLEEP_SECONDS".to_owned(), "60".into());
+        config.start.max_running = 3;
+        config.start.deadline_seconds = 10;
+    });
+    let Some(world) = world.await else { return };
+    let send = |i: usize| {
+        let request = world.apps[i % 3].post("/scopes/acme/process?on_running=reject");
+        request.send()
+    };
+    let mut accepted = 0;
+    for response in join_all((0..50).map(send)).await {
+        let response = response.unwrap();
+        match response.status().as_u16() {
+            202 => accepted += 1,
+            _ => drop(problem(response, "scope-busy").await),
+        }
+    }
+    assert_eq!((accepted, world.apps[0].counters().runs), (3, 3));
+}

@@ -552,15 +552,15 @@ async fn a_connection_that_closes_as_it_is_used_again_loses_and_doubles_nothing(
     );
 }
 
+/// Executions run until they are stopped.
+fn sleeping(config: &mut api::config::Config) {
+    let env = &mut config.overrides.env;
+    env.insert("SLEEP_SECONDS".to_owned(), "60".into());
+}
+
 /// A job that runs until it is stopped.
 async fn long_running() -> TestApp {
-    TestApp::with(real_job(), |config| {
-        config
-            .overrides
-            .env
-            .insert("SLEEP_SECONDS".to_owned(), "60".into());
-    })
-    .await
+    TestApp::with(real_job(), sleeping).await
 }
 
 #[tokio::test]
@@ -793,4 +793,215 @@ async fn a_scope_with_a_start_in_doubt_is_not_taken_over() {
     problem(app.on_running("replace").await, "scope-busy").await;
     assert_ne!(app.show(&running).await["state"], "cancelled");
     assert_eq!(app.counters().runs, 1);
+}
+
+/// Cloud Run begins the execution, answers with an error, and lists the execution late.
+#[tokio::test]
+async fn an_execution_that_is_listed_late_after_an_error_answer_is_not_started_twice() {
+    let cases = [
+        (1_000, Some("k")),
+        (2_500, Some("k")),
+        (2_500, None),
+        (8_000, Some("k")),
+    ];
+    let outcomes = cases.map(async |(ms, key)| {
+        let app = TestApp::with(instant_job(), |_| {}).await;
+        app.emulator
+            .faults()
+            .add(run(Fault::Invisible { ms }).first(1));
+        let way = Way::to(&app.emulator.host()).await;
+        let look_up = key.map(|_| Fate::Passes);
+        way.fate(look_up.into_iter().chain([Fate::FailsAfter]), Fate::Passes);
+        let service = app
+            .another(|config| config.cloud_run.base_url = format!("http://{}", way.host))
+            .await;
+        let execution = match key {
+            Some(key) => service.accepted(key).await,
+            None => service.start("acme").await,
+        };
+        assert_eq!(app.runs(), (1, 1), "{ms} {key:?}");
+        assert_eq!(execution["name"], app.emulator.executions()[0].name);
+    });
+    join_all(outcomes).await;
+}
+
+/// The name of each execution, and its state.
+fn states(app: &TestApp) -> Vec<(String, emulator::State)> {
+    let executions = app.emulator.executions().into_iter();
+    executions
+        .map(|execution| (execution.name, execution.state))
+        .collect()
+}
+
+/// Checks that of two executions the one survives, and that each service answers the key with it.
+async fn survives(services: [&TestApp; 2], name: &Value) {
+    let of_name = |wanted: bool| {
+        let states = states(services[0]).into_iter();
+        states.filter(move |(other, _)| (name == other) == wanted)
+    };
+    eventually(|| of_name(false).all(|(_, state)| state == emulator::State::Cancelled)).await;
+    assert_eq!(states(services[0]).len(), 2);
+    assert!(of_name(true).all(|(_, state)| state != emulator::State::Cancelled));
+    for service in services {
+        assert_eq!(service.accepted("k").await["name"], *name);
+    }
+    assert_eq!(services[0].counters().runs, 2);
+}
+
+/// A rollout: with the memory store two processes cannot know of each other's starts.
+#[tokio::test]
+async fn of_two_executions_by_two_processes_at_once_the_older_survives() {
+    let app = long_running().await;
+    app.emulator
+        .faults()
+        .add(run(Fault::Delay { ms: 2_000 }).first(1));
+    let other = app.another(sleeping).await;
+    let slow = tokio::spawn(
+        app.post("/scopes/acme/process")
+            .header("idempotency-key", "k")
+            .send(),
+    );
+    eventually(|| app.calls(Operation::Run) == 1).await;
+    let older = other.accepted("k").await;
+    let slow = slow.await.unwrap().unwrap();
+    assert_eq!(slow.status(), 202);
+    assert_eq!(slow.json::<Value>().await.unwrap()["name"], older["name"]);
+    survives([&app, &other], &older["name"]).await;
+}
+
+/// A clean restart: the list does not show yet what the process before this one started.
+#[tokio::test]
+async fn of_two_executions_around_a_restart_the_older_survives() {
+    let mut app = long_running().await;
+    app.emulator
+        .faults()
+        .add(run(Fault::Invisible { ms: 3_000 }).first(1));
+    let older = app.accepted("k").await;
+    app.stop();
+    let next = app.another(sleeping).await;
+    let younger = next.accepted("k").await;
+    assert_ne!(younger["name"], older["name"]);
+    tokio::time::sleep(Duration::from_secs(3)).await; // until the list shows the older one
+    let repeated = next.accepted("k").await;
+    assert_eq!(repeated["name"], older["name"]);
+    survives([&next, &next], &older["name"]).await;
+}
+
+#[tokio::test]
+async fn a_start_adopts_no_execution_of_another_scope() {
+    let id = app().await.accepted("k").await["invocationId"].clone();
+    let app = app().await;
+    let forged = |scope: &'static str| {
+        let id = id.as_str().unwrap().to_owned();
+        let env = move |_| {
+            let scope = ("SCOPE".to_owned(), scope.to_owned());
+            vec![scope, ("INVOCATION_ID".to_owned(), id.clone())]
+        };
+        app.emulator
+            .add_past_executions("test-job", 1, env)
+            .unwrap();
+    };
+    forged("globex");
+    let first = app.accepted("k").await;
+    assert_eq!((&first["scope"], app.runs()), (&json!("acme"), (1, 1)));
+    let again = app.another(|_| {}).await.accepted("k").await;
+    assert_eq!((&again["name"], app.runs()), (&first["name"], (1, 1)));
+}
+
+#[tokio::test]
+async fn many_large_executions_keep_no_scope_from_starting_or_listing() {
+    let app = TestApp::with(instant_job(), |_| {}).await;
+    let own = app.start("victim").await;
+    app.emulator
+        .add_past_executions("test-job", 150, |i| {
+            let large = |name: &str| (name.to_owned(), "x".repeat(30_000));
+            vec![
+                ("SCOPE".to_owned(), format!("s{i}")),
+                large("A"),
+                large("B"),
+            ]
+        })
+        .unwrap();
+    for service in [&app, &app.another(|_| {}).await] {
+        let response = service
+            .post("/scopes/victim/process?on_running=reject")
+            .header("idempotency-key", format!("k{}", app.counters().runs))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 202);
+        let mut path = "/scopes/victim/executions?limit=100".to_owned();
+        let mut names = Vec::new();
+        loop {
+            let page: Value = service
+                .get(&path)
+                .send()
+                .await
+                .unwrap()
+                .json()
+                .await
+                .unwrap();
+            names.extend(page["executions"].as_array().unwrap().clone());
+            let Some(next) = page["nextPage"].as_str() else {
+                break;
+            };
+            path = format!("/scopes/victim/executions?limit=100&page={next}");
+        }
+        assert!(names.iter().any(|listed| listed["name"] == own["name"]));
+    }
+    let before = app.calls(Operation::List);
+    app.accepted("next").await;
+    assert_eq!(
+        app.calls(Operation::List) - before,
+        1,
+        "the size is remembered"
+    );
+}
+
+#[tokio::test]
+async fn executions_that_ended_unseen_cost_a_list_and_not_a_call_each() {
+    let app = app().await;
+    for _ in 0..60 {
+        app.start("acme").await;
+    }
+    let ended = |app: &TestApp| {
+        states(app)
+            .iter()
+            .all(|(_, state)| *state == emulator::State::Succeeded)
+    };
+    eventually(|| ended(&app)).await;
+    let before = app.calls(Operation::Get);
+    assert_eq!(app.on_running("reject").await.status(), 202);
+    assert!(app.calls(Operation::Get) - before <= 4);
+}
+
+#[tokio::test]
+async fn a_scope_has_as_many_executions_as_it_may_and_no_more() {
+    let app = TestApp::with(real_job(), |config| {
+        let env = &mut config.overrides.env;
+        env.insert("SLEEP_SECONDS".to_owned(), "60".into());
+        config.start.max_running = 3;
+        config
+            .processes
+            .insert("import".to_owned(), Default::default());
+    })
+    .await;
+    let responses = join_all((0..50).map(|_| app.on_running("reject"))).await;
+    let count = |code: u16| {
+        let of_code = responses
+            .iter()
+            .filter(|response| response.status() == code);
+        of_code.count()
+    };
+    assert_eq!((count(202), count(409)), (3, 47));
+    assert_eq!(app.on_running("join").await.status(), 200);
+    let names: Vec<_> = states(&app).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(app.on_running("replace").await.status(), 202);
+    let cancelled = |(name, state)| (state == emulator::State::Cancelled).then_some(name);
+    let cancelled: Vec<_> = states(&app).into_iter().filter_map(cancelled).collect();
+    assert_eq!(cancelled.len(), 1, "one is replaced, not all: {names:?}");
+    // Another process of the same scope and job is counted by itself.
+    let import = app.post("/scopes/acme/process/import?on_running=reject");
+    assert_eq!(import.send().await.unwrap().status(), 202);
+    assert_eq!(app.counters().runs, 5);
 }
