@@ -231,9 +231,10 @@ async function load() {
     if (!found.length) throw new Error('The service’s description names no process.');
     processes = Object.fromEntries(found);
   } catch (error) {
-    const { message, ...more } = asRefusal(error);
-    const words = 'What this service can start, and with which parameters, could not be read, so nothing can be started yet.';
-    find('form-problem').firstElementChild.replaceChildren(...told({ message: `${words} ${message}`, ...more }));
+    const failed = asRefusal(error);
+    const cannot = 'What this service can start, and with which parameters, could not be read, so nothing can be started yet.';
+    const why = failed.status === 401 && !failed.signIn ? 'Enter a token first.' : failed.message;
+    find('form-problem').firstElementChild.replaceChildren(...told({ ...failed, message: `${cannot} ${why}` }));
     find('form-problem').hidden = false;
     return;
   }
@@ -319,7 +320,7 @@ function row(execution) {
     button.follow(name);
     button.scrollIntoView({ behavior: matchMedia('(prefers-reduced-motion)').matches ? 'instant' : 'smooth', block: 'nearest' });
   });
-  const again = make('button', { type: 'button', className: 'again', textContent: 'Run again', ariaLabel: `Run ${name} again` });
+  const again = make('button', { type: 'button', className: 'again', textContent: 'Run again', ariaLabel: `Run again ${name}` });
   again.addEventListener('click', () => repeat(execution));
   const named = process ? [link, ' ', make('small', { textContent: process })] : [link];
   const cells = [
