@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use crate::App;
 use crate::auth::Auth;
+use crate::caller_id::CallerId;
 use crate::config::{Config, Invalid};
 use crate::gcp::client::Error;
-use crate::gcp::cloud_logging;
+use crate::gcp::cloud_logging::{self, PageSize};
 use crate::gcp::cloud_run::Job;
 use crate::gcp::log_budget::Priority;
 use crate::gcp::metadata::Place;
@@ -379,14 +380,17 @@ async fn reads(app: &App, commands: &Commands, report: &mut Report) {
         execution: &nobody,
         since: None,
         page_token: None,
+        size: PageSize::default(),
+        caller: CallerId::of("check"),
         priority: Priority::Interactive,
     };
     match app.cloud_logging.lines(&lines).await {
         Ok(_) => report.ok("logs", "lines can be read"),
-        Err(error) => {
+        Err(cloud_logging::Error::Google(error)) => {
             let cure = commands.for_read(&error, "logging.googleapis.com", LOG_VIEWER);
             report.fail("logs", trouble(&error), cure);
         }
+        Err(error) => report.fail("logs", error.to_string(), None),
     }
 }
 

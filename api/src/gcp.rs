@@ -7,4 +7,5 @@ pub mod cloud_run;
 pub mod http_client;
 pub mod log_budget;
 pub mod metadata;
+pub mod page_memory;
 pub(crate) mod upstream_timing;

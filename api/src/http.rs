@@ -4,6 +4,7 @@ pub(crate) mod authorize;
 pub(crate) mod browsers;
 pub(crate) mod extract;
 pub(crate) mod handlers;
+pub(crate) mod held_body;
 pub(crate) mod json;
 pub(crate) mod limits;
 mod minimum_rate;

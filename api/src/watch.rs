@@ -21,6 +21,7 @@ pub use self::error::Error;
 use self::follower::Follower;
 pub use self::log_buffer::LogCursor;
 use self::log_buffer::{LogBuffer, NextLine, Reader};
+use crate::caller_id::CallerId;
 use crate::execution::Execution;
 use crate::gcp::client;
 use crate::gcp::cloud_logging::{CloudLogging, Position};
@@ -73,6 +74,8 @@ struct Watched {
 /// What the task shares with the watchers.
 struct Shared {
     name: String,
+    /// The first watcher, who takes turns with other callers at reading lines.
+    caller: CallerId,
     render: RenderEvent,
     snapshot: watch::Sender<Snapshot>,
     /// None until a watcher asks for lines.
@@ -178,8 +181,9 @@ impl Watches {
         scope: &Scope,
         name: &str,
         cursor: LogCursor,
+        caller: CallerId,
     ) -> Result<Watcher, Error> {
-        let watched = self.watched(name);
+        let watched = self.watched(name, caller);
         let mut snapshot = watched.shared.snapshot.subscribe();
         let is_known = |snapshot: &Snapshot| {
             snapshot.execution.is_some() || (snapshot.not_found > 0 && !self.was_just_started(name))
@@ -203,7 +207,7 @@ impl Watches {
     }
 
     /// The watched execution of this name: the one that is watched already, or a new one.
-    fn watched(&self, name: &str) -> Arc<Watched> {
+    fn watched(&self, name: &str, caller: CallerId) -> Arc<Watched> {
         // Declared before the lock, so that it is dropped after it: the last reference takes the lock to unregister itself.
         let existing;
         let mut registry = lock(&self.watched);
@@ -215,6 +219,7 @@ impl Watches {
         }
         let shared = Arc::new(Shared {
             name: name.to_owned(),
+            caller,
             render: self.render,
             snapshot: watch::Sender::default(),
             lines: Mutex::default(),

@@ -14,27 +14,75 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::gcp::client::{self, Call, Error, Google};
-use crate::gcp::log_budget::{LogBudget, Priority};
+use crate::caller_id::CallerId;
+use crate::gcp::client::{self, Call, Google};
+use crate::gcp::log_budget::{LogBudget, Priority, Spent};
 use crate::gcp::metadata::Location;
+use crate::gcp::page_memory::{Held, PageMemory};
 
 /// How long a page of lines may take; filters over many entries are slow.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest page read, in bytes.
-const MAX_BYTES: usize = 8 * 1024 * 1024;
-/// Lines asked for per page; fewer if that many are too large (one entry has up to 256 KiB).
-const PAGE_SIZES: [u32; 3] = [1000, 100, 10];
+/// The largest answer read, in bytes. One entry has up to 256 KiB, and more with what JSON escapes.
+const MAX_ANSWER_BYTES: usize = 2 * 1024 * 1024;
+/// The most that the lines of a page may take, in bytes.
+const MAX_PAGE_BYTES: usize = 1024 * 1024;
+/// What a page takes while it is read, in bytes: the answer, the lines, and what is made of them.
+const READING_BYTES: usize = MAX_ANSWER_BYTES + 2 * MAX_PAGE_BYTES;
+/// What a line takes besides its text, in bytes.
+const LINE_OVERHEAD: usize = 200;
 /// Pages in a row that may be empty and yet have a successor.
 const MAX_EMPTY_PAGES: usize = 5;
 
-/// The log lines of the executions of the processes' jobs. Every read is paid from one budget.
+/// The log lines of the executions of the processes' jobs. Every read is paid from one budget, and every page held from
+/// another.
 pub struct CloudLogging {
     budget: LogBudget,
+    memory: PageMemory,
     google: Google,
     location: Arc<Location>,
     base_url: String,
     /// The part of a filter that names the jobs.
     job_names: String,
+}
+
+/// Why lines could not be read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Our own budget of log reads is spent.
+    #[error(transparent)]
+    Budget(#[from] Spent),
+    /// The memory for lines is held for other readers.
+    #[error("the memory for log lines is in use by slow readers")]
+    NoMemory,
+    /// Google's API failed.
+    #[error("{0}")]
+    Google(#[from] client::Error),
+}
+
+/// How many lines are asked for at a time: fewer where they are long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageSize(usize);
+
+impl PageSize {
+    /// Lines asked for, from the largest size to the smallest.
+    const LINES: [u32; 4] = [1000, 100, 10, 1];
+
+    fn lines(self) -> u32 {
+        Self::LINES.get(self.0).copied().unwrap_or(1)
+    }
+
+    fn smaller(self) -> Option<Self> {
+        (self.0 + 1 < Self::LINES.len()).then_some(Self(self.0 + 1))
+    }
+
+    /// The size for the page after one that took so many bytes: a larger one if that would do as well.
+    fn after(self, bytes: usize) -> Self {
+        if bytes * 20 < MAX_PAGE_BYTES {
+            Self(self.0.saturating_sub(1))
+        } else {
+            self
+        }
+    }
 }
 
 /// One line of a task.
@@ -76,6 +124,10 @@ pub struct Query<'a> {
     pub since: Option<Timestamp>,
     /// An earlier page's `next`, with the same `since`.
     pub page_token: Option<&'a str>,
+    /// An earlier page's `size`.
+    pub size: PageSize,
+    /// The caller whose turn is taken.
+    pub caller: CallerId,
     /// Which share of the budget is spent.
     pub priority: Priority,
 }
@@ -86,6 +138,10 @@ pub struct Page {
     pub entries: Vec<Entry>,
     /// Goes on from here.
     pub next: Option<String>,
+    /// The size to ask for next.
+    pub size: PageSize,
+    /// The memory that the lines take.
+    pub held: Held,
 }
 
 impl CloudLogging {
@@ -106,6 +162,7 @@ impl CloudLogging {
         };
         Self {
             budget,
+            memory: PageMemory::of_container(),
             google,
             location,
             base_url,
@@ -125,19 +182,40 @@ impl CloudLogging {
         Ok(page)
     }
 
-    async fn page(&self, query: &Query<'_>, from: Option<&str>) -> Result<Page, Error> {
-        let mut outcome = Err(Error::TooLarge("no page is small enough".to_owned()));
-        for size in PAGE_SIZES {
-            self.budget.take(query.priority).await?;
-            outcome = self.read(query, from, size).await;
-            if !matches!(outcome, Err(Error::TooLarge(_) | Error::Unreadable(_))) {
-                break;
+    /// A page of as many lines as fit.
+    async fn page(&self, query: &Query<'_>, token: Option<&str>) -> Result<Page, Error> {
+        let mut size = query.size;
+        loop {
+            self.budget.take(query.caller, query.priority).await?;
+            let held = self.memory.hold(READING_BYTES).ok_or(Error::NoMemory)?;
+            let outcome = self.read(query, token, size).await;
+            match (outcome, size.smaller()) {
+                (Err(client::Error::TooLarge(_)), Some(smaller)) => size = smaller,
+                (Ok((entries, _)), Some(smaller)) if bytes(&entries) > MAX_PAGE_BYTES => {
+                    size = smaller;
+                }
+                (Ok((entries, next)), _) => {
+                    let bytes = bytes(&entries);
+                    held.set(bytes);
+                    let size = size.after(bytes);
+                    return Ok(Page {
+                        entries,
+                        next,
+                        size,
+                        held,
+                    });
+                }
+                (Err(error), _) => return Err(error.into()),
             }
         }
-        outcome
     }
 
-    async fn read(&self, query: &Query<'_>, from: Option<&str>, size: u32) -> Result<Page, Error> {
+    async fn read(
+        &self,
+        query: &Query<'_>,
+        token: Option<&str>,
+        size: PageSize,
+    ) -> Result<(Vec<Entry>, Option<String>), client::Error> {
         let place = self.location.get().await?;
         let mut filter = format!(
             r#"resource.type="cloud_run_job" AND {} AND resource.labels.location="{}" AND labels."run.googleapis.com/execution_name"="{}""#,
@@ -150,11 +228,11 @@ impl CloudLogging {
             resource_names: [format!("projects/{}", place.project)],
             filter,
             order_by: "timestamp asc",
-            page_size: size,
-            page_token: from,
+            page_size: size.lines(),
+            page_token: token,
         };
-        let body =
-            serde_json::to_vec(&request).map_err(|error| Error::NoEffect(error.to_string()))?;
+        let body = serde_json::to_vec(&request)
+            .map_err(|error| client::Error::NoEffect(error.to_string()))?;
         let uri = format!("{}/v2/entries:list", self.base_url).parse();
         let uri = uri.map_err(client::not_a_uri)?;
         let call = Call {
@@ -162,7 +240,7 @@ impl CloudLogging {
             uri: &uri,
             body: Some(Bytes::from(body)),
             timeout: TIMEOUT,
-            max_bytes: MAX_BYTES,
+            max_bytes: MAX_ANSWER_BYTES,
         };
         let answer = self.google.call(&call).await?;
         let list: List<'_> = client::json(&answer)?;
@@ -170,11 +248,15 @@ impl CloudLogging {
             .next_page_token
             .filter(|next| !next.is_empty())
             .map(Cow::into_owned);
-        Ok(Page {
-            entries: list.entries.into_iter().map(GoogleEntry::view).collect(),
-            next,
-        })
+        let entries = list.entries.into_iter().map(GoogleEntry::view).collect();
+        Ok((entries, next))
     }
+}
+
+/// What the lines take.
+fn bytes(entries: &[Entry]) -> usize {
+    let each = |entry: &Entry| entry.line.text.len() + LINE_OVERHEAD;
+    entries.iter().map(each).sum()
 }
 
 #[derive(Serialize)]

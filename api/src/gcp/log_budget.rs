@@ -1,22 +1,24 @@
 //! How often logs may be read: one budget for the process, since Google's quota is one for the whole project.
 //!
-//! The budget has two halves: one for requests (`GET …/logs`), one for watched runs. Neither can starve the other, and what
-//! one half leaves unused the other gets. Of the watched runs, those that were never read and those that have just ended
-//! come first, and of the others the one that has waited longest.
+//! The budget has two halves, one for requests (`GET …/logs`), one for watched executions. Neither can starve the other, and
+//! what one half leaves unused the other gets. Within each half callers take turns: one alone may use all of it, two get the
+//! same share. Of one caller's watched executions, those that show no lines yet and those that have finished come first.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::http::StatusCode;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::gcp::client::Error;
+use crate::caller_id::CallerId;
 
-/// How long a request waits for its turn. Somebody sits before it, and is better told to come back than left waiting.
-const REQUEST_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a request waits for its turn. A person sits in front of it, who is better told when to come back.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
 /// Reads saved up at most while nobody reads, as a share of a minute's: 50 a minute never become more than 60.
 const SAVED_SHARE: f64 = 0.2;
+/// How long it is remembered when a caller had its last turn.
+const TURN_MEMORY: Duration = Duration::from_secs(60);
 
 /// How urgent a read is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,110 +31,179 @@ pub enum Priority {
     Background,
 }
 
+/// The budget is spent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the log reads that limits.log_reads_per_minute allows are used up")]
+pub struct Spent {
+    /// When another read will be possible.
+    pub retry_after_seconds: u64,
+}
+
 /// Permits to read, growing with time.
-pub struct LogBudget {
-    halves: Mutex<Halves>,
-    /// Whoever holds one is the next of its kind: tokio's mutex is fair.
-    turns: [tokio::sync::Mutex<()>; 3],
-    urgent: AtomicUsize,
+#[derive(Clone)]
+pub struct LogBudget(Arc<Mutex<State>>);
+
+struct State {
+    permits: Permits,
+    queues: [Queue; 2],
+    /// A task hands out permits as they grow.
+    is_handing_out: bool,
 }
 
 impl LogBudget {
     /// `per_minute` reads; a fifth of them may come at once.
     pub fn new(per_minute: u32) -> Self {
-        Self {
-            halves: Mutex::new(Halves::new(per_minute, Instant::now())),
-            turns: Default::default(),
-            urgent: AtomicUsize::new(0),
-        }
+        let state = State {
+            permits: Permits::new(per_minute, Instant::now()),
+            queues: Default::default(),
+            is_handing_out: false,
+        };
+        Self(Arc::new(Mutex::new(state)))
     }
 
-    /// Waits for a permit to read once. A watch waits as long as it takes; a request is sent away after three seconds.
-    pub async fn take(&self, priority: Priority) -> Result<(), Error> {
-        match priority {
-            Priority::Interactive => {
-                let waited = timeout(REQUEST_PATIENCE, self.wait(priority)).await;
-                waited.map_err(|_| self.spent())
-            }
-            Priority::FirstOrLast => {
-                let _waiting = Counted::new(&self.urgent);
-                self.wait(priority).await;
-                Ok(())
-            }
-            Priority::Background => {
-                self.wait(priority).await;
-                Ok(())
-            }
+    /// Waits for a permit to read once. A watched execution waits as long as it takes, a request for a few seconds.
+    pub async fn take(&self, caller: CallerId, priority: Priority) -> Result<(), Spent> {
+        let permit = self.enqueue(caller, priority);
+        if priority != Priority::Interactive {
+            // The sender is dropped only with the budget.
+            let _ = permit.await;
+            return Ok(());
         }
+        let waited = timeout(REQUEST_PATIENCE, permit).await;
+        waited.map(drop).map_err(|_| self.spent())
     }
 
-    async fn wait(&self, priority: Priority) {
-        let _turn = self.turns[priority as usize].lock().await;
-        while let Err(pause) = self.try_take(priority) {
+    fn enqueue(&self, caller: CallerId, priority: Priority) -> oneshot::Receiver<()> {
+        let (permit, granted) = oneshot::channel();
+        let mut state = self.state();
+        state.queues[half(priority)].add(caller, priority, permit);
+        state.hand_out(Instant::now());
+        if state.has_waiting() && !state.is_handing_out {
+            state.is_handing_out = true;
+            tokio::spawn(self.clone().hand_out());
+        }
+        granted
+    }
+
+    /// Hands out permits as they grow, until nobody waits.
+    async fn hand_out(self) {
+        loop {
+            let pause = {
+                let mut state = self.state();
+                state.hand_out(Instant::now());
+                state.is_handing_out = state.has_waiting();
+                if !state.is_handing_out {
+                    return;
+                }
+                state.permits.pause()
+            };
             sleep(pause).await;
         }
     }
 
-    /// Takes a permit, or says when to look again.
-    fn try_take(&self, priority: Priority) -> Result<(), Duration> {
-        let mut halves = self.halves.lock().unwrap_or_else(PoisonError::into_inner);
-        halves.grow(Instant::now());
+    fn spent(&self) -> Spent {
+        Spent {
+            retry_after_seconds: self.state().permits.pause().as_secs() + 1,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn half(priority: Priority) -> usize {
+    match priority {
+        Priority::Interactive => 0,
+        Priority::FirstOrLast | Priority::Background => 1,
+    }
+}
+
+impl State {
+    fn hand_out(&mut self, now: Instant) {
+        self.permits.grow(now);
+        for (half, queue) in self.queues.iter_mut().enumerate() {
+            while self.permits.has(half) && queue.grant(now) {
+                self.permits.take(half);
+            }
+        }
+    }
+
+    fn has_waiting(&self) -> bool {
+        self.queues.iter().any(Queue::has_waiting)
+    }
+}
+
+/// Who waits for the permits of one half.
+#[derive(Default)]
+struct Queue {
+    callers: HashMap<CallerId, Waiting>,
+}
+
+/// The waiting reads of one caller.
+#[derive(Default)]
+struct Waiting {
+    last_turn: Option<Instant>,
+    urgent: VecDeque<oneshot::Sender<()>>,
+    other: VecDeque<oneshot::Sender<()>>,
+}
+
+impl Queue {
+    fn add(&mut self, caller: CallerId, priority: Priority, permit: oneshot::Sender<()>) {
+        let waiting = self.callers.entry(caller).or_default();
         match priority {
-            Priority::Background if self.urgent.load(Ordering::Relaxed) > 0 => Err(halves.pause()),
-            Priority::Interactive => halves.take(Half::REQUESTS),
-            Priority::FirstOrLast | Priority::Background => halves.take(Half::WATCHES),
+            Priority::FirstOrLast => waiting.urgent.push_back(permit),
+            Priority::Interactive | Priority::Background => waiting.other.push_back(permit),
         }
     }
 
-    fn spent(&self) -> Error {
-        let halves = self.halves.lock().unwrap_or_else(PoisonError::into_inner);
-        Error::Refused {
-            status: StatusCode::TOO_MANY_REQUESTS,
-            code: String::new(),
-            retry_after_seconds: Some(halves.pause().as_secs() + 1),
-            message: "our own limits.log_reads_per_minute are spent".to_owned(),
-        }
+    /// Gives a permit to the waiting caller whose last turn is the longest ago. False if nobody waits.
+    fn grant(&mut self, now: Instant) -> bool {
+        self.forget_those_who_left(now);
+        let next = self.callers.values_mut().filter(|waiting| waiting.waits());
+        let Some(next) = next.min_by_key(|waiting| waiting.last_turn) else {
+            return false;
+        };
+        next.last_turn = Some(now);
+        let permit = next.urgent.pop_front().or_else(|| next.other.pop_front());
+        permit.is_some_and(|permit| permit.send(()).is_ok())
+    }
+
+    fn forget_those_who_left(&mut self, now: Instant) {
+        self.callers.retain(|_, waiting| {
+            waiting.urgent.retain(|permit| !permit.is_closed());
+            waiting.other.retain(|permit| !permit.is_closed());
+            let recent = |turn| now.saturating_duration_since(turn) < TURN_MEMORY;
+            waiting.waits() || waiting.last_turn.is_some_and(recent)
+        });
+    }
+
+    fn has_waiting(&self) -> bool {
+        self.callers.values().any(Waiting::waits)
     }
 }
 
-/// Counts itself as long as it lives: a task that is dropped while it waits must not be waited for.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
+impl Waiting {
+    fn waits(&self) -> bool {
+        !self.urgent.is_empty() || !self.other.is_empty()
     }
 }
 
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-struct Half;
-
-impl Half {
-    const REQUESTS: usize = 0;
-    const WATCHES: usize = 1;
-}
-
-/// The permits there are.
-struct Halves {
+/// The permits that there are, in two halves.
+struct Permits {
     per_second: f64,
     most: f64,
-    permits: [f64; 2],
+    halves: [f64; 2],
     grown: Instant,
 }
 
-impl Halves {
+impl Permits {
     fn new(per_minute: u32, now: Instant) -> Self {
         let most = (f64::from(per_minute) * SAVED_SHARE / 2.0).max(1.0);
         Self {
             per_second: f64::from(per_minute) / 60.0,
             most,
-            permits: [most; 2],
+            halves: [most; 2],
             grown: now,
         }
     }
@@ -141,20 +212,20 @@ impl Halves {
     fn grow(&mut self, now: Instant) {
         let due = (now - self.grown).as_secs_f64() * self.per_second;
         self.grown = now;
-        let [a, b] = self.permits.map(|permits| permits + due / 2.0);
+        let [a, b] = self.halves.map(|permits| permits + due / 2.0);
         let (over_a, over_b) = ((a - self.most).max(0.0), (b - self.most).max(0.0));
-        self.permits = [a + over_b, b + over_a].map(|permits| permits.min(self.most));
+        self.halves = [a + over_b, b + over_a].map(|permits| permits.min(self.most));
     }
 
-    fn take(&mut self, half: usize) -> Result<(), Duration> {
-        if self.permits[half] < 1.0 {
-            return Err(self.pause());
-        }
-        self.permits[half] -= 1.0;
-        Ok(())
+    fn has(&self, half: usize) -> bool {
+        self.halves[half] >= 1.0
     }
 
-    /// Half the time in which one permit grows: soon enough to see it, seldom enough to cost nothing.
+    fn take(&mut self, half: usize) {
+        self.halves[half] -= 1.0;
+    }
+
+    /// Half the time in which one permit grows: often enough to hand it out soon, seldom enough to cost nothing.
     fn pause(&self) -> Duration {
         Duration::from_secs_f64(0.5 / self.per_second)
     }
@@ -164,15 +235,21 @@ impl Halves {
 mod tests {
     use super::*;
 
+    const REQUESTS: usize = 0;
+    const WATCHES: usize = 1;
+
     /// How many permits each half gave within the seconds when it was asked every 100 ms.
     fn given(per_minute: u32, seconds: u64, asking: &[usize]) -> [u32; 2] {
-        let begun = Instant::now();
-        let mut halves = Halves::new(per_minute, begun);
+        let began = Instant::now();
+        let mut permits = Permits::new(per_minute, began);
         let mut given = [0; 2];
         for tick in 0..seconds * 10 {
-            halves.grow(begun + Duration::from_millis(tick * 100));
+            permits.grow(began + Duration::from_millis(tick * 100));
             for &half in asking {
-                given[half] += u32::from(halves.take(half).is_ok());
+                if permits.has(half) {
+                    permits.take(half);
+                    given[half] += 1;
+                }
             }
         }
         given
@@ -197,49 +274,123 @@ mod tests {
 
     #[test]
     fn what_one_half_leaves_the_other_gets() {
-        for half in [Half::REQUESTS, Half::WATCHES] {
+        for half in [REQUESTS, WATCHES] {
             let taken = given(60, 600, &[half])[half];
             assert!((595..=610).contains(&taken), "{taken}");
         }
     }
 
+    /// The order in which the waiting reads of these callers get their permits, once everything saved up is spent.
+    async fn order(waiting: &[(&'static str, Priority)]) -> Vec<(&'static str, Priority)> {
+        let budget = LogBudget::new(1200);
+        {
+            let mut state = budget.state();
+            state.permits.halves = [0.0; 2];
+        }
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let tasks: Vec<_> = waiting
+            .iter()
+            .map(|&(caller, priority)| {
+                let permit = budget.enqueue(CallerId::of(caller), priority);
+                let order = Arc::clone(&order);
+                tokio::spawn(async move {
+                    permit.await.unwrap();
+                    order.lock().unwrap().push((caller, priority));
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        order.lock().unwrap().clone()
+    }
+
     #[tokio::test]
-    async fn a_request_is_sent_away_with_a_time_to_come_back() {
-        let budget = LogBudget::new(1);
-        budget.take(Priority::Interactive).await.unwrap();
-        let refused = budget.take(Priority::Interactive).await.unwrap_err();
-        assert!(
-            matches!(
-                refused,
-                Error::Refused {
-                    retry_after_seconds: Some(31),
-                    ..
-                }
-            ),
-            "{refused}"
+    async fn a_request_is_refused_with_the_time_to_come_back() {
+        let (budget, caller) = (LogBudget::new(1), CallerId::of("a"));
+        budget.take(caller, Priority::Interactive).await.unwrap();
+        let refused = budget.take(caller, Priority::Interactive).await;
+        let retry_after_seconds = 31;
+        assert_eq!(
+            refused,
+            Err(Spent {
+                retry_after_seconds
+            })
         );
     }
 
     #[tokio::test]
-    async fn what_is_urgent_comes_first() {
-        let budget = std::sync::Arc::new(LogBudget::new(120));
-        while budget.try_take(Priority::Background).is_ok() {}
-        let order = std::sync::Arc::new(Mutex::new(Vec::new()));
+    async fn first_and_last_reads_come_before_the_others_of_a_caller() {
+        use Priority::{Background, FirstOrLast};
+        let waiting = [("a", Background), ("a", Background), ("a", FirstOrLast)];
+        assert_eq!(order(&waiting).await[0], ("a", FirstOrLast));
+    }
+
+    #[tokio::test]
+    async fn callers_take_turns_however_many_reads_each_waits_for() {
+        use Priority::{Background, FirstOrLast, Interactive};
+        let mut waiting = vec![("greedy", Interactive); 6];
+        waiting.extend([("modest", Interactive); 2]);
+        let callers: Vec<_> = order(&waiting)
+            .await
+            .into_iter()
+            .map(|read| read.0)
+            .collect();
+        assert_eq!(callers.iter().filter(|name| **name == "modest").count(), 2);
+        assert!(
+            callers[..4]
+                .iter()
+                .filter(|name| **name == "modest")
+                .count()
+                == 2,
+            "{callers:?}"
+        );
         let waiting = [
-            Priority::Background,
-            Priority::Background,
-            Priority::FirstOrLast,
-        ]
-        .map(|priority| {
-            let (budget, order) = (budget.clone(), order.clone());
-            tokio::spawn(async move {
-                budget.take(priority).await.unwrap();
-                order.lock().unwrap().push(priority);
-            })
-        });
-        for task in waiting {
-            task.await.unwrap();
+            ("greedy", FirstOrLast),
+            ("greedy", FirstOrLast),
+            ("modest", Background),
+        ];
+        assert!(order(&waiting).await[..2].contains(&("modest", Background)));
+    }
+
+    #[test]
+    fn a_caller_who_asks_anew_after_each_turn_gets_no_more_turns_than_one_who_waits_all_the_time() {
+        let (mut queue, mut turns) = (Queue::default(), [0, 0]);
+        let callers = ["waits", "returns"].map(CallerId::of);
+        let mut granted: [VecDeque<oneshot::Receiver<()>>; 2] = Default::default();
+        let mut now = Instant::now();
+        for _ in 0..100 {
+            for (caller, granted) in callers.iter().zip(&mut granted) {
+                if granted.is_empty() {
+                    let (permit, receiver) = oneshot::channel();
+                    queue.add(*caller, Priority::Interactive, permit);
+                    granted.push_back(receiver);
+                }
+            }
+            assert!(queue.grant(now));
+            now += Duration::from_millis(1200);
+            for (turns, granted) in turns.iter_mut().zip(&mut granted) {
+                let done = granted
+                    .front_mut()
+                    .is_some_and(|one| one.try_recv().is_ok());
+                if done {
+                    granted.pop_front();
+                    *turns += 1;
+                }
+            }
         }
-        assert_eq!(order.lock().unwrap()[0], Priority::FirstOrLast);
+        assert_eq!(turns, [50, 50]);
+    }
+
+    #[tokio::test]
+    async fn a_read_that_is_given_up_while_it_waits_costs_no_permit() {
+        let (budget, caller) = (LogBudget::new(600), CallerId::of("a"));
+        budget.state().permits.halves = [0.0; 2];
+        for _ in 0..50 {
+            drop(budget.enqueue(caller, Priority::Background));
+        }
+        let began = Instant::now();
+        budget.take(caller, Priority::Background).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(2));
     }
 }

@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 
 use crate::App;
 use crate::auth::Caller;
+use crate::caller_id::CallerId;
 use crate::config::Operation;
 use crate::http::extract;
 use crate::http::problem::Problem;
@@ -51,6 +52,8 @@ pub struct Authorized<O> {
     pub caller: Caller,
     /// Whom it is about.
     pub scope: Scope,
+    /// The caller as limits count it.
+    pub caller_id: CallerId,
     operation: PhantomData<O>,
 }
 
@@ -63,11 +66,12 @@ impl<O: Op> FromRequestParts<Arc<App>> for Authorized<O> {
         let identity = authorized
             .as_ref()
             .map_or("", |(caller, _)| &caller.identity);
-        app.limits.request(parts, identity)?;
+        let caller_id = app.limits.request(parts, identity)?;
         let (caller, scope) = authorized?;
         Ok(Self {
             caller,
             scope,
+            caller_id,
             operation: PhantomData,
         })
     }

@@ -1,10 +1,12 @@
 //! Opaque values that tell where to go on, such as `page`: bound to the list that they came from.
 
+use axum::http::StatusCode;
 use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::gcp::client;
 use crate::http::problem::{Kind, Problem};
 
 /// The longest value taken, in bytes; Google's own tokens have a few hundred.
@@ -29,13 +31,23 @@ impl Page {
 
     /// The page that [`Page::encode`] made for the same list.
     pub fn decode(list: &str, text: &str) -> Result<Self, Problem> {
-        decode(list, text).ok_or_else(|| {
-            Problem::new(
-                Kind::MalformedRequest,
-                "page must be the nextPage of an earlier answer of this very list.",
-            )
-        })
+        decode(list, text).ok_or_else(refused)
     }
+}
+
+/// The problem of a page that is not of this list, or that Google does not take any more: its tokens live for a day.
+pub fn refused() -> Problem {
+    Problem::new(
+        Kind::MalformedRequest,
+        "page must be the nextPage of an earlier answer of this very list, and of the last 24 hours.",
+    )
+}
+
+/// Whether Google refused the token of a page.
+pub fn is_refused(token: Option<&str>, error: &client::Error) -> bool {
+    let is_about_the_request = |status: &StatusCode| matches!(status.as_u16(), 400 | 410);
+    token.is_some()
+        && matches!(error, client::Error::Refused { status, .. } if is_about_the_request(status))
 }
 
 /// The value as a text that [`decode`] reads. `list` names the list that it belongs to.

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::gcp::client;
+use crate::gcp::{client, cloud_logging};
 use crate::http::json::json;
 use crate::starts::{self, Busy};
 use crate::{overrides, parameters, watch};
@@ -421,6 +421,22 @@ impl From<Busy> for Problem {
             Some(path) => problem.execution(path),
             None => problem,
         }
+    }
+}
+
+impl From<cloud_logging::Error> for Problem {
+    fn from(error: cloud_logging::Error) -> Self {
+        let cause = error.to_string();
+        let problem = match error {
+            cloud_logging::Error::Budget(spent) => Self::new(
+                Kind::RateLimited,
+                "The service has read logs as often as it may. Repeat the request after the time in Retry-After.",
+            )
+            .retry_after(spent.retry_after_seconds),
+            cloud_logging::Error::NoMemory => Kind::Overloaded.into(),
+            cloud_logging::Error::Google(error) => return error.into(),
+        };
+        problem.because(cause)
     }
 }
 

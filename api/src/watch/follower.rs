@@ -6,15 +6,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::log_buffer::{LogBuffer, Source};
+use super::log_buffer::{LogBuffer, NextPage, Source};
 use super::pace::{
     LINES_INTERVAL, LONGEST_PAUSE, POLL_INTERVAL, Pace, elapsed_since, pause_after_failure,
     poll_interval,
 };
 use super::{Finished, Shared, lock};
 use crate::execution::Execution;
-use crate::gcp::client::Error;
-use crate::gcp::cloud_logging::{CloudLogging, Query};
+use crate::gcp::client;
+use crate::gcp::cloud_logging::{CloudLogging, Error, Query};
 use crate::gcp::cloud_run::CloudRun;
 use crate::gcp::log_budget::Priority;
 
@@ -99,7 +99,7 @@ impl Follower {
         finished
     }
 
-    fn publish_failure(&self, error: Error, failures: u32) {
+    fn publish_failure(&self, error: client::Error, failures: u32) {
         if failures == 0 {
             tracing::warn!(execution = &self.shared.name[..], cause = %error, "an execution could not be read and will be read again");
         }
@@ -156,15 +156,18 @@ impl Follower {
 
     async fn read_once(&self, pace: &mut Pace, finished: Option<Finished>) {
         let began = Instant::now();
-        let Some((source, since, page_token)) = self.next_page() else {
+        let Some(page) = self.next_page() else {
             return;
         };
+        let source = page.source;
         let first_or_last =
             source == Source::Tail && (finished.is_some() || pace.succeeded.is_none());
         let query = Query {
             execution: &self.shared.name,
-            since,
-            page_token: page_token.as_deref(),
+            since: page.since,
+            page_token: page.token.as_deref(),
+            size: page.size,
+            caller: self.shared.caller,
             priority: if first_or_last {
                 Priority::FirstOrLast
             } else {
@@ -187,6 +190,7 @@ impl Follower {
             Some(Ok(page)) => {
                 pace.record_success(source, began);
                 lines.add(source, page);
+                self.drop_lines_on_shortage(lines);
                 if finished.is_some() && source == Source::Tail && !lines.tail_has_more() {
                     lines.complete();
                 }
@@ -202,12 +206,27 @@ impl Follower {
         }
     }
 
-    fn next_page(&self) -> Option<(Source, Option<Timestamp>, Option<String>)> {
+    fn next_page(&self) -> Option<NextPage> {
         let mut lines = lock(&self.shared.lines);
         let lines = lines.as_mut()?;
         let source = lines.wanted()?;
-        let (since, page_token) = lines.next_page(source);
-        Some((source, since, page_token))
+        Some(lines.next_page(source))
+    }
+
+    fn drop_lines_on_shortage(&self, lines: &LogBuffer) {
+        let shared = Arc::downgrade(&self.shared);
+        let drop_lines = move || {
+            let Some(shared) = shared.upgrade() else {
+                return;
+            };
+            if let Some(lines) = &mut *lock(&shared.lines) {
+                lines.drop_lines();
+            }
+            shared.snapshot.send_modify(|_| ()); // wakes the watchers
+        };
+        if let Some(held) = lines.held() {
+            held.on_shortage(drop_lines);
+        }
     }
 
     /// Until when a read after the execution's end may take.
@@ -247,5 +266,5 @@ fn is_brief(pace: &Pace, lines: &LogBuffer, source: Source, finished: Finished) 
 
 /// Whether the same read would fail again. Most likely the account may not read logs.
 fn will_fail_again(error: &Error) -> bool {
-    matches!(error, Error::Refused { status, .. } if status.is_client_error() && status.as_u16() != 429)
+    matches!(error, Error::Google(client::Error::Refused { status, .. }) if status.is_client_error() && status.as_u16() != 429)
 }

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Event, RenderEvent};
-use crate::gcp::cloud_logging::{Entry, Page, Position};
+use crate::gcp::cloud_logging::{Entry, Page, PageSize, Position};
+use crate::gcp::page_memory::Held;
 
 /// How late a line may become visible, after a younger one, and still be delivered.
 const DEDUP_AGE: SignedDuration = SignedDuration::from_secs(10);
@@ -36,6 +37,8 @@ pub struct Reader {
     joined_tail_at: LogCursor,
     /// The next line by its number in the tail; none while it is behind the tail.
     next_number: Option<u64>,
+    /// How often the buffer had dropped its lines when the reader last asked for one.
+    drops_seen: Option<u64>,
 }
 
 impl Reader {
@@ -45,6 +48,11 @@ impl Reader {
             cursor,
             ..Self::default()
         }
+    }
+
+    /// Whether lines were dropped that it had not taken in time. A reader that has taken none yet is merely new.
+    fn is_too_slow(&self, drops: u64) -> bool {
+        self.drops_seen.is_some_and(|seen| seen < drops)
     }
 }
 
@@ -69,6 +77,18 @@ pub enum Source {
     Backfill,
 }
 
+/// Which page to read.
+pub struct NextPage {
+    /// For whom it is.
+    pub source: Source,
+    /// Its earliest time.
+    pub since: Option<Timestamp>,
+    /// The token that the page before it ended with.
+    pub token: Option<String>,
+    /// How many lines to ask for.
+    pub size: PageSize,
+}
+
 /// The buffered lines of an execution.
 pub struct LogBuffer {
     execution: String,
@@ -82,6 +102,12 @@ pub struct LogBuffer {
     complete: bool,
     /// Nothing will be read any more.
     gave_up: bool,
+    /// The size of the next page.
+    page_size: PageSize,
+    /// The memory that the lines take; none before the first page.
+    held: Option<Held>,
+    /// How often the lines were dropped because others needed the memory.
+    drops: u64,
 }
 
 impl LogBuffer {
@@ -97,11 +123,29 @@ impl LogBuffer {
             backfill_is_next: false,
             complete: false,
             gave_up: false,
+            page_size: PageSize::default(),
+            held: None,
+            drops: 0,
         }
     }
 
     /// Takes the next line for the reader.
     pub fn next_line(&mut self, reader: &mut Reader) -> NextLine {
+        let next = self.next_buffered(reader);
+        match &next {
+            NextLine::Line(_) => {
+                if let Some(held) = &self.held {
+                    held.touch();
+                }
+            }
+            // It has taken what there was.
+            NextLine::Wait => reader.drops_seen = Some(self.drops),
+            NextLine::Complete | NextLine::Lost => {}
+        }
+        next
+    }
+
+    fn next_buffered(&mut self, reader: &mut Reader) -> NextLine {
         loop {
             let number = match reader
                 .next_number
@@ -152,7 +196,7 @@ impl LogBuffer {
                 return None;
             }
         }
-        if self.gave_up {
+        if self.gave_up || reader.is_too_slow(self.drops) {
             return Some(NextLine::Lost);
         }
         // Other readers that are behind ask again when this is read.
@@ -171,15 +215,22 @@ impl LogBuffer {
         }
     }
 
-    /// The page to read: its earliest time, and the page token.
-    pub fn next_page(&mut self, source: Source) -> (Option<Timestamp>, Option<String>) {
+    /// The page to read for the source that is wanted.
+    pub fn next_page(&mut self, source: Source) -> NextPage {
         if source == Source::Backfill
             && let Some(cursor) = &self.backfill_wanted
             && !(self.backfill.start <= *cursor && *cursor <= self.backfill.end)
         {
             self.backfill = Segment::new(cursor.clone());
         }
-        self.segment(source).next_page()
+        let size = self.page_size;
+        let (since, token) = self.segment(source).next_page();
+        NextPage {
+            source,
+            since,
+            token,
+            size,
+        }
     }
 
     /// Adds a page that was read.
@@ -190,7 +241,10 @@ impl LogBuffer {
         }
         self.backfill_is_next = source == Source::Tail;
         let (execution, render) = (self.execution.clone(), self.render);
-        self.segment(source).add(&execution, render, page);
+        self.page_size = page.size;
+        self.segment(source)
+            .add(&execution, render, page.entries, page.next);
+        self.hold(Some(page.held));
         if source == Source::Backfill
             && !self.backfill.has_more
             && self.backfill.end < self.tail.start
@@ -198,6 +252,31 @@ impl LogBuffer {
             // Lines that were visible once are not any more: Cloud Logging keeps them for a limited time.
             self.backfill.end = self.tail.start.clone();
         }
+    }
+
+    /// Keeps the account of what the lines take, in the first page's.
+    fn hold(&mut self, newest: Option<Held>) {
+        if self.held.is_none() {
+            self.held = newest;
+        }
+        if let Some(held) = &self.held {
+            held.set(self.tail.bytes + self.backfill.bytes);
+            held.touch();
+        }
+    }
+
+    /// The account of what the lines take.
+    pub fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
+    }
+
+    /// Drops the buffered lines, because others need the memory. Readers that have taken all of them go on; those that have
+    /// not are too slow.
+    pub fn drop_lines(&mut self) {
+        self.drops += 1;
+        self.tail.drop_lines(0);
+        self.backfill.drop_lines(0);
+        self.hold(None);
     }
 
     /// Whether the tail had more pages when it was last read.
@@ -293,9 +372,16 @@ impl Segment {
         (self.since, token)
     }
 
-    fn add(&mut self, execution: &str, render: RenderEvent, page: Page) {
-        self.trim();
-        for Entry { position, line } in page.entries {
+    fn add(
+        &mut self,
+        execution: &str,
+        render: RenderEvent,
+        entries: Vec<Entry>,
+        next_token: Option<String>,
+    ) {
+        // Before the page is added, so that nobody loses a line of it.
+        self.drop_lines(MAX_KEPT_BYTES);
+        for Entry { position, line } in entries {
             let is_known = Some(&position) <= self.dedup_floor.as_ref()
                 || !self.dedup_window.insert(position.clone());
             if is_known {
@@ -320,13 +406,13 @@ impl Segment {
             });
         }
         self.shrink_dedup_window();
-        self.has_more = page.next.is_some();
-        self.next_token = page.next;
+        self.has_more = next_token.is_some();
+        self.next_token = next_token;
     }
 
-    /// Called before a page is added, so that nobody loses a line of the newest one.
-    fn trim(&mut self) {
-        while self.bytes > MAX_KEPT_BYTES
+    /// Drops the oldest lines until the others take so many bytes at most.
+    fn drop_lines(&mut self, bytes: usize) {
+        while self.bytes > bytes
             && let Some(line) = self.lines.pop_front()
         {
             self.bytes -= line.event.len() + LINE_OVERHEAD;
@@ -350,6 +436,7 @@ impl Segment {
 mod tests {
     use super::*;
     use crate::gcp::cloud_logging::Line;
+    use crate::gcp::page_memory::PageMemory;
 
     /// Cloud Logging, as far as this needs it: entries by position, of which only some may be visible yet.
     #[derive(Default)]
@@ -369,7 +456,12 @@ mod tests {
             let positions: Vec<_> = matching.by_ref().take(self.page).cloned().collect();
             let next = matching.next().map(|_| (skipped + self.page).to_string());
             let entries = positions.into_iter().map(entry).collect();
-            Page { entries, next }
+            Page {
+                entries,
+                next,
+                size: PageSize::default(),
+                held: PageMemory::of_container().hold(0).unwrap(),
+            }
         }
     }
 
@@ -393,8 +485,8 @@ mod tests {
     /// Reads what is wanted, once.
     fn read(lines: &mut LogBuffer, log: &mut Log) {
         if let Some(source) = lines.wanted() {
-            let (since, token) = lines.next_page(source);
-            let page = log.page(since, token.as_deref());
+            let next = lines.next_page(source);
+            let page = log.page(next.since, next.token.as_deref());
             lines.add(source, page);
         }
     }
@@ -450,6 +542,27 @@ mod tests {
         assert_eq!(all(&mut lines, &mut watcher, &mut log), ["e"]);
         log.entries.insert(position(11_999, "too late"));
         assert!(all(&mut lines, &mut watcher, &mut log).is_empty());
+    }
+
+    #[test]
+    fn dropped_lines_end_those_who_have_not_taken_them_and_nobody_else() {
+        let mut log = Log {
+            page: 100,
+            ..Log::default()
+        };
+        log.entries.extend((0..10).map(|n| position(n, "line")));
+        let mut lines = LogBuffer::new("x", None, data);
+        let (mut quick, mut slow) = (Reader::default(), Reader::default());
+        assert!(there(&mut lines, &mut slow, 1).is_empty());
+        assert_eq!(all(&mut lines, &mut quick, &mut log).len(), 10);
+        assert_eq!(there(&mut lines, &mut slow, 3).len(), 3);
+        lines.drop_lines();
+        assert_eq!(lines.tail.bytes, 0);
+        assert!(matches!(lines.next_line(&mut slow), NextLine::Lost));
+        log.entries.insert(position(20, "more"));
+        assert_eq!(all(&mut lines, &mut quick, &mut log), ["more"]);
+        let mut new = Reader::new(slow.cursor);
+        assert_eq!(all(&mut lines, &mut new, &mut log).len(), 8);
     }
 
     #[test]

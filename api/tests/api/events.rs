@@ -378,7 +378,7 @@ async fn a_client_that_does_not_read_is_read_nothing_for() {
         }
         assert!(begun.elapsed() < PATIENCE, "it reads on and on");
     }
-    assert!((1..6).contains(&reads), "{reads} pages of a thousand lines");
+    assert!((1..30).contains(&reads), "{reads} pages of a hundred lines");
     // Another is not held up by it, and what the slow one misses meanwhile it gets later.
     let fast = Events::open(&app, &execution).await.rest().await;
     for events in [fast, slow.rest().await] {
@@ -519,7 +519,7 @@ async fn a_spent_budget_means_fewer_lines_and_nothing_else() {
     // The half of the requests is not spent by the watchers.
     assert!(!app.lines(&executions[0]).await.is_empty());
     let refused = app.get(link(&executions[0], "logs")).send().await.unwrap();
-    problem(refused, "upstream-throttled").await;
+    problem(refused, "rate-limited").await;
     assert!(
         app.calls(Operation::Logs) <= 3,
         "{}",

@@ -1,9 +1,14 @@
 //! `GET …/logs`.
 
-use emulator::{Job, Operation};
-use serde_json::Value;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use crate::helpers::{JOB, TestApp, json, link, problem};
+use emulator::{Fault, FaultBody, Job, Operation, Rule};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::auth;
+use crate::helpers::{self, JOB, PATIENCE, TestApp, link, problem};
 
 /// A job that prints so many numbered lines, each this long.
 async fn printing(lines: u32, bytes: u32) -> (TestApp, Value) {
@@ -21,7 +26,7 @@ async fn lines_have_a_time_a_severity_and_a_task() {
     let app = TestApp::with(Job::new(JOB, ["sh", "-c", script]), |_| {}).await;
     let execution = app.start("acme").await;
     app.until(&execution, "succeeded").await;
-    let answer = json(app.get(link(&execution, "logs"))).await;
+    let answer = helpers::json(app.get(link(&execution, "logs"))).await;
     let lines = answer["lines"].as_array().unwrap();
     let find = |text: &str| lines.iter().find(|line| line["text"] == text).unwrap();
     assert_eq!(find("structured")["severity"], "ERROR");
@@ -34,7 +39,7 @@ async fn pages_of_lines_are_in_order_and_whole() {
     let (app, execution) = printing(2500, 5).await;
     let (mut texts, mut path) = (Vec::new(), link(&execution, "logs").to_owned());
     loop {
-        let answer = json(app.get(&path)).await;
+        let answer = helpers::json(app.get(&path)).await;
         let lines = answer["lines"].as_array().unwrap().iter();
         texts.extend(lines.map(|line| line["text"].as_str().unwrap().parse::<u32>().unwrap()));
         let Some(page) = answer["nextPage"].as_str() else {
@@ -62,11 +67,106 @@ async fn text_is_the_lines_alone() {
 }
 
 #[tokio::test]
-async fn lines_too_large_for_one_answer_come_in_smaller_pages() {
-    let (app, execution) = printing(200, 60_000).await;
-    let answer = json(app.get(link(&execution, "logs"))).await;
-    assert_eq!(answer["lines"].as_array().map(Vec::len), Some(100));
-    assert!(answer["nextPage"].is_string());
+async fn a_page_has_a_mebibyte_of_lines_at_most_and_its_size_is_found_once() {
+    let (app, execution) = printing(300, 7_500).await;
+    let (mut pages, mut lines, mut path) = (0, 0, link(&execution, "logs").to_owned());
+    loop {
+        let answer = app.get(&path).send().await.unwrap();
+        assert!(answer.content_length().unwrap() < 1_200_000);
+        let answer: Value = answer.json().await.unwrap();
+        lines += answer["lines"].as_array().unwrap().len();
+        pages += 1;
+        let Some(page) = answer["nextPage"].as_str() else {
+            break;
+        };
+        path = format!("{}?page={page}", link(&execution, "logs"));
+    }
+    assert_eq!((pages, lines), (3, 300));
+    assert_eq!(
+        app.calls(Operation::Logs),
+        pages + 1,
+        "one page was too large"
+    );
+
+    let (app, execution) = printing(20, 200_000).await;
+    let answer = helpers::json(app.get(link(&execution, "logs"))).await;
+    assert_eq!(answer["lines"].as_array().map(Vec::len), Some(1));
+}
+
+#[tokio::test]
+async fn a_page_that_google_does_not_take_any_more_is_a_malformed_request() {
+    let (app, execution) = printing(1001, 5).await;
+    let refused = Fault::Status {
+        code: 400,
+        headers: Default::default(),
+        body: FaultBody::Google,
+    };
+    let answer = helpers::json(app.get(link(&execution, "logs"))).await;
+    let page = answer["nextPage"].as_str().unwrap();
+    app.emulator
+        .faults()
+        .add(Rule::new(Operation::Logs, refused.clone()));
+    let again = app.get(&format!("{}?page={page}", link(&execution, "logs")));
+    problem(again.send().await.unwrap(), "malformed-request").await;
+    // Without a page there is no token that could be wrong.
+    let first = app.get(link(&execution, "logs")).send().await.unwrap();
+    problem(first, "upstream-rejected").await;
+
+    app.emulator
+        .add_past_executions(JOB, 350, |_| vec![("SCOPE".to_owned(), "acme".to_owned())])
+        .unwrap();
+    let mut page = String::new();
+    for _ in 0..11 {
+        let answer =
+            helpers::json(app.get(&format!("/scopes/acme/executions?limit=30{page}"))).await;
+        page = format!("&page={}", answer["nextPage"].as_str().unwrap());
+    }
+    app.emulator
+        .faults()
+        .add(Rule::new(Operation::List, refused));
+    let again = app.get(&format!("/scopes/acme/executions?limit=30{page}"));
+    problem(again.send().await.unwrap(), "malformed-request").await;
+}
+
+#[tokio::test]
+async fn callers_take_turns_at_reading_logs_and_one_alone_may_use_them_all() {
+    let grant = |subject: &str| json!({ "claim": "sub", "value": subject, "scopes": ["*"], "operations": ["start", "read"] });
+    let grants = json!([grant("greedy"), grant("modest")]);
+    let (app, _issuer) = auth::spawn(grants).await;
+    let start = app
+        .post("/scopes/acme/process")
+        .bearer_auth(auth::token("greedy"));
+    let execution = helpers::json(start).await;
+    let logs = |caller: &str| {
+        app.get(link(&execution, "logs"))
+            .bearer_auth(auth::token(caller))
+    };
+    // What is saved up goes first: five for requests, of fifty a minute.
+    let mut served = 0;
+    let alone = Instant::now();
+    while served < 5 {
+        served += u32::from(logs("greedy").send().await.unwrap().status() == 200);
+    }
+    assert!(alone.elapsed() < PATIENCE);
+    let stop = AtomicBool::new(false);
+    let greedy = join_all((0..8).map(async |_| {
+        while !stop.load(Ordering::Relaxed) {
+            let answer = logs("greedy").send().await.unwrap();
+            if answer.status() != 200 {
+                let wait = &answer.headers()["retry-after"];
+                assert!(wait.to_str().unwrap().parse::<u64>().unwrap() >= 1);
+                problem(answer, "rate-limited").await;
+            }
+        }
+    }));
+    let modest = async {
+        for _ in 0..5 {
+            let answer = logs("modest").send().await.unwrap();
+            assert_eq!(answer.status(), 200, "the other caller kept it out");
+        }
+        stop.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(greedy, modest);
 }
 
 #[tokio::test]
@@ -100,7 +200,7 @@ async fn an_unknown_field_of_a_query_is_answered_with_those_that_are_known() {
         let told = problem(asked, "malformed-request").await;
         let detail = told["detail"].as_str().unwrap();
         assert!(
-            detail.ends_with(&format!("Fields of this query: {fields}.")),
+            detail.ends_with(&format!("The fields of this query are: {fields}.")),
             "{detail}"
         );
     }

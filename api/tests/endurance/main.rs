@@ -6,6 +6,7 @@
 mod curve;
 mod long_log;
 mod slow_clients;
+mod slow_readers;
 mod soak;
 mod streams;
 mod usage;

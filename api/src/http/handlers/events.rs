@@ -43,7 +43,7 @@ pub async fn stream(
 ) -> Result<Response, Problem> {
     let cursor = cursor(&headers, &name)?;
     let watcher = tokio::select! {
-        watcher = app.watches.watch(&granted.scope, &name, cursor) => watcher?,
+        watcher = app.watches.watch(&granted.scope, &name, cursor, granted.caller_id) => watcher?,
         () = app.drains() => return Err(Kind::Draining.into()),
     };
     let stream = Stream {

@@ -16,7 +16,7 @@ use crate::execution::{self, Execution};
 use crate::http::authorize::{Authorized, Read};
 use crate::http::extract::{ExecutionName, Fields};
 use crate::http::json::json;
-use crate::http::page_token::Page;
+use crate::http::page_token::{self, Page};
 use crate::http::problem::{Kind, Problem};
 use crate::http::request_log::execution_response;
 use crate::scope::ProcessName;
@@ -105,7 +105,15 @@ async fn collect(
 ) -> Result<(Vec<Execution>, Option<Page>), Problem> {
     let (mut found, mut size) = (Vec::new(), FIRST_PAGE);
     for _ in 0..MAX_PAGES {
-        let upstream = app.cloud_run.list(page.token.as_deref(), size).await?;
+        let token = page.token.as_deref();
+        let upstream = app.cloud_run.list(token, size).await;
+        let upstream = upstream.map_err(|error| {
+            if page_token::is_refused(token, &error) {
+                page_token::refused().because(error)
+            } else {
+                error.into()
+            }
+        })?;
         app.starts.observe(&upstream.executions).await;
         size = NEXT_PAGES;
         let mut matching = upstream
@@ -174,7 +182,10 @@ pub async fn show(
     }
     let mut watcher = None;
     let finished = async {
-        let watching = app.watches.watch(&granted.scope, &name, None).await?;
+        let watching = app
+            .watches
+            .watch(&granted.scope, &name, None, granted.caller_id)
+            .await?;
         watcher.insert(watching).finished().await;
         Ok::<_, Problem>(())
     };

@@ -1,23 +1,24 @@
 //! `GET /scopes/{scope}/executions/{name}/logs`: what the tasks printed, oldest first.
 
+use std::io::{self, Write};
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::http::StatusCode;
-use axum::http::header::{ACCEPT, LINK};
-use axum::response::{IntoResponse, Response};
+use axum::http::header::{ACCEPT, CONTENT_TYPE, LINK};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::Response;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::App;
-use crate::gcp::cloud_logging::{self, Line};
+use crate::gcp::cloud_logging::{self, Line, PageSize};
 use crate::gcp::log_budget::Priority;
 use crate::http::authorize::{Authorized, Read};
 use crate::http::extract::{ExecutionName, Fields};
-use crate::http::json::json;
-use crate::http::page_token::Page;
-use crate::http::problem::Problem;
+use crate::http::held_body::BodyWriter;
+use crate::http::page_token;
+use crate::http::problem::{Kind, Problem};
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -45,33 +46,48 @@ pub async fn read(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let list = format!("logs/{}/{name}", granted.scope);
-    let page = query
-        .page
-        .map_or_else(|| Ok(Page::default()), |page| Page::decode(&list, &page))?;
+    let (token, size) = match query.page {
+        None => (None, PageSize::default()),
+        Some(page) => page_token::decode(&list, &page).ok_or_else(page_token::refused)?,
+    };
     let execution = app.execution(&granted.scope, &name).await?;
+    let token: Option<String> = token;
     let query = cloud_logging::Query {
         execution: &execution.name,
         since: None,
-        page_token: page.token.as_deref(),
+        page_token: token.as_deref(),
+        size,
+        caller: granted.caller_id,
         priority: Priority::Interactive,
     };
-    let answer = app.cloud_logging.lines(&query).await?;
-    let lines: Vec<_> = answer.entries.into_iter().map(|entry| entry.line).collect();
-    let next_page = answer.next.map(|token| {
-        Page {
-            token: Some(token),
-            after: None,
+    let page = app.cloud_logging.lines(&query).await;
+    let page = page.map_err(|error| match error {
+        cloud_logging::Error::Google(error) if page_token::is_refused(token.as_deref(), &error) => {
+            page_token::refused().because(error)
         }
-        .encode(&list)
-    });
-    if wants_text(&headers) {
-        return Ok(text(
-            &format!("{}/logs", execution.links.self_path),
-            &lines,
-            next_page,
-        ));
-    }
-    Ok(json(StatusCode::OK, &Lines { lines, next_page }))
+        error => error.into(),
+    })?;
+    let next_page = page
+        .next
+        .map(|token| page_token::encode(&list, &(Some(token), page.size)));
+    let lines = page.entries.into_iter().map(|entry| entry.line).collect();
+    let mut answer = Response::default();
+    let (body, content_type) = if wants_text(&headers) {
+        if let Some(next) = next_page {
+            let link = format!("<{}?page={next}>; rel=\"next\"", execution.links.logs);
+            let link = HeaderValue::try_from(link);
+            link.map(|link| answer.headers_mut().insert(LINK, link))
+                .map_err(|error| Problem::from(Kind::Internal).because(error))?;
+        }
+        (text(lines), "text/plain; charset=utf-8")
+    } else {
+        (json(&Lines { lines, next_page }), "application/json")
+    };
+    let body = body.map_err(|error| Problem::from(Kind::Internal).because(error))?;
+    let content_type = HeaderValue::from_static(content_type);
+    answer.headers_mut().insert(CONTENT_TYPE, content_type);
+    *answer.body_mut() = Body::new(body.into_body(page.held));
+    Ok(answer)
 }
 
 /// Whether plain text is asked for before JSON.
@@ -89,13 +105,19 @@ fn wants_text(headers: &HeaderMap) -> bool {
         == Some("text/plain")
 }
 
+fn json(lines: &Lines) -> io::Result<BodyWriter> {
+    let mut body = BodyWriter::default();
+    serde_json::to_writer(&mut body, lines)?;
+    body.write_all(b"\n")?;
+    Ok(body)
+}
+
 /// One line each; where to go on is in the `Link` header, since the text is the job's alone.
-fn text(path: &str, lines: &[Line], next_page: Option<String>) -> Response {
-    let mut body = String::new();
+fn text(lines: Vec<Line>) -> io::Result<BodyWriter> {
+    let mut body = BodyWriter::default();
     for line in lines {
-        body.push_str(&line.text);
-        body.push('\n');
+        body.write_all(line.text.as_bytes())?;
+        body.write_all(b"\n")?;
     }
-    let next = next_page.map(|page| [(LINK, format!("<{path}?page={page}>; rel=\"next\""))]);
-    (next, body).into_response()
+    Ok(body)
 }
