@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::terminal::{PATIENCE, Terminal};
+use crate::terminal::{PATIENCE, STARTING, Terminal};
 
 /// What the shell prints after each block, followed by the exit status.
 const END: &str = "== end of block ==";
@@ -243,9 +243,14 @@ impl Shell {
     /// The exit status of the block's last command, and what it printed.
     fn run(&mut self, code: &str) -> (String, String) {
         writeln!(self.input, "{code}\nprintf '\\n%s%s\\n' '{END}' $?").unwrap();
+        let patience = if code.contains("cargo ") {
+            STARTING
+        } else {
+            PATIENCE * 2
+        };
         let mut output = String::new();
         loop {
-            let line = self.lines.recv_timeout(PATIENCE * 2);
+            let line = self.lines.recv_timeout(patience);
             let line = line.unwrap_or_else(|error| panic!("{error}: {code}\n{output}"));
             if let Some(status) = line.strip_prefix(END) {
                 return (status.to_owned(), output);

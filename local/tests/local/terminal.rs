@@ -11,8 +11,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 /// How long a test waits for what must happen; far longer than it takes.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// How long until it is ready: Cargo may have to build the job first.
-const STARTING: Duration = Duration::from_secs(300);
+/// How long until a program is ready that Cargo may have to build first.
+pub const STARTING: Duration = Duration::from_secs(300);
 
 /// A program in a process group of its own, as a shell makes one. Dropping it kills the group.
 pub struct Terminal {
