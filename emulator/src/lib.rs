@@ -90,6 +90,7 @@ impl Emulator {
             ..
         } = &self.cloud.settings;
         let (url, host) = (self.url(), self.host());
+        let own = self.cloud.address.ip();
         let credentials = if *allow_anonymous {
             "CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true".to_owned()
         } else {
@@ -103,7 +104,7 @@ For a program with Google's client libraries, in any language:
   export GCE_METADATA_HOST={host} GCE_METADATA_IP={host}
 
 For gcloud:
-  export http_proxy={url} no_proxy=localhost,127.0.0.1 \\
+  export http_proxy={url} no_proxy=localhost,{own} \\
     CLOUDSDK_API_ENDPOINT_OVERRIDES_RUN=http://run.googleapis.com/ \\
     CLOUDSDK_API_ENDPOINT_OVERRIDES_LOGGING=http://logging.googleapis.com/ \\
     CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER=http://cloudresourcemanager.googleapis.com/ \\

@@ -27,7 +27,7 @@ Usage: emulator [OPTION]... --job NAME=COMMAND...
                        may do here; else the image's command is run in its place
   --inherit-env NAMES  give every task these variables of the emulator's own environment, such as PATH,HOME; a
                        task has none of them otherwise, as it would have none of yours in the cloud
-  --allow-anonymous    let calls through that bring no access token of the emulator's metadata server: gcloud
+  --allow-anonymous    let calls through that bring no access token of the emulator's metadata server
   --faults             serve /emulator/faults and /emulator/counters
   --quiet              do not print the lines of tasks, for who starts it by a program and does not read them
   --help, --version

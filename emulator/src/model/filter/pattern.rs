@@ -3,7 +3,10 @@
 //! Both are of one family and take time in proportion to the text. They differ in what the classes of Perl mean, and
 //! in what is special within brackets.
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
+
+/// What a compiled expression may take of the memory; a filter can have many.
+const LARGEST: usize = 1024 * 1024; // bytes
 
 /// The expression between the double quotes of a filter: a backslash belongs to the expression, but before a quote.
 pub(super) fn unquoted(written: &str) -> String {
@@ -17,7 +20,10 @@ pub(super) fn compile(expression: &str) -> Result<Regex, String> {
         format!("the regular expression '{expression}' is not understood here: {last}")
     };
     let translated = translated(expression).map_err(|reason| refused(reason.into()))?;
-    Regex::new(&translated).map_err(|error| refused(error.to_string()))
+    RegexBuilder::new(&translated)
+        .size_limit(LARGEST)
+        .build()
+        .map_err(|error| refused(error.to_string()))
 }
 
 /// The same expression as `regex` wants it.

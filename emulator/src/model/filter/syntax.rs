@@ -343,5 +343,6 @@ fn unescaped(written: &str) -> Result<String, String> {
 }
 
 fn code(digits: Option<&str>) -> Option<char> {
-    char::from_u32(u32::from_str_radix(digits?, 16).ok()?)
+    let digits = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
+    char::from_u32(u32::from_str_radix(digits, 16).ok()?)
 }

@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::{Map, json};
 
 use super::*;
@@ -295,6 +296,9 @@ fn what_is_not_understood_is_refused() {
         "textPayload=\"open",
         "textPayload=\"\\q\"",
         "textPayload=\"\\u12\"",
+        "textPayload=\"\\u+0fc\"",
+        "textPayload=\"\\uD800\"",
+        "textPayload=\"\\u00ü\"",
         "textPayload=a:b",
         "textPayload=a\"b\"",
         "textPayload='a'",
@@ -343,5 +347,21 @@ fn texts_may_have_escape_sequences() {
         let filter = Filter::parse(&format!("textPayload=\"{written}\"")).unwrap();
         let entry = |name: &str| (name == "textPayload").then(|| json!(meant));
         assert!(filter.matches(&entry), "{written}");
+    }
+}
+
+proptest! {
+    /// Whatever is written, it is answered or refused.
+    #[test]
+    fn no_filter_does_any_harm(
+        filter in "(AND |OR |NOT |-|\\(|\\)|\"|\\\\|=|!=|=~|:|<|\\.|\\*|\\[| |\n|ü|textPayload|jsonPayload|labels|severity|timestamp|a|1){0,24}"
+    ) {
+        if let Ok(filter) = Filter::parse(&filter) {
+            for (_, entry) in entries() {
+                filter.matches(&|name: &str| entry.get(name).cloned());
+            }
+            filter.execution();
+            filter.not_before();
+        }
     }
 }
