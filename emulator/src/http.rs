@@ -4,6 +4,7 @@ pub(crate) mod control;
 pub(crate) mod error;
 pub(crate) mod extract;
 pub(crate) mod faults;
+pub(crate) mod grpc;
 pub(crate) mod logging;
 pub(crate) mod metadata;
 pub(crate) mod paging;

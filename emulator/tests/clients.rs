@@ -40,16 +40,19 @@ async fn judge(interpreter: &str, probe: &[&str], program: &str) {
         &format!("{interpreter} does not find the library of {program}"),
     ) {
         let mut command = Command::new(interpreter);
-        succeeds(command.arg(here().join(program))).await;
+        let anonymous = program.starts_with("grpc_");
+        succeeds(command.arg(here().join(program)), anonymous).await;
     }
 }
 
 /// Runs a client against an emulator of its own; it fails by its exit code.
-async fn succeeds(command: &mut Command) {
+async fn succeeds(command: &mut Command, anonymous: bool) {
     let emulator = Emulator::start(Settings {
         jobs: vec![Job::new("probe", ["sh", "-c", PROBE])],
         pending: Duration::from_millis(5),
         allow_commands: true,
+        // Clients of gRPC send no credentials over a connection without TLS.
+        allow_anonymous: anonymous,
         ..Settings::default()
     })
     .await
@@ -93,6 +96,18 @@ async fn googles_discovery_client_does_all_it_can_in_both_versions() {
 }
 
 #[tokio::test]
+async fn googles_python_library_does_all_it_can_over_grpc() {
+    let probe = ["-c", "import google.cloud.run_v2, grpc"];
+    judge("python3", &probe, "grpc_defaults.py").await;
+}
+
+#[tokio::test]
+async fn googles_node_library_does_all_it_can_over_grpc() {
+    let probe = ["-e", "require('@google-cloud/run')"];
+    judge("node", &probe, "grpc_defaults.mjs").await;
+}
+
+#[tokio::test]
 async fn prefects_workers_run_flows() {
     let probe = ["-c", "import prefect_gcp.workers.cloud_run_v2"];
     judge("python3", &probe, "prefect_workers.py").await;
@@ -123,5 +138,5 @@ async fn googles_rust_library_does_all_it_can() {
     let status = status.expect("the build ends").unwrap();
     assert!(status.success(), "the client in Rust does not build");
     let binary = package.join("target/debug/google-cloud-run-client");
-    succeeds(&mut Command::new(binary)).await;
+    succeeds(&mut Command::new(binary), false).await;
 }

@@ -12,9 +12,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -22,8 +22,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tower::ServiceExt;
 
-use super::routes;
 use super::wire::{HangUp, Reset};
+use super::{grpc, routes};
 use crate::cloud::Cloud;
 
 /// Until the next try when no connection can be accepted: out of file descriptors, most likely.
@@ -57,6 +57,14 @@ struct SocketFault {
 async fn serve_connection(socket: TcpStream, router: Router) {
     // Answers are small: waiting to fill a packet would only slow every call down.
     let _best_effort = socket.set_nodelay(true);
+    if speaks_http2(&socket).await {
+        let service = service_fn(|request| answer_http2(router.clone(), request));
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(socket), service);
+        // The client's leaving is no error of ours.
+        let _ended = connection.await;
+        return;
+    }
     let fault = Arc::new(SocketFault::default());
     let socket = TokioIo::new(Socket {
         socket,
@@ -69,6 +77,24 @@ async fn serve_connection(socket: TcpStream, router: Router) {
         _ended = connection => {}
         () = fault.hang_up.notified() => {}
     }
+}
+
+/// Whether the client begins as clients of gRPC do. Nothing is taken from the socket.
+async fn speaks_http2(socket: &TcpStream) -> bool {
+    const PREFACE: &[u8] = b"PRI ";
+    let mut first = [0; PREFACE.len()];
+    socket.peek(&mut first).await.is_ok() && first == PREFACE
+}
+
+async fn answer_http2(
+    router: Router,
+    request: hyper::Request<Incoming>,
+) -> Result<Response, Infallible> {
+    let request = request.map(Body::new);
+    if grpc::is_grpc(request.headers()) {
+        return Ok(grpc::call(router, request).await);
+    }
+    router.oneshot(request).await
 }
 
 /// The router's answer, or an error where none is to be sent.

@@ -420,3 +420,16 @@ async fn pages_in_a_browser_are_refused() {
         StatusCode::OK
     );
 }
+
+#[tokio::test]
+async fn two_hundred_executions_run_in_seconds() {
+    let world = World::of(Job::new("sh", ["true"])).await;
+    let began = std::time::Instant::now();
+    let names = futures_util::future::join_all((0..200).map(|_| world.run(json!({})))).await;
+    for name in &names {
+        world.finished(name).await;
+    }
+    // A thousand are to take less than twenty seconds on two cores; other tests run at the same time.
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(15), "{took:?}");
+}

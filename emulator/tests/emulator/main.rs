@@ -4,6 +4,7 @@ mod compose;
 mod executions;
 mod faults;
 mod google_auth;
+mod grpc;
 mod helpers;
 mod house;
 mod jobs;
