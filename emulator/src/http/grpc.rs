@@ -15,6 +15,8 @@ use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MethodDe
 use serde_json::{Map, Value};
 use tower::ServiceExt;
 
+use super::wire::Reset;
+
 /// The descriptors of google.cloud.run.v2 (jobs, executions, tasks), google.longrunning and google.iam.v1, as protoc
 /// writes them with `--include_imports --descriptor_set_out` from the protos in the npm package @google-cloud/run.
 static DESCRIPTORS: LazyLock<Option<DescriptorPool>> =
@@ -121,6 +123,9 @@ async fn answered(router: Router, request: Request<Body>) -> Result<Bytes, Statu
         .oneshot(request)
         .await
         .unwrap_or_else(|never: std::convert::Infallible| match never {});
+    if answer.extensions().get::<Reset>().is_some() {
+        return Err(Status(14, "The connection is reset on purpose.".into()));
+    }
     let code = answer.status();
     let body = answer.into_body().collect().await;
     let body = body

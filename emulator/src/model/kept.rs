@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::refusal::Refusal;
+
 /// One of Google's two APIs for jobs. Each has its own form for some fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Api {
@@ -50,5 +52,16 @@ impl Kept {
         if !resources["limits"].is_object() {
             resources["limits"] = json!({ "cpu": "1000m", "memory": "512Mi" });
         }
+    }
+}
+
+/// Refuses fields of a job that would start an execution.
+pub(crate) fn refuse_tokens(fields: &Map<String, Value>) -> Result<(), Refusal> {
+    let mut tokens = ["startExecutionToken", "runExecutionToken"].into_iter();
+    match tokens.find(|key| fields.contains_key(*key)) {
+        Some(key) => Err(Refusal::invalid(format!(
+            "{key}: this emulator starts executions by jobs.run only."
+        ))),
+        None => Ok(()),
     }
 }

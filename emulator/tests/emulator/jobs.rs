@@ -67,12 +67,13 @@ async fn a_job_is_created_with_googles_defaults_read_replaced_and_deleted() {
 #[tokio::test]
 async fn jobs_that_cloud_run_would_refuse_are_refused() {
     let world = World::of(shell("true")).await;
-    let changes: [(&str, Value); 10] = [
+    let changes: [(&str, Value); 11] = [
         ("/metadata/name", json!("Capital")),
         ("/metadata/name", json!("ends-")),
         ("/metadata/name", json!("a".repeat(64))),
         ("/spec/template/spec/taskCount", json!(10_001)),
         ("/spec/template/spec/taskCount", json!(0)),
+        ("/spec/startExecutionToken", json!("first")),
         ("/spec/template/spec/parallelism", json!(2)),
         (
             "/spec/template/spec/template/spec/timeoutSeconds",

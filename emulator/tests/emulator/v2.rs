@@ -225,7 +225,7 @@ async fn what_is_only_validated_changes_nothing() {
 #[tokio::test]
 async fn jobs_that_google_would_refuse_are_refused() {
     let world = World::of(shell("true")).await;
-    let changes: [(&str, Value); 11] = [
+    let changes: [(&str, Value); 12] = [
         ("/colour", json!("red")),
         ("/template/colour", json!("red")),
         ("/template/template/colour", json!("red")),
@@ -237,6 +237,7 @@ async fn jobs_that_google_would_refuse_are_refused() {
         ("/template/taskCount", json!(-1)),
         ("/labels", json!({ "run.googleapis.com/job": "x" })),
         ("/launchStage", json!("SOON")),
+        ("/runExecutionToken", json!("first")),
     ];
     for (pointer, value) in changes {
         let mut job = job();

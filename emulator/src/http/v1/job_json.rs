@@ -8,7 +8,7 @@ use crate::model::container::{Container, Variable};
 use crate::model::executions::{Execution, State};
 use crate::model::images::Images;
 use crate::model::jobs::{Job, JobSpec};
-use crate::model::kept::{Api, Kept};
+use crate::model::kept::{Api, Kept, refuse_tokens};
 use crate::model::template::{ExecutionTemplate, Labels, TaskTemplate, WantedTemplate};
 use crate::refusal::Refusal;
 use crate::site::{PROJECT_NUMBER, Site, default_account, rfc3339};
@@ -101,6 +101,7 @@ impl SentJob {
     pub(crate) fn spec(self, images: &Images) -> Result<JobSpec, Refusal> {
         let keep = |fields| Kept::new(Api::V1, fields);
         let Self { metadata, spec } = self;
+        refuse_tokens(&spec.kept)?;
         let SentExecutionTemplate {
             metadata: of_execution,
             spec: execution,

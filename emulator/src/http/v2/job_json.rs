@@ -8,7 +8,7 @@ use crate::model::container::Container;
 use crate::model::executions::{Execution, State};
 use crate::model::images::Images;
 use crate::model::jobs::{Job, JobSpec};
-use crate::model::kept::{Api, Kept};
+use crate::model::kept::{Api, Kept, refuse_tokens};
 use crate::model::template::{ExecutionTemplate, Labels, TaskTemplate, WantedTemplate};
 use crate::refusal::Refusal;
 use crate::site::{Site, default_account, rfc3339};
@@ -142,6 +142,7 @@ impl SentJob {
 
     /// The job, checked, with Google's defaults.
     pub(crate) fn spec(self, images: &Images) -> Result<JobSpec, Refusal> {
+        refuse_tokens(&self.rest)?;
         for key in self.labels.keys().chain(self.annotations.keys()) {
             let namespace = key.split('/').next().unwrap_or_default();
             if key.contains('/') && V1_NAMESPACES.contains(&namespace) {
