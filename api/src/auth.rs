@@ -5,7 +5,7 @@ mod jwks;
 mod jwt;
 mod provider;
 mod ring_provider;
-mod verified;
+pub mod scope_token;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,10 +14,9 @@ use axum::http::HeaderMap;
 use reqwest::Client;
 use serde_json::{Value, json};
 
-pub use self::grants::Permissions;
+pub use self::grants::{Denied, Permissions};
 use self::jwt::Tokens;
 use crate::config::{Config, Invalid};
-use crate::http::problem::Problem;
 
 /// Who may call.
 pub enum Auth {
@@ -50,7 +49,7 @@ impl Auth {
                 }
                 Ok(Self::Iam(Caller::anyone()))
             }
-            "jwt" => Ok(Self::Bearer(Box::new(Tokens::new(&config.auth, http)?))),
+            "jwt" => Ok(Self::Bearer(Box::new(Tokens::new(config, http)?))),
             mode => Err(unknown_mode(mode)),
         }
     }
@@ -67,8 +66,8 @@ impl Auth {
         }
     }
 
-    /// Who sent these headers. Refused with 401 without a valid token, 503 if none can be checked.
-    pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+    /// Who sent these headers.
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Error> {
         match self {
             Self::Public(caller) | Self::Iam(caller) => Ok(caller.clone()),
             Self::Bearer(tokens) => tokens.caller(headers).await,
@@ -86,11 +85,38 @@ fn unknown_mode(mode: &str) -> Invalid {
     Invalid::new("auth.mode", format!("{problem}: {modes}"))
 }
 
+/// Why it is not known who sent a request. The text is for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no token, or not one that is believed.
+    #[error("{0}")]
+    Unauthenticated(String),
+    /// Which token is meant cannot be told.
+    #[error("the header with the token came more than once")]
+    SeveralTokens,
+    /// The token cannot be checked now.
+    #[error("the keys at auth.jwt.jwks_url: {0}")]
+    KeysUnavailable(String),
+}
+
+/// Whether the text can be a subject: it is a line of the log, and may be a value in the job's environment.
+fn is_subject(text: &str) -> bool {
+    !text.is_empty() && !text.chars().any(char::is_control)
+}
+
+fn unauthenticated(why: impl Into<String>) -> Error {
+    Error::Unauthenticated(why.into())
+}
+
 /// Whoever sent a request.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// Tells callers apart who must not share idempotency keys: issuer and subject; empty where nobody is known.
     pub identity: String,
+    /// The subject that the token names and its signature proves; none where nobody is known.
+    pub subject: Option<String>,
+    /// The Idempotency-Key of every start with this token, if it names one.
+    pub key: Option<String>,
     /// What the caller may do.
     pub permissions: Arc<Permissions>,
     /// When the caller's token ends, and with it every answer that goes on; none where there is no token.
@@ -102,16 +128,10 @@ impl Caller {
     fn anyone() -> Self {
         Self {
             identity: String::new(),
+            subject: None,
+            key: None,
             permissions: Arc::new(Permissions::everything()),
             expires_at: None,
-        }
-    }
-
-    /// The same caller, with a token that ends at this time.
-    fn until(self, end: Instant) -> Self {
-        Self {
-            expires_at: Some(end),
-            ..self
         }
     }
 }

@@ -157,9 +157,13 @@ async fn access(auth: &Auth, on_cloud_run: bool, report: &mut Report) {
         Auth::Public(_) => report.ok("access", "anyone who reaches the service"),
         Auth::Iam(_) => report.ok("access", "whoever Cloud Run's IAM lets through"),
         Auth::Bearer(tokens) => match tokens.try_keys().await {
-            Ok(()) => report.ok("access", format!("keys come from {}", tokens.jwks_url())),
+            Ok(()) => {
+                let of_issuer = tokens.jwks_url().map(|url| format!("keys come from {url}"));
+                let found = of_issuer.unwrap_or_else(|| "whoever has a scope token".to_owned());
+                report.ok("access", found);
+            }
             Err(why) => {
-                let cure = format!("curl --fail {}", tokens.jwks_url());
+                let cure = format!("curl --fail {}", tokens.jwks_url().unwrap_or_default());
                 let found = format!("no keys to check tokens with: {why}");
                 report.fail("access", found, Some(cure));
             }

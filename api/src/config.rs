@@ -2,11 +2,12 @@
 
 mod check;
 mod load;
+mod secrets;
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub(crate) use self::check::is_loopback;
@@ -14,6 +15,7 @@ use self::load::{
     choice, comma_list, grants, list, optional_choice, optional_list, optional_table, table,
     variable,
 };
+pub use self::secrets::Secrets;
 
 /// Where Cloud Run's metadata server answers when `GCE_METADATA_HOST` does not say otherwise (Google's container contract).
 const METADATA_HOST: &str = "metadata.google.internal";
@@ -55,7 +57,7 @@ pub struct Config {
 }
 
 /// What a request does to a scope.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Operation {
     /// Starts executions.
@@ -123,6 +125,8 @@ pub struct Jwt {
     pub algorithm: String,
     /// The header that has the token; `Authorization` has it after `Bearer`.
     pub header: String,
+    /// What scope tokens are signed with: the current one, and others that are still believed.
+    pub secret: Secrets,
 }
 
 /// `[[auth.grants]]`
@@ -137,6 +141,8 @@ pub struct Grant {
     pub scopes: Vec<String>,
     /// What may be done to them.
     pub operations: Vec<Operation>,
+    /// Processes; absent for all.
+    pub processes: Option<Vec<String>>,
 }
 
 /// `[cors]`
@@ -299,6 +305,8 @@ pub struct Idempotency {
     /// Where keys are claimed.
     #[serde(deserialize_with = "choice")]
     pub store: Store,
+    /// Whether the headers of Cloud Scheduler and Cloud Tasks are a key where there is none.
+    pub from_google: bool,
 }
 
 /// Where keys are claimed before anything is sent.

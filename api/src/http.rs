@@ -16,3 +16,4 @@ pub mod problem;
 pub(crate) mod request_log;
 pub(crate) mod router;
 pub mod server;
+mod start_key;

@@ -28,6 +28,7 @@ pub mod config;
 pub mod execution;
 pub mod gcp;
 pub mod http;
+pub mod mint;
 pub mod overrides;
 pub mod parameters;
 pub mod process;
@@ -54,13 +55,13 @@ use crate::gcp::cloud_run::CloudRun;
 use crate::gcp::http_client::{GoogleApisClient, HttpClients};
 use crate::gcp::log_budget::LogBudget;
 use crate::gcp::metadata::{Location, Metadata};
+use crate::http::authorize::{Authorized, Op};
 use crate::http::browsers::Origins;
 use crate::http::limits::Limits;
 use crate::http::problem::{Kind, Problem};
 use crate::http::router;
 use crate::http::server::{self, Bounds};
 use crate::process::Processes;
-use crate::scope::Scope;
 use crate::starts::{Starts, Store};
 use crate::watch::Watches;
 
@@ -80,6 +81,8 @@ pub struct App {
     watches: Watches,
     token: Arc<AccessToken>,
     location: Arc<Location>,
+    /// Whether the headers of Cloud Scheduler and Cloud Tasks are a key where there is none.
+    google_keys: bool,
     draining: tokio::sync::watch::Sender<bool>,
     document: OnceLock<Bytes>,
 }
@@ -99,6 +102,7 @@ impl App {
         } = clients;
         let auth = Auth::new(config, reqwest.clone())?;
         config.check()?;
+        let google_keys = config.idempotency.from_google && !matches!(auth, Auth::Public(_));
         let origins = Origins::new(&config.cors.origins)?;
         let limits = Limits::new(&config.limits, config.platform.cloud_run)?;
         let processes = Processes::new(config)?;
@@ -143,6 +147,7 @@ impl App {
             cloud_logging,
             token,
             location,
+            google_keys,
             draining: tokio::sync::watch::Sender::new(false),
             document: OnceLock::new(),
         })
@@ -166,13 +171,17 @@ impl App {
         self.document.get_or_init(make).clone()
     }
 
-    /// The scope's execution of this name; one of another scope is as unknown as one that never was.
-    async fn execution(&self, scope: &Scope, name: &str) -> Result<Execution, Problem> {
+    /// The execution of this name, if what the caller is authorized for covers it.
+    async fn execution<O: Op>(
+        &self,
+        authorized: &Authorized<O>,
+        name: &str,
+    ) -> Result<Execution, Problem> {
         let execution = self
             .cloud_run
             .get(name)
             .await?
-            .filter(|execution| execution.belongs_to(scope));
+            .filter(|execution| authorized.covers(execution));
         execution.ok_or_else(|| Kind::ExecutionNotFound.into())
     }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use api::check::{self, Report};
-use api::{App, config::Config, http::server, telemetry};
+use api::{App, config::Config, http::server, mint, telemetry};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -14,6 +14,7 @@ Starts a Cloud Run Job for a scope and follows it to its end.
 
 Usage: api            serves
        api check      looks whether everything is there that it needs; with --json for programs
+       api token      makes a scope token for curl: api token acme --operations start,read --minutes 15
        api openapi    prints the OpenAPI document of the service as it is configured
        api --help, api --version
 
@@ -30,6 +31,7 @@ async fn main() -> ExitCode {
         ["check"] => return check(|report| report.to_string()).await,
         ["check", "--json"] => return check(|report| format!("{:#}\n", report.json())).await,
         ["openapi"] => openapi(),
+        ["token", ..] => token(),
         ["--help" | "-h"] => return say(HELP),
         ["--version" | "-V"] => return say(concat!("api ", env!("CARGO_PKG_VERSION"))),
         _ => Err(anyhow::anyhow!("unknown argument; try api --help")),
@@ -72,6 +74,12 @@ async fn check(show: fn(&Report) -> String) -> ExitCode {
 fn openapi() -> anyhow::Result<()> {
     let document = App::new(&Config::load()?)?.document();
     std::io::stdout().write_all(&document).context("printing")
+}
+
+fn token() -> anyhow::Result<()> {
+    let token = mint::mint(&Config::load()?, std::env::args_os().skip(2))?;
+    println!("{token}");
+    Ok(())
 }
 
 fn say(text: &str) -> ExitCode {

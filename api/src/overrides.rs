@@ -99,6 +99,8 @@ pub struct Inputs<'a> {
     pub scope: &'a Scope,
     /// The process, unless it is the unnamed one.
     pub process: Option<&'a ProcessName>,
+    /// The subject that the caller's token names, if there is a token.
+    pub caller: Option<&'a str>,
     /// What the caller supplied.
     pub supplied: &'a Supplied,
     /// Marks the execution as this start's.
@@ -302,7 +304,7 @@ fn within(setting: &str, value: Option<u32>, most: u32) -> Result<Option<u32>, I
     }
 }
 
-/// A text with placeholders: `{scope}`, `{trace}`, `{parameter}`; `{{` and `}}` are the braces themselves.
+/// A text with placeholders: `{scope}`, `{caller}`, `{trace}`, `{parameter}`; `{{` and `}}` are the braces themselves.
 #[derive(Debug)]
 struct Template(Vec<Part>);
 
@@ -310,6 +312,7 @@ struct Template(Vec<Part>);
 enum Part {
     Text(String),
     Scope,
+    Caller,
     Trace,
     Parameter(String),
 }
@@ -359,7 +362,7 @@ impl Template {
         })
     }
 
-    /// One pass: what a value contains is never looked at for placeholders. Nothing if a parameter, or the trace, is absent.
+    /// One pass: what a value contains is never looked at for placeholders. Nothing if a parameter, the caller or the trace is absent.
     fn render(
         &self,
         inputs: &Inputs<'_>,
@@ -370,6 +373,10 @@ impl Template {
             match part {
                 Part::Text(literal) => text.push_str(literal),
                 Part::Scope => text.push_str(inputs.scope.as_str()),
+                Part::Caller => match inputs.caller {
+                    Some(caller) => text.push_str(caller),
+                    None => return Ok(None),
+                },
                 Part::Trace => match inputs.trace {
                     Some(trace) => text.push_str(trace),
                     None => return Ok(None),
@@ -395,7 +402,8 @@ fn placeholder(setting: &str, name: &str, parameters: &Parameters) -> Result<Par
     match name {
         "scope" => Ok(Part::Scope),
         name if parameters.declares(name) => Ok(Part::Parameter(name.to_owned())),
-        "trace" => Ok(Part::Trace), // unless there is a parameter of this name
+        "caller" => Ok(Part::Caller), // like the next one: unless there is a parameter of this name
+        "trace" => Ok(Part::Trace),
         name => {
             let cure = format!(
                 "names an undeclared parameter `{name}`: declare it under [parameters], or write {{{{ and }}}} for braces"
@@ -443,6 +451,7 @@ mod tests {
         let inputs = Inputs {
             scope: &"acme".parse().unwrap(),
             process: None,
+            caller: None,
             supplied: &parameters.check(body.to_string().as_bytes()).unwrap(),
             invocation_id: "id".to_owned(),
             trace,

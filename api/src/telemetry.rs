@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -23,7 +23,7 @@ const NESTED: &str = "httpRequest";
 
 /// Begins to log to standard output, panics included. `filter` is a `tracing` filter such as `info` or `info,api=debug`.
 pub fn init(filter: &str) -> Result<(), Invalid> {
-    let targets: Targets = filter.parse().map_err(|_| {
+    let targets = targets(filter).ok_or_else(|| {
         Invalid::new(
             "log",
             "must be error, warn, info, debug or trace, also per module: info,api=debug",
@@ -38,6 +38,29 @@ pub fn init(filter: &str) -> Result<(), Invalid> {
         .try_init();
     panic::set_hook(Box::new(panicked));
     Ok(())
+}
+
+/// The filter, if each of its parts names a level. A word that is not one would be taken for a module, and nothing else logged.
+fn targets(filter: &str) -> Option<Targets> {
+    let mut parts = filter
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .peekable();
+    parts.peek()?;
+    let legal = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b':');
+    let names_level = |part: &str| {
+        let (module, level) = part.rsplit_once('=').unwrap_or(("", part));
+        let level = level.trim();
+        module.trim().bytes().all(legal)
+            && !level.is_empty()
+            && level.parse::<LevelFilter>().is_ok()
+    };
+    if parts.all(names_level) {
+        filter.parse().ok()
+    } else {
+        None
+    }
 }
 
 /// A panic is one line like any other: the hook of the standard library writes several, and to standard error.
@@ -281,6 +304,32 @@ fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_filter_names_a_level_for_each_of_its_parts() {
+        for filter in [
+            "info",
+            "INFO",
+            "warn,api=info",
+            "info, hyper=off",
+            "off",
+            "api=debug",
+        ] {
+            assert!(super::targets(filter).is_some(), "{filter}");
+        }
+        for filter in [
+            "",
+            ",",
+            "verbose",
+            "info,hyper",
+            "api=",
+            "api=loud",
+            "yes",
+            "info;api=debug",
+        ] {
+            assert!(super::targets(filter).is_none(), "{filter}");
+        }
+    }
+
     use super::*;
 
     #[test]

@@ -1,60 +1,80 @@
 //! What the claims of a token grant: operations on scopes. Nothing by default.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::config::{self, Invalid, Operation};
-use crate::http::problem::Kind;
-use crate::scope::Scope;
+use crate::config::{self, Config, Invalid, Operation};
+use crate::scope::{ProcessName, Scope};
 
 const ALL_OPERATIONS: [Operation; 3] = [Operation::Start, Operation::Read, Operation::Cancel];
 
-/// Who may do what: whoever has the claim with the value may do the operations to the scopes.
-#[derive(Debug)]
+/// Who may do what: the bearers of a claim with this value have these rights.
 struct Grant {
     claim: String,
     value: Value,
-    scopes: Scopes,
-    operations: Vec<Operation>,
+    rights: Arc<Rights>,
 }
 
+/// Operations on some processes of some scopes.
 #[derive(Debug)]
-enum Scopes {
-    All,
-    These(HashSet<Scope>),
+pub(super) struct Rights {
+    pub scopes: Names<Scope>,
+    pub operations: Vec<Operation>,
+    /// The unnamed process is none of these: it is in [`Names::All`] alone.
+    pub processes: Names<ProcessName>,
 }
 
-impl Scopes {
-    fn contain(&self, scope: &Scope) -> bool {
+/// All names of a kind, or a few.
+#[derive(Debug)]
+pub(super) enum Names<T> {
+    All,
+    These(HashSet<T>),
+}
+
+impl<T: Eq + Hash> Names<T> {
+    fn contain(&self, name: Option<&T>) -> bool {
         match self {
             Self::All => true,
-            Self::These(scopes) => scopes.contains(scope),
+            Self::These(names) => name.is_some_and(|name| names.contains(name)),
         }
     }
 }
 
+/// What a caller may not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// Anything in the scope.
+    #[error("nothing is granted in the scope")]
+    Scope,
+    /// This operation.
+    #[error("the operation is not granted in the scope, or not for the process")]
+    Operation,
+}
+
 /// Everything that the settings grant.
 pub struct Grants {
-    grants: Vec<Arc<Grant>>,
+    grants: Vec<Grant>,
     scope_claim: Option<String>,
 }
 
 /// What one caller was granted.
 #[derive(Debug)]
 pub struct Permissions {
-    granted: Vec<Arc<Grant>>,
-    /// Scopes that the token itself lists: all operations.
-    own: Vec<Scope>,
+    granted: Vec<Arc<Rights>>,
+    /// Scopes that a token of the issuer lists: all operations on all processes.
+    own: HashSet<Scope>,
 }
 
 impl Grants {
     /// Refuses settings that grant nothing to anybody, or something that cannot be meant.
-    pub fn new(settings: &config::Auth) -> Result<Self, Invalid> {
+    pub fn new(config: &Config) -> Result<Self, Invalid> {
+        let settings = &config.auth;
         let scope_claim = Some(settings.scope_claim.clone()).filter(|claim| !claim.is_empty());
         let numbered = (1..).zip(&settings.grants);
-        let grants = numbered.map(|(number, grant)| parse(number, grant).map(Arc::new));
+        let grants = numbered.map(|(number, grant)| parse(number, grant, config));
         let grants = grants.collect::<Result<Vec<_>, _>>()?;
         if grants.is_empty() && scope_claim.is_none() {
             return Err(Invalid::new(
@@ -71,7 +91,7 @@ impl Grants {
 
     /// What these claims grant together.
     pub fn of(&self, claims: &Value) -> Permissions {
-        let matching = |grant: &&Arc<Grant>| {
+        let matching = |grant: &&Grant| {
             claim(claims, &grant.claim).is_some_and(|claim| has(claim, &grant.value))
         };
         let listed = self
@@ -79,7 +99,12 @@ impl Grants {
             .as_ref()
             .and_then(|name| claim(claims, name));
         Permissions {
-            granted: self.grants.iter().filter(matching).cloned().collect(),
+            granted: self
+                .grants
+                .iter()
+                .filter(matching)
+                .map(|grant| Arc::clone(&grant.rights))
+                .collect(),
             own: listed.map(scopes_in).unwrap_or_default(),
         }
     }
@@ -88,34 +113,59 @@ impl Grants {
 impl Permissions {
     /// Where nobody asks who calls.
     pub fn everything() -> Self {
-        let everything = Grant {
-            claim: String::new(),
-            value: Value::Null,
-            scopes: Scopes::All,
+        Self::of(Rights {
+            scopes: Names::All,
             operations: ALL_OPERATIONS.to_vec(),
-        };
+            processes: Names::All,
+        })
+    }
+
+    pub(super) fn of(rights: Rights) -> Self {
         Self {
-            granted: vec![Arc::new(everything)],
-            own: Vec::new(),
+            granted: vec![Arc::new(rights)],
+            own: HashSet::new(),
         }
     }
 
-    /// Whether the operation may be done to the scope. Knows nothing of which scopes exist, and so cannot tell.
-    pub fn check(&self, scope: &Scope, operation: Operation) -> Result<(), Kind> {
+    /// Whether the operation may be done to the scope, be it for one process alone. This does not depend on which scopes
+    /// exist, so the answer cannot tell that.
+    pub fn check(&self, scope: &Scope, operation: Operation) -> Result<(), Denied> {
+        self.check_where(scope, operation, |_| true)
+    }
+
+    /// Whether the operation may be done to the process in the scope; `None` is the unnamed one.
+    pub fn check_process(
+        &self,
+        scope: &Scope,
+        operation: Operation,
+        process: Option<&ProcessName>,
+    ) -> Result<(), Denied> {
+        self.check_where(scope, operation, |rights| rights.processes.contain(process))
+    }
+
+    fn check_where(
+        &self,
+        scope: &Scope,
+        operation: Operation,
+        suffices: impl Fn(&Rights) -> bool,
+    ) -> Result<(), Denied> {
         if self.own.contains(scope) {
             return Ok(());
         }
         let mut on_scope = self
             .granted
             .iter()
-            .filter(|grant| grant.scopes.contain(scope))
+            .filter(|rights| rights.scopes.contain(Some(scope)))
             .peekable();
         if on_scope.peek().is_none() {
-            return Err(Kind::ScopeForbidden);
+            return Err(Denied::Scope);
         }
-        match on_scope.any(|grant| grant.operations.contains(&operation)) {
-            true => Ok(()),
-            false => Err(Kind::OperationForbidden),
+        let allowed =
+            on_scope.any(|rights| rights.operations.contains(&operation) && suffices(rights));
+        if allowed {
+            Ok(())
+        } else {
+            Err(Denied::Operation)
         }
     }
 }
@@ -138,7 +188,7 @@ fn has(claim: &Value, value: &Value) -> bool {
 
 /// The scopes that a claim lists: an array, or one text with blanks between them. What is no scope is not granted:
 /// `*` least of all, for the issuer's users may have a say in what stands there.
-fn scopes_in(claim: &Value) -> Vec<Scope> {
+fn scopes_in(claim: &Value) -> HashSet<Scope> {
     let parse = |text: &str| text.parse().ok();
     match claim {
         Value::String(text) => text.split_whitespace().filter_map(parse).collect(),
@@ -146,11 +196,11 @@ fn scopes_in(claim: &Value) -> Vec<Scope> {
             .iter()
             .filter_map(|value| parse(value.as_str()?))
             .collect(),
-        _ => Vec::new(),
+        _ => HashSet::new(),
     }
 }
 
-fn parse(number: usize, grant: &config::Grant) -> Result<Grant, Invalid> {
+fn parse(number: usize, grant: &config::Grant, config: &Config) -> Result<Grant, Invalid> {
     let invalid = |field: &str, cure: &str| {
         Invalid::new("auth.grants", format!("`{field}` of grant {number} {cure}"))
     };
@@ -172,8 +222,8 @@ fn parse(number: usize, grant: &config::Grant) -> Result<Grant, Invalid> {
     }
     let scopes = match &grant.scopes[..] {
         [] => return Err(invalid("scopes", "must list scopes, or be [\"*\"] for all")),
-        [all] if all == "*" => Scopes::All,
-        listed => Scopes::These(
+        [all] if all == "*" => Names::All,
+        listed => Names::These(
             listed
                 .iter()
                 .map(|text| text.parse())
@@ -181,11 +231,35 @@ fn parse(number: usize, grant: &config::Grant) -> Result<Grant, Invalid> {
                 .map_err(|error| invalid("scopes", &format!("has what is no scope: {error}")))?,
         ),
     };
+    let processes = match grant.processes.as_deref() {
+        None => Names::All,
+        Some([]) => {
+            return Err(invalid(
+                "processes",
+                "must list processes, or be left out for all",
+            ));
+        }
+        Some(listed) => {
+            let known = |name: &String| {
+                let known = config.processes.contains_key(name);
+                ProcessName::new(name).filter(|_| known).ok_or_else(|| {
+                    invalid(
+                        "processes",
+                        &format!("has `{name}`, which is not one of [processes]"),
+                    )
+                })
+            };
+            Names::These(listed.iter().map(known).collect::<Result<_, _>>()?)
+        }
+    };
     Ok(Grant {
         claim: grant.claim.clone(),
         value: grant.value.clone(),
-        scopes,
-        operations: grant.operations.clone(),
+        rights: Arc::new(Rights {
+            scopes,
+            operations: grant.operations.clone(),
+            processes,
+        }),
     })
 }
 
@@ -196,13 +270,15 @@ mod tests {
     use super::*;
 
     fn grants(grants: Value, scope_claim: &str) -> Result<Grants, Invalid> {
-        let mut settings = config::Config::defaults().unwrap().auth;
-        settings.grants = serde_json::from_value(grants).unwrap();
-        settings.scope_claim = scope_claim.to_owned();
-        Grants::new(&settings)
+        let mut config = Config::defaults().unwrap();
+        config.auth.grants = serde_json::from_value(grants).unwrap();
+        config.auth.scope_claim = scope_claim.to_owned();
+        let import = serde_json::from_value(json!({})).unwrap();
+        config.processes.insert("import".to_owned(), import);
+        Grants::new(&config)
     }
 
-    fn check(permissions: &Permissions, scope: &str, operation: Operation) -> Result<(), Kind> {
+    fn check(permissions: &Permissions, scope: &str, operation: Operation) -> Result<(), Denied> {
         permissions.check(&scope.parse().unwrap(), operation)
     }
 
@@ -238,7 +314,7 @@ mod tests {
                 let expected = if granted == Some(scope) {
                     Ok(())
                 } else {
-                    Err(Kind::ScopeForbidden)
+                    Err(Denied::Scope)
                 };
                 assert_eq!(
                     check(&permissions, scope, Operation::Start),
@@ -262,12 +338,34 @@ mod tests {
         assert_eq!(check(&permissions, "b", Operation::Read), Ok(()));
         assert_eq!(
             check(&permissions, "b", Operation::Cancel),
-            Err(Kind::OperationForbidden)
+            Err(Denied::Operation)
         );
         assert_eq!(
             check(&grants.of(&json!({})), "a", Operation::Read),
-            Err(Kind::ScopeForbidden)
+            Err(Denied::Scope)
         );
+    }
+
+    #[test]
+    fn a_grant_can_be_for_some_processes_alone() {
+        let grants = grants(
+            json!([
+                {"claim": "sub", "value": "u1", "scopes": ["a"], "operations": ["start"], "processes": ["import"]},
+                {"claim": "sub", "value": "u1", "scopes": ["a"], "operations": ["read"]},
+            ]),
+            "",
+        )
+        .unwrap();
+        let permissions = grants.of(&json!({"sub": "u1"}));
+        let (scope, import) = ("a".parse().unwrap(), ProcessName::new("import").unwrap());
+        let other = ProcessName::new("other").unwrap();
+        let check = |operation, process| permissions.check_process(&scope, operation, process);
+        assert_eq!(permissions.check(&scope, Operation::Start), Ok(()));
+        assert_eq!(check(Operation::Start, Some(&import)), Ok(()));
+        for process in [None, Some(&other)] {
+            assert_eq!(check(Operation::Start, process), Err(Denied::Operation));
+            assert_eq!(check(Operation::Read, process), Ok(()));
+        }
     }
 
     #[test]
@@ -289,7 +387,7 @@ mod tests {
             }
             assert_eq!(
                 check(&permissions, "c", Operation::Read),
-                Err(Kind::ScopeForbidden),
+                Err(Denied::Scope),
                 "{listed}"
             );
         }
@@ -297,7 +395,7 @@ mod tests {
             let permissions = grants.of(&json!({"tenants": nothing}));
             assert_eq!(
                 check(&permissions, "a", Operation::Read),
-                Err(Kind::ScopeForbidden),
+                Err(Denied::Scope),
                 "{nothing}"
             );
         }
@@ -316,6 +414,8 @@ mod tests {
             ("scopes", json!(["a/b"])),
             ("scopes", json!(["a", "*"])),
             ("operations", json!([])),
+            ("processes", json!([])),
+            ("processes", json!(["import", "unknown"])),
         ] {
             let mut grant = good.clone();
             grant[field] = bad;

@@ -1,11 +1,12 @@
 //! The identity provider's keys (a JWKS, RFC 7517): cached, fetched once however many wait.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
+use parking_lot::RwLock;
 use reqwest::header::{CACHE_CONTROL, HeaderMap};
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
@@ -102,8 +103,7 @@ impl Keys {
         }
         let failure = match self.fetch().await {
             Ok(keys) => {
-                *self.current.write().unwrap_or_else(PoisonError::into_inner) =
-                    Some(Arc::new(keys));
+                *self.current.write() = Some(Arc::new(keys));
                 None
             }
             Err(failure) => {
@@ -123,7 +123,7 @@ impl Keys {
 
     /// The keys, unless they are too old to be used at all.
     fn current(&self, now: Instant) -> Option<Arc<KeySet>> {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.read();
         current
             .clone()
             .filter(|set| now < set.fresh_until + MAX_STALE)
@@ -344,7 +344,7 @@ mod tests {
             Algorithm::RS256,
         );
         let begun = Instant::now();
-        *keys.current.write().unwrap() = Some(Arc::new(set(begun)));
+        *keys.current.write() = Some(Arc::new(set(begun)));
         assert!(keys.current(begun + MAX_STALE).is_some());
         assert!(keys.current(begun + MIN_MAX_AGE + MAX_STALE).is_none());
     }

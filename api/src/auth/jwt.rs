@@ -3,43 +3,157 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, HeaderName};
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Header, Validation, decode, decode_header};
+use jsonwebtoken::{Algorithm, Header, Validation, decode, decode_header};
 use reqwest::Client;
 use serde_json::{Value, json};
 
-use super::Caller;
 use super::grants::Grants;
 use super::jwks::{self, Keys, MAX_ID_BYTES};
 use super::provider::Provider;
-use super::ring_provider;
-use super::verified::{Digest, Verified};
-use crate::config::{self, Invalid};
-use crate::http::problem::{Kind, Problem};
+use super::scope_token::ScopeTokens;
+use super::{Caller, Error, is_subject, ring_provider, unauthenticated};
+use crate::config::{Config, Invalid, Jwt};
 
-/// The largest token looked at, in bytes.
-const MAX_TOKEN_BYTES: usize = 8 * 1024;
 /// How far our clock and the issuer's may be apart.
-const LEEWAY: Duration = Duration::from_secs(30);
-/// The longest time a token may be good for, in seconds. Google's, Firebase's and Auth0's live an hour to a day.
-const MAX_LIFETIME_SECONDS: f64 = 24.0 * 60.0 * 60.0;
+pub(super) const LEEWAY: Duration = Duration::from_secs(30);
+/// The longest time a token may be good for. Google's, Firebase's and Auth0's live an hour to a day.
+const MAX_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Tells from a request's token who calls.
+/// Tells from a request's token who calls: from one of the identity provider, or from one of the operator's own backend. Which
+/// it is, its `alg` says; nothing of the one is used to check the other.
 pub struct Tokens {
+    issuer: Option<Issuer>,
+    scope_tokens: Option<ScopeTokens>,
+}
+
+/// An identity provider whose tokens are believed.
+struct Issuer {
     provider: Provider,
     validation: Validation,
     keys: Arc<Keys>,
     grants: Grants,
-    verified: Verified,
 }
 
 impl Tokens {
     /// Checks the settings; no key is fetched yet.
-    pub fn new(settings: &config::Auth, http: Client) -> Result<Self, Invalid> {
+    pub fn new(config: &Config, http: Client) -> Result<Self, Invalid> {
         ring_provider::install();
-        let provider = Provider::new(&settings.jwt)?;
+        let scope_tokens = ScopeTokens::new(&config.auth.jwt)?;
+        let needs_issuer = scope_tokens.is_none() || names_issuer(&config.auth.jwt);
+        let issuer = needs_issuer
+            .then(|| Issuer::new(config, http))
+            .transpose()?;
+        Ok(Self {
+            issuer,
+            scope_tokens,
+        })
+    }
+
+    /// What callers must bring, as OpenAPI says it.
+    pub fn security_scheme(&self) -> Value {
+        let of_issuer = self.issuer.as_ref().map(|issuer| &issuer.provider);
+        let description = match (of_issuer, &self.scope_tokens) {
+            (Some(provider), None) => format!("A token of {} for this service.", provider.name()),
+            (Some(provider), Some(_)) => format!(
+                "A token of {} for this service, or a scope token in Authorization after Bearer.",
+                provider.name()
+            ),
+            (None, _) => "A scope token, signed by the operator's backend.".to_owned(),
+        };
+        match of_issuer.filter(|provider| provider.header != AUTHORIZATION) {
+            None => json!({
+                "type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": description,
+            }),
+            Some(provider) => json!({
+                "type": "apiKey", "in": "header", "name": provider.header.as_str(), "description": description,
+            }),
+        }
+    }
+
+    /// Where the issuer's keys are, if there is an issuer.
+    pub fn jwks_url(&self) -> Option<&str> {
+        self.issuer
+            .as_ref()
+            .map(|issuer| &issuer.provider.jwks_url[..])
+    }
+
+    /// Whether the issuer's keys can be had; if not, why.
+    pub async fn try_keys(&self) -> Result<(), String> {
+        let Some(issuer) = &self.issuer else {
+            return Ok(());
+        };
+        match issuer.keys.get("").await {
+            Ok(_) | Err(jwks::Error::Unknown) => Ok(()),
+            Err(jwks::Error::Unavailable(why)) => Err(why),
+        }
+    }
+
+    /// Who calls.
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Error> {
+        let token = self.token(headers)?;
+        let header = decode_header(token).map_err(unusable)?;
+        has_nothing_critical(&header)?;
+        match (&self.scope_tokens, &self.issuer) {
+            (Some(scope_tokens), _) if header.alg == Algorithm::HS256 => scope_tokens.caller(token),
+            (_, Some(issuer)) if header.alg == issuer.provider.algorithm => {
+                issuer.caller(token, &header).await
+            }
+            _ => Err(unauthenticated("the token has another algorithm")),
+        }
+    }
+
+    /// The token as the request brings it. A scope token is in `Authorization`, wherever the issuer's are.
+    fn token<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, Error> {
+        let of_issuer = self.issuer.as_ref().map(|issuer| &issuer.provider.header);
+        if let Some(name) = of_issuer.filter(|name| **name != AUTHORIZATION) {
+            match only(headers, name)? {
+                Some(token) => return Ok(token),
+                None if self.scope_tokens.is_none() => {
+                    return Err(unauthenticated("there is no token"));
+                }
+                None => {}
+            }
+        }
+        let authorization = only(headers, &AUTHORIZATION)?;
+        let authorization = authorization.ok_or_else(|| unauthenticated("there is no token"))?;
+        bearer(authorization).ok_or_else(|| unauthenticated("the Authorization is not Bearer"))
+    }
+}
+
+/// Whether an identity provider is configured besides the secret.
+fn names_issuer(settings: &Jwt) -> bool {
+    let Jwt {
+        preset,
+        issuer,
+        jwks_url,
+        audience,
+        ..
+    } = settings;
+    [preset, issuer, jwks_url, audience]
+        .into_iter()
+        .any(|setting| !setting.is_empty())
+}
+
+/// The value of the header, if it came once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Error> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => {
+            let text = value.to_str();
+            text.map(Some)
+                .map_err(|_| unauthenticated("the token is not ASCII"))
+        }
+        (Some(_), Some(_)) => Err(Error::SeveralTokens),
+    }
+}
+
+impl Issuer {
+    fn new(config: &Config, http: Client) -> Result<Self, Invalid> {
+        let provider = Provider::new(&config.auth.jwt)?;
         Ok(Self {
             validation: validation(&provider),
             keys: Arc::new(Keys::new(
@@ -47,139 +161,64 @@ impl Tokens {
                 provider.jwks_url.clone(),
                 provider.algorithm,
             )),
-            grants: Grants::new(settings)?,
-            verified: Verified::default(),
+            grants: Grants::new(config)?,
             provider,
         })
     }
 
-    /// What callers must bring, as OpenAPI says it.
-    pub fn security_scheme(&self) -> Value {
-        let description = format!("A token of {} for this service.", self.provider.name());
-        match self.provider.header == AUTHORIZATION {
-            true => json!({
-                "type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": description,
-            }),
-            false => json!({
-                "type": "apiKey", "in": "header", "name": self.provider.header.as_str(), "description": description,
-            }),
-        }
-    }
-
-    /// Where the keys are.
-    pub fn jwks_url(&self) -> &str {
-        &self.provider.jwks_url
-    }
-
-    /// Whether the keys can be had; if not, why.
-    pub async fn try_keys(&self) -> Result<(), String> {
-        match self.keys.get("").await {
-            Ok(_) | Err(jwks::Error::Unknown) => Ok(()),
-            Err(jwks::Error::Unavailable(why)) => Err(why),
-        }
-    }
-
-    /// Who calls.
-    pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
-        let token = self.token(headers)?;
-        let digest = Digest::of(token);
-        if let Some(caller) = self.verified.get(&digest) {
-            return Ok(caller);
-        }
-        let claims = self.verify(token).await?;
-        let left = number(&claims, "exp")? - now();
-        let caller = self.describe(claims)?;
-        let Ok(left) = Duration::try_from_secs_f64(left) else {
-            // It lives by the leeway alone, and is not remembered.
-            return Ok(caller.until(Instant::now() + LEEWAY));
-        };
-        let caller = caller.until(Instant::now() + left);
-        self.verified.insert(digest, caller.clone(), left);
-        Ok(caller)
-    }
-
-    /// The token as the request brings it.
-    fn token<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, Problem> {
-        let mut values = headers.get_all(&self.provider.header).iter();
-        let Some(value) = values.next() else {
-            return Err(refused("there is no token"));
-        };
-        if values.next().is_some() {
-            let detail = "Send the header with the token once.";
-            return Err(Problem::new(Kind::MalformedRequest, detail));
-        }
-        let text = value
-            .to_str()
-            .map_err(|_| refused("the token is not ASCII"))?;
-        let token = match self.provider.header == AUTHORIZATION {
-            true => bearer(text).ok_or_else(|| refused("the Authorization is not Bearer"))?,
-            false => text,
-        };
-        match token.len() <= MAX_TOKEN_BYTES {
-            true => Ok(token),
-            false => Err(refused("the token is too large")),
-        }
-    }
-
-    /// The claims of a token that holds.
-    async fn verify(&self, token: &str) -> Result<Value, Problem> {
-        let header = decode_header(token).map_err(unusable)?;
-        if header.alg != self.provider.algorithm {
-            return Err(refused("the token has another algorithm"));
-        }
-        let key = self.keys.get(key_id(&header)?).await;
+    /// Who brings the token, if it holds.
+    async fn caller(&self, token: &str, header: &Header) -> Result<Caller, Error> {
+        let key = self.keys.get(key_id(header)?).await;
         let key = key.map_err(|error| match error {
-            jwks::Error::Unknown => refused("the issuer has no key of this id"),
-            jwks::Error::Unavailable(why) => Problem::from(Kind::AuthUnavailable)
-                .because(format!("the keys at auth.jwt.jwks_url: {why}")),
+            jwks::Error::Unknown => unauthenticated("the issuer has no key of this id"),
+            jwks::Error::Unavailable(why) => Error::KeysUnavailable(why),
         })?;
         let claims: Value = decode(token, &key, &self.validation)
             .map_err(unusable)?
             .claims;
         check_times(&claims)?;
-        Ok(claims)
+        self.describe(claims)
     }
 
     /// Who the claims are about, and what they grant.
-    fn describe(&self, mut claims: Value) -> Result<Caller, Problem> {
+    fn describe(&self, mut claims: Value) -> Result<Caller, Error> {
         // The library would take a list of issuers too, and an empty subject.
-        let text = |name: &str| claims[name].as_str().filter(|text| !text.is_empty());
-        let (Some(_), Some(subject)) = (text("iss"), text("sub")) else {
-            return Err(refused("iss or sub is not a text"));
+        let text = |name: &str| claims[name].as_str();
+        let (Some(_), Some(subject)) = (text("iss"), text("sub").filter(|sub| is_subject(sub)))
+        else {
+            return Err(unauthenticated("iss or sub is not a text"));
         };
-        let identity = format!("{} {subject}", self.provider.name());
+        let (subject, end) = (subject.to_owned(), end_of(number(&claims, "exp")?));
         if !self.email_is_proven(&claims)
             && let Some(claims) = claims.as_object_mut()
         {
             claims.remove("email");
         }
         Ok(Caller {
-            identity,
+            identity: format!("{} {subject}", self.provider.name()),
+            subject: Some(subject),
+            key: None,
             permissions: Arc::new(self.grants.of(&claims)),
-            expires_at: None,
+            expires_at: Some(end),
         })
     }
 
     /// Whether `email` is more than what somebody typed into a form.
     fn email_is_proven(&self, claims: &Value) -> bool {
         match &claims["email_verified"] {
-            Value::Null => self.provider.vouches_for_email,
+            Value::Null => self.provider.trusts_unverified_email,
             verified => *verified == Value::Bool(true),
         }
     }
 }
 
-fn refused(why: &'static str) -> Problem {
-    Problem::from(Kind::Unauthenticated).because(why)
-}
-
 /// The library's word for what is wrong; but not of what it could not parse, which it would quote.
-fn unusable(error: jsonwebtoken::errors::Error) -> Problem {
+pub(super) fn unusable(error: jsonwebtoken::errors::Error) -> Error {
     match error.kind() {
         ErrorKind::Base64(_) | ErrorKind::Json(_) | ErrorKind::Utf8(_) => {
-            refused("this is no token")
+            unauthenticated("no token could be read: it, or one of its claims, is malformed")
         }
-        _ => Problem::from(Kind::Unauthenticated).because(error),
+        _ => unauthenticated(error.to_string()),
     }
 }
 
@@ -191,9 +230,9 @@ fn bearer(text: &str) -> Option<&str> {
         .then(|| token.trim_start_matches(' '))
 }
 
-/// The key that the header names. A key that comes with the token, or stands where the token says, proves nothing; and
-/// what `crit` lists must be understood (RFC 7515, section 4.1.11), of which we understand nothing.
-fn key_id(header: &Header) -> Result<&str, Problem> {
+/// A key that comes with the token, or stands where the token says, proves nothing; and what `crit` lists must be understood
+/// (RFC 7515, section 4.1.11), of which we understand nothing.
+fn has_nothing_critical(header: &Header) -> Result<(), Error> {
     let Header {
         crit,
         jku,
@@ -202,34 +241,45 @@ fn key_id(header: &Header) -> Result<&str, Problem> {
         ..
     } = header;
     if crit.is_some() || jku.is_some() || jwk.is_some() || x5u.is_some() {
-        return Err(refused("the token's header has crit, jku, jwk or x5u"));
+        return Err(unauthenticated(
+            "the token's header has crit, jku, jwk or x5u",
+        ));
     }
-    match &header.kid {
-        Some(id) if id.len() <= MAX_ID_BYTES => Ok(id),
-        _ => Err(refused("the token's header has no kid, or a long one")),
-    }
+    Ok(())
+}
+
+/// The key that the header names.
+fn key_id(header: &Header) -> Result<&str, Error> {
+    let id = header.kid.as_deref().filter(|id| id.len() <= MAX_ID_BYTES);
+    id.ok_or_else(|| unauthenticated("the token's header has no kid, or a long one"))
 }
 
 /// What the library leaves out: that `iat` is there and past, and that the token does not live for ever.
-fn check_times(claims: &Value) -> Result<(), Problem> {
+fn check_times(claims: &Value) -> Result<(), Error> {
     let (issued, expires) = (number(claims, "iat")?, number(claims, "exp")?);
     if issued > now() + LEEWAY.as_secs_f64() {
-        return Err(refused("the token was issued in the future"));
+        return Err(unauthenticated("the token was issued in the future"));
     }
-    match expires - issued <= MAX_LIFETIME_SECONDS {
+    match expires - issued <= MAX_LIFETIME.as_secs_f64() {
         true => Ok(()),
-        false => Err(refused("the token is good for too long")),
+        false => Err(unauthenticated("the token is good for too long")),
     }
 }
 
-fn number(claims: &Value, name: &str) -> Result<f64, Problem> {
+fn number(claims: &Value, name: &str) -> Result<f64, Error> {
     claims[name]
         .as_f64()
-        .ok_or_else(|| refused("iat or exp is not a number"))
+        .ok_or_else(|| unauthenticated("iat or exp is not a number"))
+}
+
+/// When a token ends whose claim `exp` this is. Within the leeway after that it is good until the leeway ends.
+pub(super) fn end_of(exp: f64) -> Instant {
+    let left = Duration::try_from_secs_f64(exp - now());
+    Instant::now() + left.unwrap_or(LEEWAY).min(MAX_LIFETIME)
 }
 
 /// Seconds since 1970.
-fn now() -> f64 {
+pub(super) fn now() -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()

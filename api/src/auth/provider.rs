@@ -19,7 +19,7 @@ pub struct Provider {
     /// Where requests have the token.
     pub header: HeaderName,
     /// Whether its `email` without `email_verified` is a proven one.
-    pub vouches_for_email: bool,
+    pub trusts_unverified_email: bool,
 }
 
 impl Provider {
@@ -76,7 +76,7 @@ fn preset(name: &str, audience: &str) -> Result<Provider, Invalid> {
         jwks_url: String::new(),
         algorithm: Algorithm::RS256, // what OpenID Connect takes for granted
         header: AUTHORIZATION,
-        vouches_for_email: false,
+        trusts_unverified_email: false,
     };
     let (issuers, jwks_url) = match name {
         "" => return Ok(by_hand),
@@ -111,7 +111,7 @@ fn preset(name: &str, audience: &str) -> Result<Provider, Invalid> {
         "iap" => Provider {
             algorithm: Algorithm::ES256,
             header: HeaderName::from_static("x-goog-iap-jwt-assertion"),
-            vouches_for_email: true, // its tokens have no email_verified: IAP itself let the account of that address in
+            trusts_unverified_email: true, // its tokens have no email_verified: IAP itself let the account of that address in
             ..known
         },
         _ => known,

@@ -1,16 +1,17 @@
 //! The signatures of tokens, checked by ring: it is here already for TLS, and jsonwebtoken's own choices would bring
 //! a second library, or one whose RSA leaks by timing (RUSTSEC-2023-0071).
 
-use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
+use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{ErrorKind, Result};
-use jsonwebtoken::signature::{Error, Verifier};
+use jsonwebtoken::signature::{Error, Signer, Verifier};
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, EncodingKey};
+use ring::hmac::{self, HMAC_SHA256};
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey,
 };
 
 static PROVIDER: CryptoProvider = CryptoProvider {
-    signer_factory: |_, _: &EncodingKey| Err(ErrorKind::UnsupportedAlgorithm.into()),
+    signer_factory: signer,
     verifier_factory: verifier,
     key_utils: KeyUtils::new_unimplemented(), // for making JWKs, which we only read
 };
@@ -21,12 +22,24 @@ pub fn install() {
     let _ = PROVIDER.install_default();
 }
 
+fn signer(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>> {
+    match algorithm {
+        Algorithm::HS256 => Ok(Box::new(Hs256(hmac::Key::new(HMAC_SHA256, key.as_bytes())))),
+        _ => Err(ErrorKind::UnsupportedAlgorithm.into()),
+    }
+}
+
 fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>> {
     match (algorithm, key.kind()) {
         (Algorithm::RS256, DecodingKeyKind::RsaModulusExponent { .. }) => {
             Ok(Box::new(Rs256(key.clone())))
         }
         (Algorithm::ES256, DecodingKeyKind::SecretOrDer(_)) => Ok(Box::new(Es256(key.clone()))),
+        // A public point is held as a secret is. Only secrets of the settings get here: whoever calls `decode` allows either
+        // HS256 or the issuer's algorithm, with the keys of that one alone.
+        (Algorithm::HS256, DecodingKeyKind::SecretOrDer(secret)) => {
+            Ok(Box::new(Hs256(hmac::Key::new(HMAC_SHA256, secret))))
+        }
         _ => Err(ErrorKind::InvalidAlgorithm.into()),
     }
 }
@@ -64,5 +77,31 @@ impl Verifier<Vec<u8>> for Es256 {
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
             .verify(message, signature)
             .map_err(|_| Error::new())
+    }
+}
+
+struct Hs256(hmac::Key);
+
+impl JwtSigner for Hs256 {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::HS256
+    }
+}
+
+impl Signer<Vec<u8>> for Hs256 {
+    fn try_sign(&self, message: &[u8]) -> std::result::Result<Vec<u8>, Error> {
+        Ok(hmac::sign(&self.0, message).as_ref().to_vec())
+    }
+}
+
+impl JwtVerifier for Hs256 {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::HS256
+    }
+}
+
+impl Verifier<Vec<u8>> for Hs256 {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), Error> {
+        hmac::verify(&self.0, message, signature).map_err(|_| Error::new())
     }
 }

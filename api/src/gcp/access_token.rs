@@ -1,8 +1,8 @@
 //! Access tokens from the metadata server: cached, fetched once however many wait, unprintable.
 
-use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use parking_lot::RwLock;
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
 use serde_json::Value;
@@ -25,8 +25,8 @@ const MAX_LIFETIME_SECONDS: f64 = 3600.0;
 pub struct AccessToken {
     metadata: Metadata,
     cached: RwLock<Option<Cached>>,
-    last_refusal: std::sync::Mutex<Option<Instant>>,
-    last_failure: Mutex<Option<(Instant, String)>>,
+    last_refusal: parking_lot::Mutex<Option<Instant>>,
+    last_failure: Mutex<Option<(Instant, Error)>>,
 }
 
 /// Deliberately without `Debug`: nothing that holds a token can be printed.
@@ -49,7 +49,7 @@ impl AccessToken {
         Self {
             metadata,
             cached: RwLock::new(None),
-            last_refusal: std::sync::Mutex::new(None),
+            last_refusal: parking_lot::Mutex::new(None),
             last_failure: Mutex::new(None),
         }
     }
@@ -68,7 +68,7 @@ impl AccessToken {
         let usable = self.cached(asked_at, |cached| cached.ends_at);
         match (&*last_failure, usable) {
             (Some((at, failure)), None) if *at >= asked_at => {
-                return Err(Error::Unreachable(failure.clone()));
+                return Err(failure.clone());
             }
             (Some((at, _)), Some(bearer)) if at.elapsed() < RETRY_RENEWAL_AFTER => {
                 return Ok(bearer);
@@ -78,7 +78,7 @@ impl AccessToken {
         match self.fetch().await {
             Ok(bearer) => Ok(bearer),
             Err(error) => {
-                *last_failure = Some((Instant::now(), error.to_string()));
+                *last_failure = Some((Instant::now(), error.clone()));
                 self.cached(Instant::now(), |cached| cached.ends_at)
                     .ok_or(error)
             }
@@ -88,21 +88,18 @@ impl AccessToken {
     /// Drops a token that was refused, so that the next request fetches another. If that one is refused as well, it is not
     /// the token that is wrong: it is kept for a moment.
     pub fn forget(&self, refused: &HeaderValue) {
-        let mut last_refusal = self
-            .last_refusal
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut last_refusal = self.last_refusal.lock();
         if last_refusal.is_some_and(|at| at.elapsed() < MIN_BETWEEN_FETCHES) {
             return;
         }
-        let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = self.cached.write();
         if cached.take_if(|cached| cached.bearer == refused).is_some() {
             *last_refusal = Some(Instant::now());
         }
     }
 
     fn cached(&self, now: Instant, until: fn(&Cached) -> Instant) -> Option<HeaderValue> {
-        let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner);
+        let cached = self.cached.read();
         cached
             .as_ref()
             .filter(|cached| now < until(cached))
@@ -113,10 +110,10 @@ impl AccessToken {
         let bytes = self.metadata.get(PATH).await?;
         let cached = parse(&bytes, Instant::now()).ok_or_else(|| Error::Unusable {
             path: PATH,
-            why: "it is no token".to_owned(),
+            why: "it is not a token with a lifetime".to_owned(),
         })?;
         let bearer = cached.bearer.clone();
-        *self.cached.write().unwrap_or_else(PoisonError::into_inner) = Some(cached);
+        *self.cached.write() = Some(cached);
         Ok(bearer)
     }
 }

@@ -12,6 +12,9 @@ use crate::gcp::http_client::{self, read_capped};
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// The largest answer read, in bytes; a genuine token has about 1 KiB.
 const MAX_BYTES: usize = 16 * 1024;
+/// A request must have this header, and the answer of a genuine server has it.
+const FLAVOR: &str = "metadata-flavor";
+const GOOGLE: &str = "Google";
 
 /// The metadata server of Cloud Run, or the emulator's.
 #[derive(Clone)]
@@ -20,7 +23,7 @@ pub struct Metadata {
     root: String,
 }
 
-/// What the metadata server did not tell us.
+/// Why a value of the metadata server could not be had.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be reached, or did not answer in time.
@@ -29,7 +32,7 @@ pub enum Error {
     )]
     Unreachable(String),
     /// It answered, but not with what was asked for.
-    #[error("the metadata server did not tell {path}: {why}")]
+    #[error("the metadata server returned an unusable {path}: {why}")]
     Unusable {
         /// What was asked for.
         path: &'static str,
@@ -53,13 +56,24 @@ impl Metadata {
             .http
             .get(format!("{}{path}", self.root))
             .timeout(TIMEOUT);
-        let answer = request.header("metadata-flavor", "Google").send().await;
+        let answer = request.header(FLAVOR, GOOGLE).send().await;
         let response = answer.map_err(|error| Error::Unreachable(http_client::describe(&error)))?;
         let status = response.status();
         if !status.is_success() {
             return Err(Error::Unusable {
                 path,
-                why: format!("it answered {status}"),
+                why: format!("its status is {status}"),
+            });
+        }
+        // By this header Google's libraries, too, tell the server from whatever else answers at its address.
+        if response
+            .headers()
+            .get(FLAVOR)
+            .is_none_or(|flavor| flavor != GOOGLE)
+        {
+            return Err(Error::Unusable {
+                path,
+                why: "it lacks the header Metadata-Flavor: Google, so something else answers at GCE_METADATA_HOST".to_owned(),
             });
         }
         let response = axum::http::Response::from(response);
@@ -87,7 +101,7 @@ impl Metadata {
             Some(name) => Ok(name.to_owned()),
             None => Err(Error::Unusable {
                 path,
-                why: "it is no name".to_owned(),
+                why: "it is not a name".to_owned(),
             }),
         }
     }

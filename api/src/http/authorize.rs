@@ -7,19 +7,20 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
 use crate::App;
-use crate::auth::Caller;
+use crate::auth::{Caller, Denied};
 use crate::caller_id::CallerId;
 use crate::config::Operation;
+use crate::execution::Execution;
 use crate::http::extract;
 use crate::http::problem::Problem;
-use crate::scope::Scope;
+use crate::scope::{ProcessName, Scope};
 
 /// Refused with 401 without a valid token, 503 if none can be checked.
 impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        app.auth.caller(&parts.headers).await
+        Ok(app.auth.caller(&parts.headers).await?)
     }
 }
 
@@ -77,10 +78,28 @@ impl<O: Op> FromRequestParts<Arc<App>> for Authorized<O> {
     }
 }
 
-impl<O> Authorized<O> {
-    /// Refuses with 403 what the caller may not do to the scope: a request can name, in its query, a second operation.
-    pub fn require(&self, operation: Operation) -> Result<(), Problem> {
-        require(&self.caller, &self.scope, operation)
+impl<O: Op> Authorized<O> {
+    /// Refuses with 403 another operation on the process than the one of the route: a request can name one in its query.
+    pub fn require(
+        &self,
+        operation: Operation,
+        process: Option<&ProcessName>,
+    ) -> Result<(), Problem> {
+        let permissions = &self.caller.permissions;
+        let verdict = permissions.check_process(&self.scope, operation, process);
+        verdict.map_err(|denied| refused(&self.caller, denied, operation))
+    }
+
+    /// Refuses with 403 a process that the caller may not do the operation of the route to.
+    pub fn require_process(&self, process: Option<&ProcessName>) -> Result<(), Problem> {
+        self.require(O::OPERATION, process)
+    }
+
+    /// Whether the execution is of the scope, and of a process that the caller may do the operation of the route to. Any
+    /// other is as unknown as one that never was.
+    pub fn covers(&self, execution: &Execution) -> bool {
+        execution.belongs_to(&self.scope)
+            && self.require_process(execution.process.as_ref()).is_ok()
     }
 }
 
@@ -92,14 +111,12 @@ async fn check(
 ) -> Result<(Caller, Scope), Problem> {
     let caller = Caller::from_request_parts(parts, app).await?;
     let scope = extract::scope(parts).await?;
-    require(&caller, &scope, operation)?;
+    let verdict = caller.permissions.check(&scope, operation);
+    verdict.map_err(|denied| refused(&caller, denied, operation))?;
     Ok((caller, scope))
 }
 
-fn require(caller: &Caller, scope: &Scope, operation: Operation) -> Result<(), Problem> {
-    let verdict = caller.permissions.check(scope, operation);
-    verdict.map_err(|kind| {
-        let identity = &caller.identity;
-        Problem::from(kind).because(format!("{identity} has no grant for {operation:?}"))
-    })
+fn refused(caller: &Caller, denied: Denied, operation: Operation) -> Problem {
+    let identity = &caller.identity;
+    Problem::from(denied).because(format!("{identity}: {operation:?}: {denied}"))
 }

@@ -132,6 +132,11 @@ fn origin(text: &str) -> Result<HeaderValue, Invalid> {
             "must be https (http only for loopback hosts)".to_owned(),
         ));
     }
+    if url.host_str().is_some_and(|host| host.contains('*')) {
+        return Err(invalid(
+            "has a wildcard, which matches no page: list each host".to_owned(),
+        ));
+    }
     let canonical = url.origin().ascii_serialization();
     if text != canonical {
         return Err(invalid(format!(
@@ -191,6 +196,8 @@ mod tests {
             "https://App.example.com",
             "https://bücher.example",
             "https://*.example.com/",
+            "https://*.example.com",
+            "https://app-*.example.com",
             "http://app.example.com",
             "http://127.0.0.1.example.com",
             "ftp://app.example.com",

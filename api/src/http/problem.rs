@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::auth;
 use crate::gcp::{client, cloud_logging};
 use crate::http::json::json;
 use crate::starts::{self, Busy};
@@ -445,6 +446,28 @@ impl From<watch::Error> for Problem {
         match error {
             watch::Error::NotFound => Kind::ExecutionNotFound.into(),
             watch::Error::Upstream(error) => error.into(),
+        }
+    }
+}
+
+impl From<auth::Error> for Problem {
+    fn from(error: auth::Error) -> Self {
+        match error {
+            auth::Error::Unauthenticated(why) => Self::from(Kind::Unauthenticated).because(why),
+            auth::Error::SeveralTokens => Self::new(
+                Kind::MalformedRequest,
+                "Send the header with the token once.",
+            ),
+            auth::Error::KeysUnavailable(_) => Self::from(Kind::AuthUnavailable).because(error),
+        }
+    }
+}
+
+impl From<auth::Denied> for Problem {
+    fn from(denied: auth::Denied) -> Self {
+        match denied {
+            auth::Denied::Scope => Kind::ScopeForbidden.into(),
+            auth::Denied::Operation => Kind::OperationForbidden.into(),
         }
     }
 }

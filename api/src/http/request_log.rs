@@ -48,6 +48,10 @@ const MAX_REQUEST_ID_BYTES: usize = 64;
 #[derive(Clone)]
 struct LoggedExecution(Arc<Execution>);
 
+/// The verified subject of whoever asked for a start, for its log line.
+#[derive(Clone)]
+pub struct LoggedCaller(pub String);
+
 /// An execution as the answer to a request about it.
 pub fn execution_response(status: StatusCode, execution: Arc<Execution>) -> Response {
     let mut response = json(status, &*execution);
@@ -82,7 +86,11 @@ pub async fn request_log(
         let mut headers = mem::take(response.headers_mut());
         headers.remove(CONTENT_LENGTH); // of the body that is not there yet
         rendered.headers_mut().extend(headers);
+        let caller = response.extensions_mut().remove::<LoggedCaller>();
         rendered.extensions_mut().insert(problem);
+        if let Some(caller) = caller {
+            rendered.extensions_mut().insert(caller);
+        }
         response = rendered;
     }
     let headers = response.headers_mut();
@@ -128,6 +136,7 @@ impl Line {
             .extensions()
             .get::<LoggedExecution>()
             .map(|about| &about.0);
+        let caller = response.extensions().get::<LoggedCaller>();
         let status = response.status().as_u16();
         let micros = self.began.elapsed().as_micros() as u64;
         let project = app.project();
@@ -149,6 +158,7 @@ impl Line {
                         self.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
                     "httpRequest.remoteIp" = self.peer.as_ref().map(Peer::text),
                     requestId = self.id(),
+                    caller = caller.map(|caller| &caller.0[..]),
                     execution = about.map(|about| &about.name[..]),
                     invocationId = about
                         .and_then(|about| about.invocation_id.as_deref())

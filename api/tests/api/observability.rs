@@ -6,7 +6,9 @@ use emulator::{Emulator, Fault, FaultBody, Job, Operation, Rule, Settings};
 use reqwest::Client;
 use serde_json::{Value, json};
 
+use crate::auth::hmac;
 use crate::helpers::{PATIENCE, TestApp, instant_job};
+use crate::issuer::{base64url, now, unsigned};
 use crate::running::Program;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -140,4 +142,57 @@ async fn the_line_of_a_failed_start_and_those_of_its_sends_name_the_same_invocat
 
 fn timing(headers: &reqwest::header::HeaderMap) -> String {
     headers["server-timing"].to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn the_line_of_a_start_names_the_verified_subject() {
+    const SECRET: &str = "kG7vX2pQ9sL4mZ8wR1tY6uB3nC5dF0hJ";
+    let settings = Settings {
+        jobs: vec![instant_job()],
+        ..Settings::default()
+    };
+    let emulator = Emulator::start(settings).await.unwrap();
+    let program = Program::start(
+        &emulator,
+        &[
+            ("API__AUTH__MODE", "jwt"),
+            ("API__AUTH__JWT__SECRET", SECRET),
+        ],
+    );
+    let http = api::gcp::http_client::HttpClients::new().unwrap().reqwest;
+    let token = |sub: Value| {
+        let mut claims = json!({"scopes": ["acme"], "operations": ["start"], "exp": now() + 300});
+        if !sub.is_null() {
+            claims["sub"] = sub;
+        }
+        let message = unsigned(&json!({"alg": "HS256"}), &claims);
+        format!(
+            "{message}.{}",
+            base64url(&hmac(SECRET.as_bytes(), &message))
+        )
+    };
+    let start = format!("{}/scopes/acme/process", program.url);
+    let statuses = [
+        (token(json!("u1 at example.com")), "", 202),
+        (token(json!("u2")), "?on_running=replace", 403),
+        (token(Value::Null), "", 202),
+    ];
+    for (token, query, status) in &statuses {
+        let request = http.post(format!("{start}{query}")).bearer_auth(token);
+        assert_eq!(request.send().await.unwrap().status().as_u16(), *status);
+    }
+    program.terminate();
+    let (_, log) = program.ended(Duration::from_secs(10)).await;
+    let callers: Vec<Value> = log
+        .iter()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|line: &Value| line["httpRequest"]["requestMethod"] == "POST")
+        .map(|line| line["caller"].clone())
+        .collect();
+    assert_eq!(
+        callers,
+        [json!("u1 at example.com"), json!("u2"), Value::Null]
+    );
+    let log = log.join("\n");
+    assert!(!log.contains(SECRET) && statuses.iter().all(|(token, ..)| !log.contains(token)));
 }

@@ -43,6 +43,16 @@ fn settings_that_cannot_work_keep_it_from_starting_and_say_so_in_one_line() {
             "API__AUTH__JWT__JWKS_URL",
         ),
         (&[("API__AUTH__JWT__LEEWAY", "7")], "leeway"),
+        (&[("API__LOG", "verbose")], "API__LOG"),
+        (&[("API__LOG", "info,hyper")], "API__LOG"),
+        (
+            &[("API__CORS__ORIGINS", "https://*.example.com")],
+            "API__CORS__ORIGINS",
+        ),
+        (
+            &[JWT[0], ("API__AUTH__JWT__SECRET", "too-short")],
+            "API__AUTH__JWT__SECRET",
+        ),
         (
             &[JWT[0], ("API__AUTH__JWT__PRESET", "goggle")],
             "API__AUTH__JWT__PRESET",
@@ -281,4 +291,71 @@ fn help_and_version_are_told() {
             .code(),
         Some(1)
     );
+}
+
+const SECRET: &str = "kG7vX2pQ9sL4mZ8wR1tY6uB3nC5dF0hJ";
+
+#[test]
+fn a_secret_that_can_be_guessed_is_refused_with_the_command_for_another_and_never_printed() {
+    for secret in [
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        "passwordpasswordpasswordpassword1234",
+        "short-CANARY-1",
+    ] {
+        for more in [&[][..], &[SECRET][..]] {
+            let secrets = [&[secret], more].concat().join(",");
+            let output = api(&[JWT[0], ENOUGH[1], ("API__AUTH__JWT__SECRET", &secrets)]);
+            let printed = [output.stdout, output.stderr].concat();
+            let printed = String::from_utf8(printed).unwrap();
+            assert!(!output.status.success());
+            assert!(printed.contains("openssl rand -base64 32"), "{printed}");
+            assert!(
+                !printed.contains(secret) && !printed.contains(SECRET),
+                "{printed}"
+            );
+        }
+    }
+}
+
+fn token(arguments: &[&str], secret: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_api"));
+    command.env_clear().arg("token").args(arguments);
+    command
+        .env("API__AUTH__JWT__SECRET", secret)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_token_that_would_not_be_taken_is_not_made() {
+    for arguments in [
+        &[][..],
+        &["a/b"],
+        &["acme", "--operations", "stop"],
+        &["acme", "--operations", ""],
+        &["acme", "--minutes", "0"],
+        &["acme", "--minutes", "1441"],
+        &["acme", "--minutes", "soon"],
+        &["acme", "--process", "Import"],
+        &["acme", "--key", "a b"],
+        &["acme", "--key"],
+        &["acme", "--secret", SECRET],
+    ] {
+        let output = token(arguments, SECRET);
+        assert!(
+            !output.status.success() && output.stdout.is_empty(),
+            "{arguments:?}"
+        );
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            error.contains("usage: api token SCOPE") && !error.contains("panicked"),
+            "{error}"
+        );
+    }
+    for secret in ["", "short", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"] {
+        let output = token(&["acme"], secret);
+        assert!(!output.status.success() && output.stdout.is_empty());
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains("API__AUTH__JWT__SECRET"), "{error}");
+    }
 }

@@ -149,3 +149,21 @@ async fn project_and_region_are_asked_of_the_metadata_server_once() {
     told.start("acme").await;
     assert_eq!(told.calls(Operation::Metadata), 0);
 }
+
+/// What answers at the metadata server's address, but is none: a captive portal, or a proxy.
+#[tokio::test]
+async fn an_answer_without_the_metadata_servers_header_is_not_believed() {
+    let token = || async {
+        axum::Json(
+            serde_json::json!({"access_token": "CANARY", "expires_in": 3599, "token_type": "Bearer"}),
+        )
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let portal = axum::Router::new().fallback(token);
+    tokio::spawn(async { axum::serve(listener, portal).await });
+    let app = TestApp::with(instant_job(), |config| config.platform.metadata_host = host).await;
+    let response = app.keyless().await;
+    problem(response, "upstream-auth-unavailable").await;
+    assert_eq!(app.calls(Operation::Run), 0);
+}

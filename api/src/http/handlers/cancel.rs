@@ -20,14 +20,14 @@ pub async fn cancel(
     ExecutionName(name): ExecutionName,
     _: Fields<NoFields>,
 ) -> Result<Response, Problem> {
-    let execution = app.execution(&granted.scope, &name).await?;
+    let execution = app.execution(&granted, &name).await?;
     let (status, execution) = match execution.state.is_finished() {
         true => (StatusCode::OK, execution),
         false => match app.cloud_run.cancel(&name).await? {
             Some(cancelled) => (StatusCode::ACCEPTED, cancelled),
             None => (
                 StatusCode::OK,
-                ended(app.execution(&granted.scope, &name).await?)?,
+                ended(app.execution(&granted, &name).await?)?,
             ),
         },
     };

@@ -46,6 +46,9 @@ pub async fn stream(
         watcher = app.watches.watch(&granted.scope, &name, cursor, granted.caller_id) => watcher?,
         () = app.drains() => return Err(Kind::Draining.into()),
     };
+    if !granted.covers(&*watcher.execution()?) {
+        return Err(Kind::ExecutionNotFound.into());
+    }
     let stream = Stream {
         app,
         watcher,

@@ -86,8 +86,7 @@ pub async fn list(
         .page
         .as_ref()
         .map_or_else(|| Ok(Page::default()), |page| Page::decode(&list, page))?;
-    let wanted =
-        |execution: &Execution| execution.belongs_to(&granted.scope) && query.wants(execution);
+    let wanted = |execution: &Execution| granted.covers(execution) && query.wants(execution);
     let (executions, next) = collect(&app, wanted, page, limit).await?;
     let executions = Executions {
         executions,
@@ -171,7 +170,7 @@ pub async fn show(
     Fields(Wait { wait }): Fields<Wait>,
 ) -> Result<Response, Problem> {
     let Some(seconds) = wait else {
-        let execution = app.execution(&granted.scope, &name).await?;
+        let execution = app.execution(&granted, &name).await?;
         return Ok(execution_response(StatusCode::OK, execution.into()));
     };
     if !(1..=MAX_WAIT_SECONDS).contains(&seconds) {
@@ -186,7 +185,9 @@ pub async fn show(
             .watches
             .watch(&granted.scope, &name, None, granted.caller_id)
             .await?;
-        watcher.insert(watching).finished().await;
+        if granted.covers(&*watching.execution()?) {
+            watcher.insert(watching).finished().await;
+        }
         Ok::<_, Problem>(())
     };
     tokio::select! {
@@ -196,7 +197,7 @@ pub async fn show(
     }
     let execution = match watcher {
         Some(watcher) => watcher.execution()?,
-        None => app.execution(&granted.scope, &name).await?.into(), // why it could not be read in time
+        None => app.execution(&granted, &name).await?.into(), // why it could not be read in time
     };
     Ok(execution_response(StatusCode::OK, execution))
 }

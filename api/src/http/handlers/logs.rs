@@ -50,7 +50,7 @@ pub async fn read(
         None => (None, PageSize::default()),
         Some(page) => page_token::decode(&list, &page).ok_or_else(page_token::refused)?,
     };
-    let execution = app.execution(&granted.scope, &name).await?;
+    let execution = app.execution(&granted, &name).await?;
     let token: Option<String> = token;
     let query = cloud_logging::Query {
         execution: &execution.name,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::http::header::LOCATION;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -14,9 +14,10 @@ use crate::App;
 use crate::config::{OnRunning, Operation};
 use crate::gcp::client;
 use crate::http::authorize::{self, Authorized};
-use crate::http::extract::{Fields, ProcessInPath, idempotency_key, json_body};
+use crate::http::extract::{Fields, ProcessInPath, json_body};
 use crate::http::problem::{Kind, Problem};
-use crate::http::request_log::{execution_response, trace};
+use crate::http::request_log::{LoggedCaller, execution_response, trace};
+use crate::http::start_key::{StartKey, start_key};
 use crate::overrides::Inputs;
 use crate::process::Process;
 use crate::starts::{InvocationId, KeyOwner, Start, Started};
@@ -36,9 +37,9 @@ pub async fn start(
     granted: Authorized<authorize::Start>,
     fields: Fields<Query>,
     request: Request,
-) -> Result<Response, Problem> {
+) -> Response {
     let process = Arc::clone(app.processes.unnamed());
-    start_process(app, granted, process, fields, request).await
+    logged(app, granted, process, fields, request).await
 }
 
 /// Starts the process that the path names.
@@ -51,7 +52,25 @@ pub async fn start_named(
 ) -> Result<Response, Problem> {
     let process = app.processes.named(&name).map(Arc::clone);
     let process = process.ok_or(Kind::ProcessNotFound)?;
-    start_process(app, granted, process, fields, request).await
+    Ok(logged(app, granted, process, fields, request).await)
+}
+
+/// The answer to a start, with whom its log line names.
+async fn logged(
+    app: Arc<App>,
+    granted: Authorized<authorize::Start>,
+    process: Arc<Process>,
+    fields: Fields<Query>,
+    request: Request,
+) -> Response {
+    let caller = granted.caller.subject.clone().map(LoggedCaller);
+    let mut response = start_process(app, granted, process, fields, request)
+        .await
+        .into_response();
+    if let Some(caller) = caller {
+        response.extensions_mut().insert(caller);
+    }
+    response
 }
 
 async fn start_process(
@@ -61,21 +80,23 @@ async fn start_process(
     Fields(query): Fields<Query>,
     request: Request,
 ) -> Result<Response, Problem> {
+    let name = process.name.as_ref();
+    granted.require_process(name)?;
     if let Some(operation) = query.on_running.and_then(needed_besides) {
-        granted.require(operation)?;
+        granted.require(operation, name)?;
     }
-    let key = idempotency_key(request.headers())?;
+    let key = start_key(request.headers(), &granted.caller, app.google_keys)?;
     let trace = trace(request.headers());
     let supplied = process.parameters.check(&json_body(request).await?)?;
     let id = match key {
-        Some(key) => {
+        Some(StartKey { key, owner }) => {
             let place = app.location.get().await.map_err(client::Error::from)?;
             let owner = KeyOwner {
                 project: &place.project,
                 region: &place.region,
                 job: process.target.job(),
-                process: process.name.as_ref(),
-                caller: &granted.caller.identity,
+                process: name,
+                caller: &owner,
                 scope: &granted.scope,
             };
             // What the caller sent, not what our defaults made of it: these may change from one release to the next.
@@ -87,7 +108,8 @@ async fn start_process(
     };
     let inputs = Inputs {
         scope: &granted.scope,
-        process: process.name.as_ref(),
+        process: name,
+        caller: granted.caller.subject.as_deref(),
         supplied: &supplied,
         invocation_id: id.to_string(),
         trace: trace.as_deref(),
