@@ -1,5 +1,6 @@
 //! An execution's life: pending, its tasks side by side, each with its attempts, the end.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -25,6 +26,10 @@ pub(crate) async fn follow(cloud: Arc<Cloud>, name: String, mut cancelled: Cance
     state
         .executions
         .finish(&name, cloud.settings.retained_executions);
+    if let Some(execution) = state.executions.get(&name).filter(|_| cloud.settings.echo) {
+        // A closed terminal is no reason to stop.
+        let _closed = writeln!(std::io::stdout().lock(), "{}", execution.end_in_words());
+    }
     drop(state);
     cloud.one_ended.notify_waiters();
 }

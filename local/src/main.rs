@@ -1,4 +1,11 @@
-//! `cargo run`: the emulator, the sibling job built, and the API pointed at them, all on loopback.
+//! `cargo run`: the service on loopback, beside an emulator of Cloud Run, or in front of the real one.
+
+mod arguments;
+mod emulated;
+mod gcloud;
+mod loopback;
+mod metadata;
+mod real;
 
 use std::env;
 use std::process::ExitCode;
@@ -6,16 +13,25 @@ use std::process::ExitCode;
 use anyhow::Context;
 use api::App;
 use api::config::Config;
-use emulator::{Emulator, Job, Settings};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-const JOB: &str = "test-job";
+use crate::arguments::{HELP, Wanted};
+
+/// Where the emulator listens, and without one the metadata server.
 const EMULATOR_PORT: u16 = 8787;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run().await {
+    let outcome = match arguments::parse(lexopt::Parser::from_env()) {
+        Ok(Wanted::Help) => {
+            print!("{HELP}");
+            Ok(())
+        }
+        Ok(Wanted::Emulator { command }) => emulated::run(command).await,
+        Ok(Wanted::CloudRun(target)) => real::run(target).await,
+        Err(error) => Err(anyhow::anyhow!("{error}. Try cargo run -- --help")),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("local: {error:#}");
@@ -24,65 +40,33 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run() -> anyhow::Result<()> {
+/// Serves until Ctrl-C or SIGTERM. `greeting` makes the text that is shown once requests are taken, of the port.
+async fn serve(config: &Config, greeting: impl FnOnce(u16) -> String) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
-    let emulator = start_emulator().await?;
-    let config = config(&emulator)?;
     api::telemetry::init(&config.log)?;
-    let app = App::new(&config)?;
-    let listener = TcpListener::bind((config.host.as_str(), config.port))
-        .await
-        .with_context(|| {
-            format!(
-                "listening on port {} (choose another: PORT=8081 cargo run)",
-                config.port
-            )
-        })?;
-    let port = listener.local_addr()?.port();
-    println!("{}", welcome(port, &emulator.url()));
+    let app = App::new(config)?;
+    let listener = loopback::listen(config.port).await.with_context(|| {
+        format!(
+            "listening on port {} (choose another: PORT=8081 cargo run)",
+            config.port
+        )
+    })?;
+    println!("{}", greeting(listener.local_addr()?.port()));
     let shutdown = async move {
         tokio::select! { _ = terminate.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
         println!("stopping");
     };
     api::serve(listener, app, shutdown).await;
-    emulator.stop().await;
     Ok(())
 }
 
-async fn start_emulator() -> anyhow::Result<Emulator> {
-    println!("building the job");
-    let binary = emulator::job_binary().context("building the package `job`")?;
-    let port = emulator_port()?;
-    let settings = Settings {
-        port,
-        jobs: vec![Job {
-            max_retries: 0, // as the job is deployed: its own work decides what may be done twice
-            ..Job::new(JOB, [binary])
-        }],
-        allow_anonymous: true, // gcloud has no credentials for an emulator
-        faults: true,
-        echo: true,
-        ..Settings::default()
-    };
-    let started = Emulator::start(settings).await;
-    started.with_context(|| {
-        format!(
-            "starting the emulator on port {port} (choose another: EMULATOR_PORT=8788 cargo run)"
-        )
-    })
-}
-
-/// The API's own settings still count, so that templates and parameters can be tried here.
-fn config(emulator: &Emulator) -> anyhow::Result<Config> {
+/// The service's own settings, which count here too, so that templates and parameters can be tried; on loopback.
+fn own_settings() -> anyhow::Result<Config> {
     let mut config = Config::load()?;
-    config.host = "127.0.0.1".to_owned();
+    config.host = loopback::HOST.to_string();
     if config.auth.mode.is_empty() {
         config.auth.mode = "public".to_owned();
     }
-    config.cloud_run.job = JOB.to_owned();
-    config.cloud_run.base_url = emulator.url();
-    config.cloud_logging.base_url = emulator.url();
-    config.platform.metadata_host = emulator.host();
     Ok(config)
 }
 
@@ -95,18 +79,23 @@ fn emulator_port() -> anyhow::Result<u16> {
     }
 }
 
-fn welcome(port: u16, emulator: &str) -> String {
+/// What to try first. `where_to_look` says where the output is, if it is near.
+fn first_steps(port: u16, config: &Config, where_to_look: &str) -> String {
+    let (header, token) = match &config.auth.mode[..] {
+        "jwt" => (
+            " -H \"Authorization: Bearer $TOKEN\"",
+            "\n  TOKEN=… # one of your issuer's; docs/who-may-call.md says how to get it",
+        ),
+        _ => ("", ""),
+    };
     format!(
-        "Ready. Start the job for the scope acme, and see its output here:
-
-  curl -i -X POST localhost:{port}/scopes/acme/process
+        "Ready. Start the job for the scope acme{where_to_look}:
+{token}
+  curl -i -X POST localhost:{port}/scopes/acme/process{header}
 
 The same with a button, in a browser:
 
   http://localhost:{port}/
-
-Cloud Run Jobs is emulated at {emulator}: emulator/README.md says how gcloud and your own programs use it.
-Ctrl-C stops everything.
 "
     )
 }

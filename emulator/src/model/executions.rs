@@ -396,6 +396,26 @@ impl Execution {
         }
     }
 
+    /// What the terminal says once it has ended.
+    pub(crate) fn end_in_words(&self) -> String {
+        let name = &self.name;
+        let failed = |(_, task): &(usize, &Task)| task.phase == Phase::Failed;
+        let reason = match self.tasks.iter().enumerate().find(failed) {
+            Some((index, task)) => match task.last {
+                Some(End::Exited(code)) => format!(": task {index} ended with exit code {code}"),
+                Some(End::TimedOut) => format!(": the time of task {index} was up"),
+                Some(End::Cancelled) | None => String::new(),
+            },
+            None => String::new(),
+        };
+        match self.state() {
+            State::Succeeded => format!("{name} succeeded"),
+            State::Failed => format!("{name} failed{reason}"),
+            State::Cancelled => format!("{name} was cancelled"),
+            State::Pending | State::Running => format!("{name} has not ended"),
+        }
+    }
+
     pub(crate) fn state(&self) -> State {
         match (&self.completed, self.started) {
             (Some((_, Outcome::Succeeded)), _) => State::Succeeded,

@@ -4,4 +4,5 @@ mod documents;
 #[cfg(target_os = "linux")]
 mod processes;
 mod program;
+mod real;
 mod terminal;

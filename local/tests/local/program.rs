@@ -1,6 +1,8 @@
 //! `cargo run`: what it prints, and that nothing is left of it.
 
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
@@ -40,6 +42,7 @@ The same with a button, in a browser:
   http://localhost:{port}/
 
 Cloud Run Jobs is emulated at http://127.0.0.1:{emulator}: emulator/README.md says how gcloud and your own programs use it.
+cargo run -- --help says how to run a job of your own, and how to use the real Cloud Run.
 Ctrl-C stops everything."
     );
     assert_eq!(terminal.shown.join("\n"), expected);
@@ -66,6 +69,76 @@ fn ctrl_c_and_sigterm_stop_everything_it_started() {
         let address = ("127.0.0.1", port);
         assert!(TcpListener::bind(address).is_ok(), "the port is free");
     }
+}
+
+#[test]
+fn a_command_of_ones_own_is_the_job_and_its_failure_is_told() {
+    // What a version manager puts into PATH has to be found.
+    let own = concat!(env!("CARGO_TARGET_TMPDIR"), "/own-programs");
+    std::fs::create_dir_all(own).unwrap();
+    let program = format!("{own}/my-job");
+    let text = "#!/bin/sh\necho \"my $SCOPE, $1, $HOME\"\nexit 7\n";
+    std::fs::write(&program, text).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{own}:{}", std::env::var("PATH").unwrap());
+    for by_argument in [true, false] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_local"));
+        command.env("PATH", &path).env("HOME", "/my/home");
+        match by_argument {
+            true => command.args(["--command", "sh -c 'exec my-job \"$@\"' job"]),
+            false => command.env("JOB_COMMAND", "sh -c 'exec my-job \"$@\"' job"),
+        };
+        let mut terminal = Terminal::run(&mut command);
+        let port = terminal.ready();
+        start(port);
+        let said = "| my acme, --scope=acme, /my/home";
+        terminal.until(PATIENCE, |line| line.ends_with(said));
+        let failed = " failed: task 0 ended with exit code 7";
+        terminal.until(PATIENCE, |line| {
+            line.starts_with("test-job-") && line.ends_with(failed)
+        });
+        assert!(terminal.end_by(Signal::INT).success());
+    }
+}
+
+#[test]
+fn both_addresses_of_localhost_answer() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("skipped: this machine has no IPv6");
+        return;
+    }
+    let (_terminal, port) = Terminal::local(&[]);
+    for host in ["127.0.0.1", "::1"] {
+        let mut service = TcpStream::connect((host, port)).unwrap();
+        let request = "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        service.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        service.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{host}: {answer}");
+    }
+}
+
+#[test]
+fn a_mistaken_argument_is_told() {
+    for (arguments, cure) in [
+        (&["--prject=x"][..], "--help"),
+        (&["--project=p", "--job=j"], "--region"),
+        (&["--command", "'"], "quote"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_local"));
+        let output = command.args(arguments).output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains(cure), "{message}");
+    }
+    let mut help = Command::new(env!("CARGO_BIN_EXE_local"));
+    let output = help.arg("--help").output().unwrap();
+    assert!(output.status.success());
+    assert!(
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .contains("--impersonate")
+    );
 }
 
 #[test]

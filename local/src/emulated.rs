@@ -1,0 +1,82 @@
+//! With the emulator: the sample job is built, or a command of the reader's own is the job.
+
+use std::env;
+use std::ffi::OsString;
+
+use anyhow::Context;
+use api::config::Config;
+use emulator::{Emulator, Job, Settings};
+
+use crate::{emulator_port, first_steps, own_settings, serve};
+
+const JOB: &str = "test-job";
+
+/// Runs emulator and service until Ctrl-C.
+pub async fn run(command: Option<Vec<String>>) -> anyhow::Result<()> {
+    let emulator = start_emulator(command).await?;
+    let config = config(&emulator)?;
+    let url = emulator.url();
+    serve(&config, |port| {
+        format!(
+            "{}
+Cloud Run Jobs is emulated at {url}: emulator/README.md says how gcloud and your own programs use it.
+cargo run -- --help says how to run a job of your own, and how to use the real Cloud Run.
+Ctrl-C stops everything.
+",
+            first_steps(port, &config, ", and see its output here")
+        )
+    })
+    .await?;
+    emulator.stop().await;
+    Ok(())
+}
+
+async fn start_emulator(command: Option<Vec<String>>) -> anyhow::Result<Emulator> {
+    let port = emulator_port()?;
+    let settings = Settings {
+        port,
+        jobs: vec![Job {
+            max_retries: 0, // as the job is deployed: its own work decides what may be done twice
+            ..job(command)?
+        }],
+        allow_anonymous: true, // gcloud has no credentials for an emulator
+        faults: true,
+        echo: true,
+        ..Settings::default()
+    };
+    let started = Emulator::start(settings).await;
+    started.with_context(|| {
+        format!(
+            "starting the emulator on port {port} (choose another: EMULATOR_PORT=8788 cargo run)"
+        )
+    })
+}
+
+/// The sample job, or the reader's own command.
+fn job(command: Option<Vec<String>>) -> anyhow::Result<Job> {
+    if let Some(words) = command {
+        println!("the job is: {}", words.join(" "));
+        return Ok(Job {
+            env: from_this_terminal(),
+            ..Job::new(JOB, words.into_iter().map(OsString::from))
+        });
+    }
+    println!("building the job");
+    let binary = emulator::job_binary().context("building the package `job`")?;
+    Ok(Job::new(JOB, [binary]))
+}
+
+/// What an image would have of its own: where programs are, and a home.
+fn from_this_terminal() -> Vec<(String, String)> {
+    let variable = |name: &str| Some((name.to_owned(), env::var(name).ok()?));
+    ["PATH", "HOME"].into_iter().filter_map(variable).collect()
+}
+
+fn config(emulator: &Emulator) -> anyhow::Result<Config> {
+    let mut config = own_settings()?;
+    config.cloud_run.job = JOB.to_owned();
+    config.cloud_run.base_url = emulator.url();
+    config.cloud_logging.base_url = emulator.url();
+    config.platform.metadata_host = emulator.host();
+    Ok(config)
+}

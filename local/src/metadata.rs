@@ -1,0 +1,165 @@
+//! The metadata server, played with gcloud's token: the service on a laptop finds project, region and token where it finds
+//! them on Cloud Run.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::HOST;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::arguments::Target;
+use crate::gcloud::Gcloud;
+
+/// What every caller of a metadata server sends, and it answers with: no page in a browser can send it unasked.
+const FLAVOR: HeaderName = HeaderName::from_static("metadata-flavor");
+/// gcloud does not say how long its token lives. It is an hour; half of it is given away as certain.
+const LIFETIME: Duration = Duration::from_secs(30 * 60);
+/// A new one is fetched before anybody needs it, because gcloud takes seconds and a metadata server must not.
+const RENEWED_AFTER: Duration = Duration::from_secs(20 * 60);
+/// How often the token's age is looked at. A laptop that slept does so at once when it wakes.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Between two attempts when gcloud gives no token.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// gcloud's token, and since when we have it.
+struct Held {
+    token: String,
+    since: SystemTime,
+}
+
+impl Held {
+    fn new(token: String) -> Self {
+        Self {
+            token,
+            since: SystemTime::now(),
+        }
+    }
+
+    /// A clock that was set back makes a token old.
+    fn age(&self) -> Duration {
+        self.since.elapsed().unwrap_or(LIFETIME)
+    }
+}
+
+/// The metadata server's answers.
+pub struct Metadata {
+    target: Target,
+    gcloud: Gcloud,
+    account: Option<String>,
+    held: Mutex<Held>,
+}
+
+impl Metadata {
+    /// Asks gcloud for a token and for whose it is.
+    pub async fn of(target: Target) -> anyhow::Result<Self> {
+        let gcloud = Gcloud {
+            impersonated: target.account.clone(),
+        };
+        let (token, account) = tokio::join!(gcloud.access_token(), gcloud.account());
+        Ok(Self {
+            target,
+            account,
+            gcloud,
+            held: Mutex::new(Held::new(token?)),
+        })
+    }
+
+    /// Whose token it is.
+    pub fn account(&self) -> Option<&str> {
+        self.account.as_deref()
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves, and renews the token, until dropped.
+    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+        let metadata = Arc::new(self);
+        let root = "/computeMetadata/v1";
+        let account = format!("{root}/instance/service-accounts/default");
+        let router = Router::new()
+            .route(&format!("{root}/project/project-id"), get(project))
+            .route(&format!("{root}/instance/region"), get(region))
+            .route(&format!("{account}/token"), get(token))
+            .route(&format!("{account}/email"), get(email))
+            .layer(middleware::from_fn(for_programs_of_this_machine))
+            .with_state(Arc::clone(&metadata));
+        tokio::select! {
+            served = axum::serve(listener, router) => served,
+            () = metadata.renew() => Ok(()),
+        }
+    }
+
+    async fn renew(&self) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if self.held().age() < RENEWED_AFTER {
+                continue;
+            }
+            match self.gcloud.access_token().await {
+                Ok(token) => *self.held() = Held::new(token),
+                Err(error) => {
+                    eprintln!("local: no new token: {error:#}");
+                    tokio::time::sleep(TRY_AGAIN_AFTER).await;
+                }
+            }
+        }
+    }
+}
+
+/// Refuses what a page in a browser could send: calls without the flavor, and calls by a name that some DNS server made
+/// an address of this machine.
+async fn for_programs_of_this_machine(request: Request, next: Next) -> Response {
+    let mut response = match is_of_this_machine(request.headers()) {
+        true => next.run(request).await,
+        false => StatusCode::FORBIDDEN.into_response(),
+    };
+    let flavor = HeaderValue::from_static("Google");
+    response.headers_mut().insert(FLAVOR, flavor);
+    response
+}
+
+fn is_of_this_machine(headers: &HeaderMap) -> bool {
+    let header = |name| headers.get(name).map(HeaderValue::as_bytes);
+    let host = header(HOST).unwrap_or_default();
+    let name = host.split(|byte| *byte == b':').next();
+    header(FLAVOR) == Some(b"Google") && matches!(name, Some(b"127.0.0.1" | b"localhost"))
+}
+
+async fn project(State(metadata): State<Arc<Metadata>>) -> String {
+    metadata.target.project.clone()
+}
+
+async fn region(State(metadata): State<Arc<Metadata>>) -> String {
+    format!("projects/0/regions/{}", metadata.target.region)
+}
+
+async fn email(State(metadata): State<Arc<Metadata>>) -> Response {
+    match &metadata.account {
+        Some(account) => account.clone().into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+async fn token(State(metadata): State<Arc<Metadata>>) -> Response {
+    let held = metadata.held();
+    match LIFETIME.checked_sub(held.age()) {
+        Some(left) => {
+            let token = json!({
+                "access_token": held.token,
+                "expires_in": left.as_secs(),
+                "token_type": "Bearer",
+            });
+            axum::Json(token).into_response()
+        }
+        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}

@@ -1,0 +1,61 @@
+//! With the real Cloud Run: the service on this machine, the job where it is deployed, gcloud's token between them.
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+
+use crate::arguments::Target;
+use crate::metadata::Metadata;
+use crate::{emulator_port, first_steps, loopback, own_settings, serve};
+
+/// Runs the service until Ctrl-C.
+pub async fn run(target: Target) -> anyhow::Result<()> {
+    let mut config = own_settings()?;
+    config.cloud_run.job.clone_from(&target.job);
+    config.cloud_run.project.clone_from(&target.project);
+    config.cloud_run.region.clone_from(&target.region);
+    let port = emulator_port()?;
+    let listener = TcpListener::bind((loopback::HOST, port))
+        .await
+        .with_context(|| {
+            format!("listening on port {port} (choose another: EMULATOR_PORT=8788 cargo run -- …)")
+        })?;
+    let host = listener.local_addr()?.to_string();
+    config.platform.metadata_host.clone_from(&host);
+    println!("asking gcloud for a token");
+    let Target {
+        project,
+        region,
+        job,
+        ..
+    } = &target;
+    let place = format!("job {job}, project {project}, region {region}");
+    let doctor = format!(
+        "GCE_METADATA_HOST={host} API__CLOUD_RUN__JOB={job} API__AUTH__MODE={} cargo run --bin api -- check",
+        config.auth.mode
+    );
+    let metadata = Metadata::of(target).await?;
+    let whose = metadata
+        .account()
+        .unwrap_or("an account that gcloud does not name");
+    let warning = format!(
+        "*** THIS IS REAL: {place}, as {whose}.
+*** What is started here runs on Cloud Run, does its work and costs money.
+*** Until Ctrl-C every program on this machine can get that account's token from http://{host}."
+    );
+    let greeting = |port| {
+        format!(
+            "{warning}\n\n{}
+What the job prints is on the page and at …/logs. The doctor examines all this from another terminal:
+
+  {doctor}
+
+Ctrl-C stops the service; executions that run go on.
+",
+            first_steps(port, &config, "")
+        )
+    };
+    tokio::select! {
+        served = serve(&config, greeting) => served,
+        played = metadata.serve(listener) => played.context("serving gcloud's token"),
+    }
+}
