@@ -157,7 +157,9 @@ impl App {
     /// again.
     pub fn warm_up(&self) -> impl Future<Output = ()> + Send + 'static {
         let (token, location) = (Arc::clone(&self.token), Arc::clone(&self.location));
+        let starts = self.starts.clone();
         async move {
+            starts.look_for_duplicates();
             let (token, place) = tokio::join!(token.bearer(), location.get());
             if let Some(error) = token.err().or(place.err()) {
                 tracing::warn!(cause = %error, "nothing can be started yet");

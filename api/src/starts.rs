@@ -162,6 +162,13 @@ impl Starts {
         self.0.cancel_duplicates().await;
     }
 
+    /// Looks for duplicates of what was started before this process, if nothing else tells processes of each other's starts.
+    pub fn look_for_duplicates(&self) {
+        if self.0.leases.is_none() {
+            self.0.look_later();
+        }
+    }
+
     /// Waits for the starts whose callers have gone.
     pub async fn drain(&self) {
         self.0.detached.drain().await;

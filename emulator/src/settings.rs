@@ -33,6 +33,8 @@ pub struct Settings {
     pub token_lifetime: Duration,
     /// How long an execution stays pending before its tasks start.
     pub pending: Duration,
+    /// How long after its creation lists begin to show an execution.
+    pub listing_lag: Duration,
     /// From SIGTERM to SIGKILL when a task is cancelled or out of time.
     pub grace: Duration,
     /// Prints every line of a task on our standard output too, after the execution's name.
@@ -60,6 +62,7 @@ impl Default for Settings {
             faults: false,
             token_lifetime: Duration::from_secs(3600),
             pending: Duration::from_millis(50),
+            listing_lag: Duration::ZERO,
             grace: Duration::from_secs(10),
             echo: false,
             max_running_executions: 1000,

@@ -47,7 +47,7 @@ pub(crate) fn start<T>(
     }
     let mut execution = new_execution(&cloud.site, job, template, Timestamp::now());
     execution.overrides = start.sent;
-    execution.listed_from = Instant::now() + start.hidden;
+    execution.listed_from = Instant::now() + start.hidden.max(cloud.settings.listing_lag);
     while state.executions.get(&execution.name).is_some() {
         execution.name = format!("{}-{}", execution.job, random::suffix());
     }

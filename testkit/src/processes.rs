@@ -1,6 +1,7 @@
 //! The program as processes of its own, which can be killed.
 
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 
 use emulator::Emulator;
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,6 +15,7 @@ use crate::variables;
 pub struct Process {
     pub url: String,
     child: Child,
+    errors: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Process {
@@ -38,11 +40,26 @@ impl Process {
             }
         };
         // Read on, so that it never waits for us.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let errors = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&errors);
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                let line: Value = serde_json::from_str(&line).unwrap_or_default();
+                if line["severity"] == "ERROR" {
+                    seen.lock().unwrap().push(line);
+                }
+            }
+        });
         Self {
             url: format!("http://{address}"),
             child,
+            errors,
         }
+    }
+
+    /// The lines of its log with the severity `ERROR` so far.
+    pub fn errors(&self) -> Arc<Mutex<Vec<Value>>> {
+        Arc::clone(&self.errors)
     }
 
     /// `kill -9`.

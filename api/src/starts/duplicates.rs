@@ -106,7 +106,7 @@ impl Inner {
 
     /// Reads the list from time to time until it shows everything that was created by now. On Cloud Run this goes on while
     /// the instance has a processor, which is while it answers requests.
-    fn look_later(&self) {
+    pub(super) fn look_later(&self) {
         let lag = self.index.listing_lag().unsigned_abs();
         let mut until = self
             .looking_until

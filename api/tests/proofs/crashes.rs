@@ -12,8 +12,8 @@ use crate::processes::Process;
 use crate::store::{Fate, Way, firestore, project};
 use crate::{rule, status};
 
-/// A claim whose owner died holds for the deadline (4 s) and the quiet time (2 s) of these processes, and then some.
-const PATIENCE: Duration = Duration::from_secs(11);
+/// The lease of a process that died holds for the deadline (8 s) and the quiet time (2 s) of these processes, and then some.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where a start is when it is killed: the call that hangs then, and what went before it.
 struct Step {
@@ -98,7 +98,7 @@ async fn emulator(project: &str) -> Emulator {
 
 async fn process(emulator: &Emulator, way: Option<&Way>) -> Process {
     let mut variables = vec![
-        ("API__START__DEADLINE_SECONDS", "4"),
+        ("API__START__DEADLINE_SECONDS", "8"),
         ("API__START__QUIET_SECONDS", "2"),
     ];
     variables.extend(way.into_iter().flat_map(|way| {

@@ -1,4 +1,4 @@
-//! Proofs that a start happens once: chaos, load, an outage, and a kill at every step.
+//! Proofs that a start happens once: chaos, load, an outage, a kill at every step, and all at once.
 //!
 //! What happens by chance is drawn from a seed that is printed; `PROOFS_SEED=…` repeats it. `PROOFS=full` runs every proof
 //! in its full size, for a release build; without it they are small enough for a debug build.
@@ -8,6 +8,7 @@ mod chaos;
 mod crashes;
 mod load;
 mod outage;
+mod storm;
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
