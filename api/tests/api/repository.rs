@@ -1,5 +1,6 @@
 //! What the repository says of itself: the tables of docs/, the links of its documents, who depends on whom.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -291,4 +292,72 @@ fn the_service_is_built_without_the_emulator() {
         1,
         "api depends on no other package of this workspace: {ours:?}"
     );
+}
+
+/// The floors of ARCHITECTURE.md, held by the `use` lines and the paths of the code itself.
+#[test]
+fn nothing_below_http_imports_it_and_google_knows_the_domain_by_few_names() {
+    let source = workspace().join("api/src");
+    let mut files = Vec::new();
+    let mut folders = vec![source.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("rs") => files.push(path),
+                _ if path.is_dir() => folders.push(path),
+                _ => {}
+            }
+        }
+    }
+    assert!(files.len() > 50, "only {} files were found", files.len());
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let name = file.strip_prefix(&source).unwrap().to_str().unwrap();
+        let imported = imports(&text);
+        let is_http = name.starts_with("http") || ["lib.rs", "main.rs"].contains(&name);
+        assert!(
+            is_http || !imported.contains("http"),
+            "{name} lies below http/ and imports it"
+        );
+        if name.starts_with("gcp") {
+            let allowed = [
+                "gcp",
+                "execution",
+                "overrides",
+                "scope",
+                "backoff",
+                "cached",
+                "random",
+            ];
+            let other = imported
+                .iter()
+                .find(|module| !allowed.contains(&&module[..]));
+            assert!(other.is_none(), "{name} is in gcp/ and imports {other:?}");
+        }
+    }
+}
+
+/// The modules of the crate that a file names.
+fn imports(text: &str) -> BTreeSet<String> {
+    let code = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    let code = code.collect::<Vec<_>>().join("\n");
+    let mut modules = BTreeSet::new();
+    for rest in code.split("crate::").skip(1) {
+        let names = match rest.strip_prefix('{') {
+            Some(list) => list.split('}').next().unwrap_or_default(),
+            None => rest,
+        };
+        let end = |c: char| !(c.is_alphanumeric() || c == '_');
+        match rest.starts_with('{') {
+            true => modules.extend(names.split(',').filter_map(|name| {
+                let name = name.trim().split(end).next()?;
+                (!name.is_empty()).then(|| name.to_owned())
+            })),
+            false => modules.extend(names.split(end).next().map(str::to_owned)),
+        }
+    }
+    modules
 }
