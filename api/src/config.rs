@@ -319,7 +319,7 @@ pub enum Store {
     Firestore,
 }
 
-/// What is no setting but said by the surroundings, under names that Google chose.
+/// Values of the platform's own environment variables, whose names Google chose. They are not settings.
 #[derive(Clone, Debug)]
 pub struct Platform {
     /// Whether this is Cloud Run: `K_SERVICE` is set there.

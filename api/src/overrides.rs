@@ -156,7 +156,7 @@ impl Templates {
         Ok(templates)
     }
 
-    /// A caller who must send a parameter that goes nowhere was promised something.
+    /// A required parameter that no template uses is an error: its caller would be asked for something that goes nowhere.
     fn use_what_is_required(&self, prefix: &str, parameters: &Parameters) -> Result<(), Invalid> {
         match parameters.required().find(|name| !self.uses(name)) {
             None => Ok(()),

@@ -1,4 +1,4 @@
-//! Numbers by chance, without a call to the system for each: to tell things apart and to spread them in time. No secrets.
+//! Non-cryptographic random numbers, for ids and jitter. They take no system call each, and must not be used for secrets.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;

@@ -1,4 +1,4 @@
-//! Log lines as Cloud Logging wants them: one JSON object per line, written at once; readable ones on a terminal.
+//! Log lines: one JSON object a line as Cloud Logging reads it, or a readable line on a terminal.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
@@ -32,7 +32,7 @@ pub fn init(filter: &str) -> Result<(), Invalid> {
     let lines = Lines {
         readable: io::stdout().is_terminal(),
     };
-    // An error would only say that this process logs already.
+    // The only error is that this process has a logger already.
     let _ = tracing_subscriber::registry()
         .with(lines.with_filter(targets))
         .try_init();

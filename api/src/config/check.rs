@@ -7,18 +7,18 @@ use reqwest::Url;
 use super::{Config, Invalid, METADATA_HOST};
 use crate::gcp::metadata::is_name;
 
-/// A caller waits that long at most; Cloud Run's front end and browsers wait longer.
+/// The longest deadline of a start, in seconds. Cloud Run's front end and browsers wait longer.
 const MAX_DEADLINE_SECONDS: u64 = 60;
-/// Longer than anybody waits before repeating a request, and shorter than a key lives.
+/// The longest quiet time, in seconds. It is shorter than the 24 hours that a key lives.
 const MAX_QUIET_SECONDS: u64 = 3600;
-/// A thousand a second: more than any quota allows, and no overflow.
+/// The most reads of Cloud Logging a minute. No quota allows as many.
 const MAX_LOG_READS_PER_MINUTE: u32 = 60_000;
 
 /// Cloud Run runs no more executions of a project and region at one time ("Quotas and limits").
 const MAX_MAX_RUNNING: u32 = 1_000;
 
 impl Config {
-    /// What can be said of single settings without the rest.
+    /// Checks the settings that can be checked one by one.
     pub(crate) fn check(&self) -> Result<(), Invalid> {
         let name = |setting: &str, text: &str, what| match text {
             "" => Ok(()),
@@ -100,8 +100,8 @@ impl Config {
         }
     }
 
-    /// What is sent there is secret, or what comes from there is trusted: over TLS, or to this very machine, which on
-    /// Cloud Run nobody means.
+    /// Checks the URL of a server that gets secrets or is trusted: it must be https, or on loopback. On Cloud Run a loopback URL
+    /// is a mistake.
     fn upstream(&self, setting: &str, text: &str) -> Result<(), Invalid> {
         let url: Url = text
             .parse()

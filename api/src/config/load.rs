@@ -90,8 +90,8 @@ fn own_variables() -> Result<Variables, Invalid> {
     Ok(Variables { templates, others })
 }
 
-/// The variable of each setting, by its words: whoever writes API_AUTH_MODE means API__AUTH__MODE. Not those of one word, such
-/// as API_PORT, which container platforms set for reasons of their own.
+/// The variable of each setting, by its words: API_AUTH_MODE is a misspelt API__AUTH__MODE. Settings of one word are left out:
+/// container platforms set API_PORT for reasons of their own.
 fn setting_variables() -> Result<HashMap<String, String>, Invalid> {
     fn collect(key: &str, value: &toml::Value, variables: &mut HashMap<String, String>) {
         match value {

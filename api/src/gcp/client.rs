@@ -1,4 +1,4 @@
-//! Calls to Google's APIs: with a token, one second try if it was refused, and every way to fail told apart.
+//! Calls to Google's APIs: each with an access token, a second try if the token was refused, and a variant for every way to fail.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -22,11 +22,11 @@ use crate::gcp::upstream_timing;
 
 /// The largest error answer read, in bytes, for the log alone.
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
-/// The longest `Retry-After` that is told from longer ones: a day, far beyond any deadline of ours.
+/// The longest `Retry-After` that is kept, in seconds: a day, far beyond any deadline of this service.
 const MAX_RETRY_AFTER_READ_SECONDS: u64 = 24 * 3600;
 /// Headers of a request, the client's own included.
 const HEADERS: usize = 4;
-/// How much of Google's words about an error goes into the log, in bytes.
+/// How much of Google's error message goes into the log, in bytes.
 const MAX_MESSAGE_BYTES: usize = 512;
 
 /// A caller of Google's APIs as the service account.
@@ -51,7 +51,7 @@ pub struct Call<'a> {
     pub max_bytes: usize,
 }
 
-/// How a call did not end well. What may have been carried out, and what cannot have been, are different variants.
+/// How a call failed. Calls that may have had an effect and calls that cannot have had one are different variants.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// There is no access token or no place to call: nothing was sent.
@@ -126,7 +126,7 @@ impl Google {
             None => None,
         };
         let ready = Instant::now();
-        // Whoever calls counts on it: what was not sent by then never will be, even if this process slept meanwhile.
+        // Callers rely on this: a call that was not sent by its deadline is never sent, even if the process was paused meanwhile.
         if ready >= end {
             return Err(Error::NoEffect("there was no time left".to_owned()));
         }
@@ -251,7 +251,7 @@ pub fn json<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, Error> {
     serde_json::from_str(text).map_err(|error| Error::Unreadable(error.to_string()))
 }
 
-/// What was put together is no place to call.
+/// The error for an address that is not a URI.
 pub fn not_a_uri(error: InvalidUri) -> Error {
     Error::NoEffect(error.to_string())
 }

@@ -21,7 +21,7 @@ use tower::{BoxError, ServiceBuilder};
 
 /// How long a connection may take to be made, its host's name resolved and TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// After how long a connection whose other end has gone without a word is given up: all requests may share it.
+/// How long the other end of a connection may stay silent before the connection is given up. All requests may share it.
 const SILENCE: Duration = Duration::from_secs(10);
 /// Connections kept for the next request, per host: about as many as requests in flight.
 const MAX_IDLE_CONNECTIONS: usize = 256;
@@ -43,12 +43,12 @@ pub struct HttpClients {
 }
 
 impl HttpClients {
-    /// Clients of servers that a public authority vouches for.
+    /// Clients that trust the public authorities.
     pub fn new() -> Result<Self, BoxError> {
         Self::trusting(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect())
     }
 
-    /// Clients of servers that these roots vouch for, and of nobody else: tests and benchmarks have a Google of their own.
+    /// Clients that trust these roots alone: tests and benchmarks run a server in the place of Google.
     pub fn trusting(roots: RootCertStore) -> Result<Self, BoxError> {
         let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
@@ -99,13 +99,13 @@ fn reqwest_client(mut tls: ClientConfig) -> Result<reqwest::Client, reqwest::Err
         .build()
 }
 
-/// Whose requests these are.
+/// The `User-Agent` of every request.
 pub const USER_AGENT: &str = concat!("cloud-run-job-api/", env!("CARGO_PKG_VERSION"));
 
 /// An answer that could not be read whole.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// More bytes than we are willing to hold.
+    /// It has more bytes than the cap.
     #[error("the answer has more than {0} bytes")]
     TooLarge(usize),
     /// It ended early, or took too long.
@@ -128,7 +128,7 @@ where
     }
 }
 
-/// What happened to a request of reqwest's, without the URL: for the log, where the request's own fields say the rest.
+/// Describes a failed request of reqwest's, without its URL, for the log.
 pub fn describe(error: &reqwest::Error) -> String {
     let what = match () {
         () if error.is_timeout() => "timed out",

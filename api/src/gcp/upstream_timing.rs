@@ -1,4 +1,4 @@
-//! How long a request waited for Google: its `Server-Timing` header tells.
+//! How long a request waited for Google, for its `Server-Timing` header.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ tokio::task_local! {
     static WAITED: Cell<Timings>;
 }
 
-/// What a request waited for.
+/// How long a request waited.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
     /// An access token that had to be fetched.
@@ -22,27 +22,26 @@ pub struct Timings {
     upstream: Duration,
 }
 
-/// A wait of the request that this runs for, if it runs for one. It lasts until it is dropped, also by whoever has no more
-/// time for it.
+/// Adds the time until it is dropped to the timings of the current request, if there is one. A timeout drops it, too.
 #[must_use]
 pub struct Timer {
     began: Instant,
     add: fn(&mut Timings, Duration),
 }
 
-/// Runs the work of a request, which is too large to be moved once more, and tells what it waited for.
+/// Runs the work of a request and returns its timings. The caller pins the work, so that a large future is not copied.
 pub async fn recorded<F: Future>(work: Pin<&mut F>) -> (F::Output, Timings) {
     let work = async { (work.await, WAITED.with(Cell::get)) };
     WAITED.scope(Cell::default(), work).await
 }
 
-/// Waits for an access token.
+/// Times the wait for an access token.
 pub fn token(began: Instant) -> Timer {
     let add = |waited: &mut Timings, time| waited.token += time;
     Timer { began, add }
 }
 
-/// Waits for an answer of Google's.
+/// Times the wait for an answer of Google's.
 pub fn upstream(began: Instant) -> Timer {
     let add = |waited: &mut Timings, time| waited.upstream += time;
     Timer { began, add }

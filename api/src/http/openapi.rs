@@ -194,27 +194,27 @@ fn operation(
     problem: &Schema,
     schemas: &mut SchemaGenerator,
 ) -> Value {
-    let told = route.operation;
+    let about = route.operation;
     let shared = route
         .path_parameters()
         .filter(|name| *name != "process") // each process has a path of its own
-        .chain(told.headers.iter().copied())
+        .chain(about.headers.iter().copied())
         .map(|name| reference("parameters", name));
-    let query = told.query.map(|query| query_fields(query, schemas));
+    let query = about.query.map(|query| query_fields(query, schemas));
     let mut responses = Map::new();
-    for answer in told.answers {
+    for answer in about.answers {
         responses.insert(answer.status.to_string(), success(answer, schemas));
     }
-    responses.extend(refusals(told.problems.concat(), problem));
+    responses.extend(refusals(about.problems.concat(), problem));
     let mut operation = json!({
-        "operationId": named(told.id, process, route),
-        "tags": [told.tag],
-        "summary": told.summary,
-        "description": told.description,
+        "operationId": named(about.id, process, route),
+        "tags": [about.tag],
+        "summary": about.summary,
+        "description": about.description,
         "parameters": shared.chain(query.unwrap_or_default()).collect::<Vec<_>>(),
         "responses": responses,
     });
-    if told.takes_parameters {
+    if about.takes_parameters {
         operation["requestBody"] = request_body(process);
     }
     if secured {
