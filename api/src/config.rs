@@ -1,4 +1,4 @@
-//! The settings, typed. [`load`](self::load) reads their layers, [`check`](self::check) refuses what cannot work.
+//! The settings, typed. `load` reads their layers, `check` refuses what cannot work.
 
 mod check;
 mod load;
