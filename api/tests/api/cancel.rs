@@ -59,11 +59,7 @@ async fn a_cancellation_that_cloud_run_refuses_is_not_told_as_an_end() {
     .await;
     let execution = app.start("acme").await;
     app.until(&execution, "running").await;
-    let fault = emulator::Fault::Status {
-        code: 400,
-        headers: Default::default(),
-        body: Default::default(),
-    };
+    let fault = emulator::Fault::status(400);
     app.emulator
         .faults()
         .add(emulator::Rule::new(Operation::Cancel, fault));

@@ -42,20 +42,8 @@ async fn verdict(emulator: &Emulator, subject: &str) -> (String, String) {
     (text("verdict"), text("cure"))
 }
 
-fn refused(code: u16) -> Fault {
-    Fault::Status {
-        code,
-        headers: Default::default(),
-        body: FaultBody::Google,
-    }
-}
-
 fn answered(code: u16, body: Value) -> Fault {
-    Fault::Status {
-        code,
-        headers: Default::default(),
-        body: FaultBody::Text(body.to_string()),
-    }
+    Fault::answer(code, FaultBody::Text(body.to_string()))
 }
 
 /// A job whose nth call of the policies and jobs meets the fault: 1 reads the job, 2 asks about starts, 3 about cancelling.
@@ -89,18 +77,18 @@ async fn each_thing_that_is_missing_is_named_with_the_command_that_mends_it() {
     let grant = "gcloud run jobs add-iam-policy-binding test-job --member=serviceAccount:";
     let cases = [
         (
-            nth(1, refused(404)),
+            nth(1, Fault::status(404)),
             "job",
             "failed",
             "gcloud run jobs deploy test-job --image=IMAGE",
         ),
         (
-            nth(1, refused(403)),
+            nth(1, Fault::status(403)),
             "job",
             "failed",
             "--role=roles/run.viewer",
         ),
-        (nth(1, refused(500)), "job", "failed", ""),
+        (nth(1, Fault::status(500)), "job", "failed", ""),
         (
             nth(1, answered(403, off)),
             "job",
@@ -119,29 +107,29 @@ async fn each_thing_that_is_missing_is_named_with_the_command_that_mends_it() {
             "failed",
             "--role=roles/run.jobsExecutorWithOverrides",
         ),
-        (nth(2, refused(403)), "start", "warning", ""),
+        (nth(2, Fault::status(403)), "start", "warning", ""),
         (nth(3, answered(200, json!({}))), "cancel", "failed", grant),
-        (nth(3, refused(400)), "cancel", "warning", ""),
+        (nth(3, Fault::status(400)), "cancel", "warning", ""),
         (
-            Rule::new(Operation::List, refused(403)),
+            Rule::new(Operation::List, Fault::status(403)),
             "list",
             "failed",
             "gcloud projects add-iam-policy-binding demo",
         ),
         (
-            Rule::new(Operation::Get, refused(403)),
+            Rule::new(Operation::Get, Fault::status(403)),
             "follow",
             "failed",
             "--role=roles/run.viewer",
         ),
         (
-            Rule::new(Operation::Logs, refused(403)),
+            Rule::new(Operation::Logs, Fault::status(403)),
             "logs",
             "failed",
             "--role=roles/logging.viewer",
         ),
         (
-            Rule::new(Operation::Token, refused(404)),
+            Rule::new(Operation::Token, Fault::status(404)),
             "token",
             "failed",
             "",

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use api::App;
-use emulator::{Emulator, Fault, FaultBody, Job, Operation, Rule};
+use emulator::{Emulator, Fault, Job, Operation, Rule};
 use futures_util::future::join_all;
 use reqwest::Response;
 use serde_json::{Value, json};
@@ -214,14 +214,6 @@ fn delayed() -> Duration {
     Duration::from_nanos(nanoseconds.unwrap_or_default())
 }
 
-fn status(code: u16) -> Fault {
-    Fault::Status {
-        code,
-        headers: Default::default(),
-        body: FaultBody::Google,
-    }
-}
-
 #[tokio::test]
 async fn a_run_is_followed_from_its_start_to_its_end() {
     let (app, execution) = working(2).await;
@@ -269,8 +261,8 @@ async fn a_finished_run_is_told_whole_and_at_once() {
 #[tokio::test]
 async fn failures_upstream_neither_end_a_stream_nor_become_a_state() {
     let faults = [
-        status(500),
-        status(503),
+        Fault::status(500),
+        Fault::status(503),
         Fault::Hang,
         Fault::Garbage,
         Fault::Reset,
@@ -292,7 +284,7 @@ async fn failures_upstream_neither_end_a_stream_nor_become_a_state() {
 
 #[tokio::test]
 async fn a_stream_opens_although_the_first_reads_fail() {
-    join_all([status(500), Fault::Hang].map(async |fault| {
+    join_all([Fault::status(500), Fault::Hang].map(async |fault| {
         let (app, execution) = working(0).await;
         let failing = Rule::new(Operation::Get, fault).first(3);
         app.emulator.faults().add(failing);
@@ -305,15 +297,17 @@ async fn a_stream_opens_although_the_first_reads_fail() {
 
 #[tokio::test]
 async fn lines_that_cannot_be_read_hold_up_no_end() {
-    join_all([status(403), status(500), Fault::Hang].map(async |fault| {
-        let (app, execution) = working(1).await;
-        let failing = Rule::new(Operation::Logs, fault.clone());
-        app.emulator.faults().add(failing);
-        let events = Events::open(&app, &execution).await.rest().await;
-        check_in_time(&events.last().unwrap().data);
-        check(&events, "succeeded");
-        assert!(texts(&events).is_empty());
-    }))
+    join_all(
+        [Fault::status(403), Fault::status(500), Fault::Hang].map(async |fault| {
+            let (app, execution) = working(1).await;
+            let failing = Rule::new(Operation::Logs, fault.clone());
+            app.emulator.faults().add(failing);
+            let events = Events::open(&app, &execution).await.rest().await;
+            check_in_time(&events.last().unwrap().data);
+            check(&events, "succeeded");
+            assert!(texts(&events).is_empty());
+        }),
+    )
     .await;
 }
 
@@ -532,14 +526,14 @@ async fn an_execution_that_is_not_known_at_once_is_waited_for_where_it_was_start
     let (app, execution) = working(1).await;
     app.emulator
         .faults()
-        .add(Rule::new(Operation::Get, status(404)).first(2));
+        .add(Rule::new(Operation::Get, Fault::status(404)).first(2));
     check(
         &Events::open(&app, &execution).await.rest().await,
         "succeeded",
     );
     app.emulator
         .faults()
-        .add(Rule::new(Operation::Get, status(404)).first(1));
+        .add(Rule::new(Operation::Get, Fault::status(404)).first(1));
     let (url, _stop) = another_server(&app.emulator).await;
     let elsewhere = app.http.get(format!("{url}{}", link(&execution, "events")));
     problem(elsewhere.send().await.unwrap(), "execution-not-found").await;
@@ -552,7 +546,7 @@ async fn an_execution_that_is_deleted_ends_its_streams_without_an_end() {
     stream.lines_until("working: 1").await;
     app.emulator
         .faults()
-        .add(Rule::new(Operation::Get, status(404)));
+        .add(Rule::new(Operation::Get, Fault::status(404)));
     assert!(stream.rest().await.iter().all(|event| event.kind == "log"));
     let again = app.get(link(&execution, "events")).send().await.unwrap();
     problem(again, "execution-not-found").await;
@@ -676,7 +670,7 @@ async fn a_client_that_leaves_while_it_waits_is_forgotten() {
     let execution = app.start("acme").await;
     app.emulator
         .faults()
-        .add(Rule::new(Operation::Get, status(500)));
+        .add(Rule::new(Operation::Get, Fault::status(500)));
     for path in [
         link(&execution, "events").to_owned(),
         format!("{}?wait=60", link(&execution, "self")),

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use emulator::{Fault, FaultBody, Operation, Rule, When};
+use emulator::{Fault, Operation, Rule, When};
 use futures_util::future::join_all;
 use serde_json::{Map, Value};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -206,18 +206,18 @@ async fn one_execution_is_started_and_followed_whatever_google_does() {
     };
     let run = |first, when, fault| vec![rule(Operation::Run, first, when, fault)];
     let faults = [
-        run(2, When::Before, status(503)),
-        run(1, When::After, status(503)),
-        run(1, When::After, status(500)),
+        run(2, When::Before, Fault::status(503)),
+        run(1, When::After, Fault::status(503)),
+        run(1, When::After, Fault::status(500)),
         run(1, When::After, Fault::Reset),
         run(1, When::After, Fault::Garbage),
         run(1, When::After, Fault::Hang),
         run(1, When::Before, Fault::Hang),
-        run(3, When::Before, status(429)),
+        run(3, When::Before, Fault::status(429)),
         vec![
-            rule(Operation::Get, 2, When::Before, status(503)),
+            rule(Operation::Get, 2, When::Before, Fault::status(503)),
             rule(Operation::Logs, 2, When::Before, Fault::Reset),
-            rule(Operation::Token, 1, When::Before, status(500)),
+            rule(Operation::Token, 1, When::Before, Fault::status(500)),
         ],
     ];
     each(async |client| {
@@ -259,7 +259,7 @@ async fn one_execution_is_started_and_followed_over_connections_that_break() {
 async fn what_can_never_work_is_not_tried_for_long() {
     each(async |client| {
         let app = service().await;
-        let rule = Rule::new(Operation::Run, status(403));
+        let rule = Rule::new(Operation::Run, Fault::status(403));
         app.emulator.faults().add(rule);
         ended(&client.run(&app.url, "{}").await, NOT_STARTED);
         assert_eq!(app.counters().runs, 0);
@@ -288,14 +288,6 @@ async fn giving_up_tells_what_was_not_started_from_what_is_unknown() {
         assert!(message.contains("IDEMPOTENCY_KEY="), "{message}");
     })
     .await;
-}
-
-fn status(code: u16) -> Fault {
-    Fault::Status {
-        code,
-        headers: Default::default(),
-        body: FaultBody::Google,
-    }
 }
 
 /// A proxy that closes its first connections after so many bytes of the service's answers each, and none after those. Returns

@@ -229,11 +229,7 @@ async fn a_refused_request_frees_its_key_for_every_instance() {
         return;
     };
     let [a, b, _] = &world.apps;
-    let refusal = Fault::Status {
-        code: 400,
-        headers: Default::default(),
-        body: Default::default(),
-    };
+    let refusal = Fault::status(400);
     a.emulator.faults().add(run(refusal).first(1));
     problem(a.keyed("k").await, "upstream-rejected").await;
     assert!(world.claims().await.is_empty());
@@ -451,11 +447,7 @@ async fn a_start_that_was_refused_leaves_its_scope_free_for_every_instance() {
         return;
     };
     let [a, b, _] = &world.apps;
-    let refusal = Fault::Status {
-        code: 400,
-        headers: Default::default(),
-        body: Default::default(),
-    };
+    let refusal = Fault::status(400);
     a.emulator.faults().add(run(refusal).first(1));
     problem(a.keyless().await, "upstream-rejected").await;
     let response = b.post("/scopes/acme/process?on_running=reject").send();

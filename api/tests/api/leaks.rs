@@ -162,20 +162,17 @@ impl World {
 const START: &str = "/scopes/acme/process";
 
 fn faults() -> Vec<Fault> {
-    let status = |code| Fault::Status {
-        code,
-        headers: [].into(),
-        body: FaultBody::Text(format!("{{\"error\":{{\"message\":\"{UPSTREAM}\"}}}}")),
+    let status = |code| {
+        Fault::answer(
+            code,
+            FaultBody::Text(format!("{{\"error\":{{\"message\":\"{UPSTREAM}\"}}}}")),
+        )
     };
     let mut faults: Vec<Fault> = [302, 400, 401, 403, 404, 409, 418, 429, 500, 503]
         .map(status)
         .into();
     faults.extend([
-        Fault::Status {
-            code: 502,
-            headers: [].into(),
-            body: FaultBody::Html,
-        },
+        Fault::answer(502, FaultBody::Html),
         Fault::Reset,
         Fault::Truncated { sent: 10 },
         Fault::Garbage,

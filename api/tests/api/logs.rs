@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use emulator::{Fault, FaultBody, Job, Operation, Rule};
+use emulator::{Fault, Job, Operation, Rule};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -96,11 +96,7 @@ async fn a_page_has_a_mebibyte_of_lines_at_most_and_its_size_is_found_once() {
 #[tokio::test]
 async fn a_page_that_google_does_not_take_any_more_is_a_malformed_request() {
     let (app, execution) = printing(1001, 5).await;
-    let refused = Fault::Status {
-        code: 400,
-        headers: Default::default(),
-        body: FaultBody::Google,
-    };
+    let refused = Fault::status(400);
     let answer = helpers::json(app.get(link(&execution, "logs"))).await;
     let page = answer["nextPage"].as_str().unwrap();
     app.emulator

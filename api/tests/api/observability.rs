@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use emulator::{Emulator, Fault, FaultBody, Job, Operation, Rule, Settings};
+use emulator::{Emulator, Fault, Job, Operation, Rule, Settings};
 use reqwest::Client;
 use serde_json::{Value, json};
 
@@ -115,11 +115,7 @@ async fn the_line_of_a_failed_start_and_those_of_its_sends_name_the_same_invocat
         ..Settings::default()
     });
     let emulator = emulator.await.unwrap();
-    let forbidden = Fault::Status {
-        code: 403,
-        headers: Default::default(),
-        body: FaultBody::Google,
-    };
+    let forbidden = Fault::status(403);
     emulator.faults().add(Rule::new(Operation::Run, forbidden));
     let program = Program::start(&emulator, &[]);
     let http = api::gcp::http_client::HttpClients::new().unwrap().reqwest;

@@ -178,11 +178,7 @@ async fn refusals_of_cloud_run_tell_the_caller_nothing_of_it() {
         (404, "upstream-misconfigured"),
     ] {
         let app = TestApp::with(instant_job(), |_| {}).await;
-        let fault = emulator::Fault::Status {
-            code,
-            headers: Default::default(),
-            body: Default::default(),
-        };
+        let fault = emulator::Fault::status(code);
         app.emulator
             .faults()
             .add(emulator::Rule::new(Operation::Run, fault));

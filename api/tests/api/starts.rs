@@ -18,14 +18,6 @@ async fn app() -> TestApp {
     .await
 }
 
-fn status(code: u16) -> Fault {
-    Fault::Status {
-        code,
-        headers: Default::default(),
-        body: FaultBody::Google,
-    }
-}
-
 fn retry_after(code: u16, seconds: &str) -> Fault {
     let headers = [("retry-after".to_owned(), seconds.to_owned())].into();
     Fault::Status {
@@ -36,11 +28,7 @@ fn retry_after(code: u16, seconds: &str) -> Fault {
 }
 
 fn html(code: u16) -> Fault {
-    Fault::Status {
-        code,
-        headers: Default::default(),
-        body: FaultBody::Html,
-    }
+    Fault::answer(code, FaultBody::Html)
 }
 
 fn run(fault: Fault) -> Rule {
@@ -179,7 +167,7 @@ async fn a_refused_request_frees_its_key() {
         (404, "upstream-misconfigured"),
     ] {
         let app = app().await;
-        app.emulator.faults().add(run(status(code)));
+        app.emulator.faults().add(run(Fault::status(code)));
         problem(app.keyed("k").await, slug).await;
         assert_eq!(app.runs(), (1, 0));
         app.emulator.faults().clear();
@@ -208,42 +196,44 @@ async fn a_failed_execution_keeps_its_key() {
 
 #[tokio::test]
 async fn an_error_after_which_nothing_is_listed_is_sent_again_with_the_same_marker() {
-    let outcomes = [status(500), status(503), html(502), html(504)].map(async |fault| {
-        let app = TestApp::with(instant_job(), |_| {}).await;
-        app.emulator.faults().add(run(fault).first(1));
-        let execution = app.accepted("k").await;
-        assert_eq!(app.runs(), (2, 1));
-        let arrivals = app.counters().arrivals;
-        let calls: Vec<_> = arrivals
-            .iter()
-            .filter(|call| matches!(call.operation, Operation::Run | Operation::List))
-            .collect();
-        let runs: Vec<_> = calls
-            .iter()
-            .enumerate()
-            .filter(|(_, call)| call.operation == Operation::Run)
-            .collect();
-        assert!(
-            runs[1].0 > runs[0].0 + 3,
-            "looked in the list in between: {calls:?}"
-        );
-        assert!(
-            runs[1].1.at - runs[0].1.at >= Duration::from_secs(5),
-            "the list was clean for long enough: {calls:?}"
-        );
-        assert!(
-            runs.iter()
-                .all(|(_, call)| call.invocation.as_deref() == execution["invocationId"].as_str())
-        );
-    });
+    let outcomes =
+        [Fault::status(500), Fault::status(503), html(502), html(504)].map(async |fault| {
+            let app = TestApp::with(instant_job(), |_| {}).await;
+            app.emulator.faults().add(run(fault).first(1));
+            let execution = app.accepted("k").await;
+            assert_eq!(app.runs(), (2, 1));
+            let arrivals = app.counters().arrivals;
+            let calls: Vec<_> = arrivals
+                .iter()
+                .filter(|call| matches!(call.operation, Operation::Run | Operation::List))
+                .collect();
+            let runs: Vec<_> = calls
+                .iter()
+                .enumerate()
+                .filter(|(_, call)| call.operation == Operation::Run)
+                .collect();
+            assert!(
+                runs[1].0 > runs[0].0 + 3,
+                "looked in the list in between: {calls:?}"
+            );
+            assert!(
+                runs[1].1.at - runs[0].1.at >= Duration::from_secs(5),
+                "the list was clean for long enough: {calls:?}"
+            );
+            assert!(
+                runs.iter()
+                    .all(|(_, call)| call.invocation.as_deref()
+                        == execution["invocationId"].as_str())
+            );
+        });
     join_all(outcomes).await;
 }
 
 #[tokio::test]
 async fn an_execution_whose_answer_was_lost_is_found_by_its_marker() {
     let lost = [
-        status(500),
-        status(503),
+        Fault::status(500),
+        Fault::status(503),
         html(502),
         html(504),
         Fault::Garbage,
@@ -424,11 +414,11 @@ async fn an_answer_that_drips_is_given_up_at_the_deadline() {
 async fn a_list_that_cannot_be_read_permits_no_second_send() {
     let app = app().await;
     app.accepted("first").await; // so that only the look-ups after the send fail
-    app.emulator.faults().add(run(status(500)).after());
+    app.emulator.faults().add(run(Fault::status(500)).after());
     for nth in 2..30 {
         app.emulator
             .faults()
-            .add(Rule::new(Operation::List, status(500)).nth(nth));
+            .add(Rule::new(Operation::List, Fault::status(500)).nth(nth));
     }
     problem(app.keyed("k").await, "start-outcome-unknown").await;
     problem(app.keyed("k").await, "start-outcome-unknown").await;
@@ -446,7 +436,7 @@ async fn a_key_whose_past_cannot_be_read_is_not_sent() {
     let app = app().await;
     app.emulator
         .faults()
-        .add(Rule::new(Operation::List, status(503)));
+        .add(Rule::new(Operation::List, Fault::status(503)));
     problem(app.keyed("k").await, "upstream-unavailable").await;
     assert_eq!(app.runs(), (0, 0));
 }
@@ -663,10 +653,12 @@ async fn hasty(deadline_seconds: u64) -> TestApp {
 #[tokio::test]
 async fn an_execution_that_was_listed_and_cannot_be_got_was_started_all_the_same() {
     let app = app().await;
-    app.emulator.faults().add(run(status(503)).after().first(1));
     app.emulator
         .faults()
-        .add(Rule::new(Operation::Get, status(404)));
+        .add(run(Fault::status(503)).after().first(1));
+    app.emulator
+        .faults()
+        .add(Rule::new(Operation::Get, Fault::status(404)));
     problem(app.keyed("k").await, "start-outcome-unknown").await;
     app.emulator.faults().clear();
     app.accepted("k").await;
@@ -678,7 +670,7 @@ async fn the_quiet_time_begins_when_the_last_byte_may_have_been_sent() {
     let app = hasty(3).await;
     // The first send is refused, the token for the second takes its time, and what comes of that comes late.
     let faults = app.emulator.faults();
-    faults.add(run(status(401)).nth(1));
+    faults.add(run(Fault::status(401)).nth(1));
     faults.add(Rule::new(Operation::Token, Fault::Delay { ms: 1200 }).nth(2));
     faults.add(run(Fault::Reset).late(Duration::from_millis(1800)).nth(2));
     problem(app.keyed("k").await, "start-outcome-unknown").await;
@@ -721,11 +713,7 @@ async fn a_token_that_comes_after_the_deadline_sends_nothing() {
 async fn a_list_without_an_end_is_given_up() {
     let app = app().await;
     let page = FaultBody::Text(r#"{"items":[],"metadata":{"continue":"p1"}}"#.to_owned());
-    let endless = Fault::Status {
-        code: 200,
-        headers: Default::default(),
-        body: page,
-    };
+    let endless = Fault::answer(200, page);
     app.emulator
         .faults()
         .add(Rule::new(Operation::List, endless));

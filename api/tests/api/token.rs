@@ -8,11 +8,7 @@ use futures_util::future::join_all;
 use crate::helpers::{TestApp, instant_job, problem};
 
 fn status(code: u16, body: FaultBody) -> Fault {
-    Fault::Status {
-        code,
-        headers: Default::default(),
-        body,
-    }
+    Fault::answer(code, body)
 }
 
 #[tokio::test]

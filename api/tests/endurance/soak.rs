@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use emulator::{Emulator, Fault, FaultBody, Operation, Rule, Settings};
+use emulator::{Emulator, Fault, Operation, Rule, Settings};
 use reqwest::Client;
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -31,12 +31,12 @@ const BREATH: f64 = 8.0 * 1024.0 * 1024.0;
 const SOME_FILES: usize = 64;
 
 fn faults(emulator: &Emulator) {
-    let status = |code| Fault::Status {
-        code,
-        headers: BTreeMap::new(),
-        body: FaultBody::Google,
-    };
-    let faults = [status(503), status(429), Fault::Reset, Fault::Garbage];
+    let faults = [
+        Fault::status(503),
+        Fault::status(429),
+        Fault::Reset,
+        Fault::Garbage,
+    ];
     let share = FAULTS / faults.len() as f64;
     for (fault, seed) in faults.into_iter().zip(1..) {
         let rule = Rule::new(Operation::Any, fault).probability(share, seed);

@@ -142,6 +142,24 @@ pub enum FaultBody {
     Text(String),
 }
 
+impl Fault {
+    /// This status, with Google's JSON for it.
+    #[must_use]
+    pub fn status(code: u16) -> Self {
+        Self::answer(code, FaultBody::Google)
+    }
+
+    /// This status with this body.
+    #[must_use]
+    pub fn answer(code: u16, body: FaultBody) -> Self {
+        Self::Status {
+            code,
+            headers: BTreeMap::new(),
+            body,
+        }
+    }
+}
+
 /// The rules in force. The first rule that applies to a call decides.
 #[derive(Debug, Default)]
 pub struct Faults(Mutex<Vec<(Rule, u64)>>);

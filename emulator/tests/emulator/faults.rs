@@ -9,14 +9,6 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::helpers::{PATIENCE, World, answer, env, settings, shell};
 
-fn status(code: u16) -> Fault {
-    Fault::Status {
-        code,
-        headers: [].into(),
-        body: FaultBody::Google,
-    }
-}
-
 async fn world() -> World {
     World::of(shell("true")).await
 }
@@ -40,8 +32,8 @@ fn runs(world: &World) -> u64 {
 async fn a_status_comes_before_or_after_the_effect() {
     let world = world().await;
     let rules = [
-        Rule::new(Operation::Run, status(503)),
-        Rule::new(Operation::Run, status(503)).after(),
+        Rule::new(Operation::Run, Fault::status(503)),
+        Rule::new(Operation::Run, Fault::status(503)).after(),
     ];
     for (rule, started) in rules.into_iter().zip([0, 1]) {
         world.emulator.faults().clear();
@@ -120,7 +112,7 @@ async fn rules_choose_by_count_scope_and_chance() {
     let world = world().await;
     let faults = world.emulator.faults();
     faults.add(
-        Rule::new(Operation::Run, status(500))
+        Rule::new(Operation::Run, Fault::status(500))
             .scope("acme")
             .first(2),
     );
@@ -151,7 +143,7 @@ async fn rules_choose_by_count_scope_and_chance() {
     // An execution is known by its scope too.
     let name = world.run(env(&[("SCOPE", "acme")])).await;
     faults.clear();
-    faults.add(Rule::new(Operation::Get, status(500)).scope("acme"));
+    faults.add(Rule::new(Operation::Get, Fault::status(500)).scope("acme"));
     assert_eq!(
         world.get(&format!("executions/{name}")).await.0,
         StatusCode::INTERNAL_SERVER_ERROR
@@ -160,7 +152,7 @@ async fn rules_choose_by_count_scope_and_chance() {
     let mut picked = Vec::new();
     for _ in 0..2 {
         faults.clear();
-        faults.add(Rule::new(Operation::List, status(500)).probability(0.3, 42));
+        faults.add(Rule::new(Operation::List, Fault::status(500)).probability(0.3, 42));
         let mut series = Vec::new();
         for _ in 0..100 {
             series.push(world.get("executions?limit=1").await.0 == StatusCode::OK);
@@ -306,7 +298,7 @@ async fn an_effect_can_come_after_the_answer() {
     world
         .emulator
         .faults()
-        .add(Rule::new(Operation::Run, status(500)).late(Duration::from_millis(300)));
+        .add(Rule::new(Operation::Run, Fault::status(500)).late(Duration::from_millis(300)));
     assert_eq!(
         world.post("jobs/sh:run", json!({})).await.0,
         StatusCode::INTERNAL_SERVER_ERROR
@@ -370,7 +362,7 @@ async fn calls_runs_and_arrivals_are_counted() {
     world
         .emulator
         .faults()
-        .add(Rule::new(Operation::Run, status(500)).first(1));
+        .add(Rule::new(Operation::Run, Fault::status(500)).first(1));
     let overrides = env(&[("SCOPE", "acme"), ("INVOCATION_ID", "i-1")]);
     for _ in 0..3 {
         world

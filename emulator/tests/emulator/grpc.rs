@@ -76,11 +76,7 @@ async fn a_call_is_answered_with_a_message_and_a_status() {
     // The same state, and the same counters and faults, as in REST.
     let (status, ..) = call(&world, RUN_JOB, framed(&named(NAME)), token.as_str()).await;
     assert_eq!((status, world.emulator.executions().len()), (0, 1));
-    let fault = Fault::Status {
-        code: 503,
-        headers: std::collections::BTreeMap::new(),
-        body: emulator::FaultBody::Google,
-    };
+    let fault = Fault::status(503);
     world
         .emulator
         .faults()
