@@ -1,4 +1,4 @@
-//! The judges of v2: the real client libraries, as their users have them. `tests/gcloud.rs` is the judge of v1.
+//! The real client libraries, as their users have them: the judges of v2 and of Cloud Logging. `tests/gcloud.rs` is the judge of v1.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -139,4 +139,10 @@ async fn googles_rust_library_does_all_it_can() {
     assert!(status.success(), "the client in Rust does not build");
     let binary = package.join("target/debug/google-cloud-run-client");
     succeeds(&mut Command::new(binary), false).await;
+}
+
+#[tokio::test]
+async fn googles_logging_library_reads_lines_by_filters() {
+    let probe = ["-c", "import google.cloud.logging, google.cloud.run_v2"];
+    judge("python3", &probe, "google_cloud_logging.py").await;
 }
