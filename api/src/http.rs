@@ -12,6 +12,7 @@ pub(crate) mod openapi;
 mod operations;
 pub mod page_token;
 mod paths;
+mod prefix;
 pub mod problem;
 pub(crate) mod request_log;
 pub(crate) mod router;

@@ -16,6 +16,7 @@ use crate::App;
 use crate::http::handlers::{assets, cancel, document, events, executions, health, logs, process};
 use crate::http::limits::hold_permit;
 use crate::http::openapi::{self, Route};
+use crate::http::prefix::Prefix;
 use crate::http::problem::{Kind, Problem};
 use crate::http::server::HttpService;
 use crate::http::{operations, paths, request_log};
@@ -47,7 +48,15 @@ fn with_middleware(routes: Router<Arc<App>>, app: Arc<App>) -> impl HttpService 
         .option_layer(reported.origins.cors())
         .service_fn(move |request| guard(Arc::clone(&guarded), routes.clone(), request));
     service_fn(move |request| {
-        request_log::request_log(Arc::clone(&reported), inner.clone(), request)
+        let prefix = Prefix::of(&request);
+        let answer = request_log::request_log(Arc::clone(&reported), inner.clone(), request);
+        async {
+            let answer = answer.await?;
+            Ok(match prefix {
+                Some(prefix) => prefix.apply(answer).await,
+                None => answer,
+            })
+        }
     })
 }
 

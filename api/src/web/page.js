@@ -14,7 +14,7 @@ const COLOURS = { running: '#2457c5', pending: '#2457c5', succeeded: '#188038', 
 const find = (id) => document.getElementById(id);
 const [button, setup, scope, fields, history, which] = ['process', 'setup', 'scope', 'parameters', 'history', 'which'].map(find);
 const rows = history.querySelector('tbody');
-let processes; // name → { schema, description }; the unnamed one is ''
+let processes; // name → schema of its parameters; the unnamed one is ''
 let executions = [];
 let nextPage;
 let loaded = false; // the list was answered
@@ -226,7 +226,7 @@ async function load() {
       const name = path.match(/^\/scopes\/\{scope\}\/process(?:\/([^/{}]+))?$/);
       if (!name || !post) return [];
       const schema = resolve(api, post.requestBody?.content?.['application/json']?.schema);
-      return [[name[1] ?? '', { schema, description: name[1] ? post.summary : '' }]];
+      return [[name[1] ?? '', schema]];
     });
     if (!found.length) throw new Error('The service’s description names no process.');
     processes = Object.fromEntries(found);
@@ -248,10 +248,9 @@ async function load() {
 
 /** Draws the form of the chosen process, with the values of an earlier visit. */
 function draw() {
-  const { schema, description } = processes[which.value];
+  const schema = processes[which.value];
   if (which.value) button.setAttribute('process', which.value);
   else button.removeAttribute('process');
-  find('help-which').textContent = description ?? '';
   const properties = Object.entries(schema?.properties ?? {});
   const drawn = properties.map(([name, property]) => field(name, resolve(schema, property), schema.required?.includes(name) ?? false));
   fields.replaceChildren(make('legend', { textContent: 'Parameters' }), ...drawn);

@@ -272,6 +272,34 @@ async fn the_page_and_the_button_say_what_they_need_and_the_button_loads_anywher
 }
 
 #[tokio::test]
+async fn behind_a_prefix_every_link_leads_under_it() {
+    let app = app().await;
+    let under = |request: reqwest::RequestBuilder| request.header("x-forwarded-prefix", "/jobs/");
+    let started = under(app.post(START)).send().await.unwrap();
+    let location = text(started.headers(), "location").to_owned();
+    let execution: serde_json::Value = started.json().await.unwrap();
+    let path = format!(
+        "/scopes/acme/executions/{}",
+        execution["name"].as_str().unwrap()
+    );
+    assert_eq!(location, format!("/jobs{path}"));
+    assert_eq!(execution["links"]["self"], location);
+    assert_eq!(execution["links"]["events"], format!("{location}/events"));
+    let list = under(app.get("/scopes/acme/executions"));
+    let list: serde_json::Value = list.send().await.unwrap().json().await.unwrap();
+    assert_eq!(list["executions"][0]["links"]["self"], location);
+    let events = under(app.get(&format!("{path}/events")));
+    let events = events.send().await.unwrap().text().await.unwrap();
+    assert!(
+        events.contains(&format!("\"self\":\"{location}\"")),
+        "{events}"
+    );
+    assert!(!events.contains(&format!("\"{path}")), "{events}");
+    let plain: serde_json::Value = app.get(&path).send().await.unwrap().json().await.unwrap();
+    assert_eq!(plain["links"]["self"], path);
+}
+
+#[tokio::test]
 async fn the_versioned_button_is_cached_for_good_and_is_what_its_hash_says() {
     let app = app().await;
     let plain = app.get("/button.js").send().await.unwrap();

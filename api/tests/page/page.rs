@@ -254,3 +254,278 @@ async fn a_service_that_asks_who_you_are_is_given_a_token() {
     let bearer = Some("Bearer secret".to_owned());
     assert_eq!(tokens, [None, None, bearer.clone(), bearer]);
 }
+
+#[tokio::test]
+async fn enter_in_the_token_field_applies_the_token_and_starts_nothing() {
+    let scene = Scene::play(api::web::PAGE_HTML, vec![], vec![]).await;
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    browser.open(&format!("{}?scope=acme", scene.url)).await;
+    browser.until("element && state === 'idle'").await;
+    browser
+        .script("element.token = 'old'; document.getElementById('sign-in').hidden = false")
+        .await;
+    let before = scene.seen().len();
+    browser.fill("#token", "new\u{E007}").await;
+    browser.until("element.token === 'new'").await;
+    browser
+        .until(&format!(
+            "performance.getEntriesByType('resource').filter(({{ name }}) => /openapi|executions/.test(name)).length > {before}"
+        ))
+        .await;
+    let seen = scene.seen();
+    assert!(
+        seen.iter()
+            .all(|request| !request.path.contains("/process")),
+        "{seen:?}"
+    );
+    assert_eq!(seen[before].authorization.as_deref(), Some("Bearer new"));
+}
+
+#[tokio::test]
+async fn without_the_form_nothing_is_started() {
+    let scene = Scene::play(api::web::PAGE_HTML, vec![], vec![]).await;
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    browser.open(&format!("{}?scope=acme", scene.url)).await;
+    browser
+        .until("!document.getElementById('form-problem').hidden")
+        .await;
+    browser.click("part('start')").await;
+    browser
+        .until("document.activeElement.id === 'draw-again'")
+        .await;
+    assert_eq!(browser.value("state").await, "idle");
+    let posts = |scene: &Scene| {
+        let seen = scene.seen().into_iter();
+        seen.filter(|request| request.path.contains("/process"))
+            .count()
+    };
+    assert_eq!(posts(&scene), 0);
+    assert_eq!(
+        browser
+            .value("[document.getElementById('none').hidden, document.getElementById('history-problem').textContent]")
+            .await,
+        serde_json::json!([true, "This is draining."]),
+        "that nothing has run is not known"
+    );
+}
+
+#[tokio::test]
+async fn a_scope_that_is_typed_is_asked_for_once() {
+    let scene = Scene::play(api::web::PAGE_HTML, vec![], vec![]).await;
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    browser.open(&scene.url).await;
+    browser
+        .until("!document.getElementById('form-problem').hidden && part('start').ariaDisabled === 'true'")
+        .await;
+    for key in [" ", "g", "l", "o", "b", "e", "x", "-", "e", "u", " "] {
+        browser
+            .script("document.getElementById('scope').focus()")
+            .await;
+        browser.keys(key).await;
+        tokio::time::sleep(std::time::Duration::from_millis(120)).await; // as a person types
+    }
+    browser.keys("\u{E007}").await;
+    browser
+        .until("element.scope === 'globex-eu' && document.getElementById('history-problem').textContent")
+        .await;
+    let lists: Vec<_> = scene
+        .seen()
+        .into_iter()
+        .map(|request| request.path)
+        .filter(|path| path.contains("executions"))
+        .collect();
+    assert_eq!(lists, ["/scopes/globex-eu/executions"]);
+    browser.fill("#scope", "no/scope\u{E007}").await;
+    browser
+        .until("document.getElementById('wrong-scope').textContent.includes('1 to 63')")
+        .await;
+}
+
+#[tokio::test]
+async fn a_list_that_loads_is_no_empty_list() {
+    let world = World::start().await;
+    let slow = emulator::Fault::Delay { ms: 1500 };
+    let first = emulator::Rule {
+        first: Some(1),
+        ..emulator::Rule::new(emulator::Operation::List, slow)
+    };
+    world.emulator.faults().add(first);
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    browser.open(&world.url("/?scope=acme")).await;
+    browser
+        .until("element && !document.getElementById('loading').hidden && document.getElementById('none').hidden")
+        .await;
+    browser
+        .until("document.getElementById('loading').hidden")
+        .await;
+    let told = "[document.getElementById('none').hidden, document.getElementById('history-problem').textContent]";
+    assert_eq!(browser.value(told).await, serde_json::json!([false, ""]));
+}
+
+#[tokio::test]
+async fn runs_from_elsewhere_appear_and_back_leads_back() {
+    let world = World::start().await;
+    let Some(browser) = opened(&world).await else {
+        return;
+    };
+    let rows = "document.querySelectorAll('#history tbody tr').length";
+    let http = api::gcp::http_client::HttpClients::new().unwrap().reqwest;
+    let start = || http.post(world.url("/scopes/acme/process")).send();
+    assert_eq!(start().await.unwrap().status(), 202);
+    browser.until(&format!("{rows} === 1")).await; // nobody touches the page
+    assert_eq!(start().await.unwrap().status(), 202);
+    browser.until(&format!("{rows} === 2")).await;
+    let name = |row: u32| format!("document.querySelectorAll('#history tbody a')[{row}]");
+    let names = [
+        browser.value(&format!("{}.textContent", name(0))).await,
+        browser.value(&format!("{}.textContent", name(1))).await,
+    ];
+    for row in [0, 1] {
+        browser.click(&name(row)).await;
+        browser
+            .until(&format!("element.execution?.name === {} && location.search.includes(element.execution.name)", names[row as usize]))
+            .await;
+    }
+    browser.script("history.back()").await;
+    browser
+        .until(&format!("element.execution?.name === {}", names[0]))
+        .await;
+    browser.script("history.back()").await;
+    browser
+        .until("state === 'idle' && !location.search.includes('execution')")
+        .await;
+}
+
+#[tokio::test]
+async fn a_run_is_started_again_with_its_own_parameters() {
+    let world = World::start().await;
+    let Some(browser) = opened(&world).await else {
+        return;
+    };
+    browser
+        .script("document.querySelector('[name=mode]').value = '\"full\"'; document.querySelector('[name=mode]').dispatchEvent(new Event('input', { bubbles: true }))")
+        .await;
+    browser.click("part('start')").await;
+    browser
+        .until("state === 'succeeded' && text('lines').includes('MODE = full') && document.title.startsWith('✓ acme')")
+        .await;
+    let first = browser.value("element.execution.name").await;
+    browser.reload().await;
+    browser
+        .until("document.querySelector('[name=mode]')?.value === '\"full\"'")
+        .await; // what was typed survives
+    browser
+        .script("document.querySelector('[name=mode]').value = '\"quick\"'")
+        .await;
+    browser
+        .until("document.querySelector('#history .again')")
+        .await;
+    browser
+        .click("document.querySelector('#history .again')")
+        .await;
+    browser
+        .until(&format!("element.execution && element.execution.name !== {first} && state === 'succeeded' && text('lines').includes('MODE = full')"))
+        .await;
+    browser.click("document.getElementById('again')").await;
+    world.until_started(3).await;
+}
+
+#[tokio::test]
+async fn what_the_service_finds_wrong_stands_at_its_field() {
+    let world = World::start().await;
+    let Some(browser) = opened(&world).await else {
+        return;
+    };
+    browser
+        .script(
+            "const body = JSON.stringify({ title: 'Not valid', status: 422, detail: 'See errors.', retryable: false,
+               errors: [{ pointer: '#/seconds', detail: 'Must be a prime number.' }] });
+             const { fetch } = window;
+             window.fetch = async (url, init) => init?.method === 'POST'
+               ? new Response(body, { status: 422, headers: { 'content-type': 'application/problem+json' } }) : fetch(url, init)",
+        )
+        .await;
+    browser.click("part('start')").await;
+    browser
+        .until("document.getElementById('wrong-seconds').textContent === 'Must be a prime number.'")
+        .await;
+    assert_eq!(
+        browser.value("document.activeElement.name").await,
+        "seconds"
+    );
+}
+
+#[tokio::test]
+async fn a_field_is_what_its_schema_says() {
+    let world = World::with(|config| {
+        let declared = serde_json::json!({
+            "since": {"type": "string", "format": "date-time", "title": "Since when"},
+            "sku": {"type": "string", "pattern": "^[A-Z]{3}-[0-9]{4}$", "examples": ["ABC-1234"]},
+            "note": {"type": "string", "maxLength": 2000},
+        });
+        config.overrides.env = serde_json::from_value(
+            serde_json::json!({"SINCE": "{since}", "SKU": "{sku}", "NOTE": "{note}"}),
+        )
+        .unwrap();
+        config.parameters = serde_json::from_value(declared).unwrap();
+    })
+    .await;
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    browser.open(&world.url("/?scope=acme")).await;
+    browser.until("document.querySelector('[name=sku]')").await;
+    assert_eq!(
+        browser.value("['since', 'sku', 'note'].map((name) => document.querySelector(`[name=${name}]`).type)").await,
+        serde_json::json!(["datetime-local", "text", "textarea"])
+    );
+    browser.fill("[name=sku]", "x").await;
+    browser.click("part('start')").await;
+    browser
+        .until("document.getElementById('wrong-sku').textContent.includes('ABC-1234')")
+        .await;
+    browser.fill("[name=sku]", "XYZ-0001").await;
+    browser
+        .script("document.querySelector('[name=since]').value = '2026-01-02T03:04:05'")
+        .await;
+    browser.click("part('start')").await;
+    browser
+        .until("state === 'succeeded' && text('lines').includes('SKU = XYZ-0001')")
+        .await;
+    let since = browser.value("text('lines').match(/SINCE = (.*?Z)/)[1] === new Date('2026-01-02T03:04:05').toISOString()").await;
+    assert_eq!(since, true);
+}
+
+#[tokio::test]
+async fn whoever_asks_is_told_when_it_ends() {
+    let world = World::start().await;
+    let Some(browser) = opened(&world).await else {
+        return;
+    };
+    browser
+        .script(
+            "window.notices = []; window.Notification = class { constructor(title) { notices.push(title); }
+               static permission = 'granted'; static async requestPermission() { return 'granted'; } }",
+        )
+        .await;
+    browser.fill("[name=seconds]", "3").await;
+    browser.click("part('start')").await;
+    browser.until("state === 'running'").await;
+    browser.click("document.getElementById('notify')").await;
+    browser
+        .until("document.getElementById('notify').ariaPressed === 'true'")
+        .await;
+    browser.until("notices.length").await;
+    assert_eq!(
+        browser.value("notices").await,
+        serde_json::json!(["test-job for acme: succeeded"])
+    );
+}

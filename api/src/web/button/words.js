@@ -6,7 +6,7 @@ function describe({ state, reason, message, tasks: { total = 1, running, succeed
   const repeated = retried && `${retried} ${retried === 1 ? 'attempt' : 'attempts'} repeated`;
   if (state === 'failed') {
     const why = message ?? reason ?? 'no reason was given';
-    const counts = [total > 1 && `${failed} of ${total} tasks failed`, repeated].filter(Boolean).join(', ');
+    const counts = [total > 1 && failed > 0 && `${failed} of ${total} tasks failed`, repeated].filter(Boolean).join(', ');
     return `Failed: ${counts && `${counts}. `}${why}`;
   }
   const several = total > 1 && [`${succeeded} of ${total} tasks done`, running && `${running} running`, failed && `${failed} failed`];
