@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use api::check::{self, Report};
+use api::check;
 use api::{App, config::Config, http::server, mint, telemetry};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,7 +13,8 @@ const HELP: &str = "\
 Starts a Cloud Run Job for a scope and follows it to its end.
 
 Usage: api            serves
-       api check      looks whether everything is there that it needs; with --json for programs
+       api check      looks whether everything is there that it needs; with --json for programs;
+                      with --settings-only judges the settings alone and sends nothing to anybody
        api token      makes a scope token for curl: api token acme --operations start,read --minutes 15
        api openapi    prints the OpenAPI document of the service as it is configured
        api --help, api --version
@@ -28,13 +29,15 @@ async fn main() -> ExitCode {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments[..] {
         [] => run().await,
-        ["check"] => return check(|report| report.to_string()).await,
-        ["check", "--json"] => return check(|report| format!("{:#}\n", report.json())).await,
+        ["check", ref options @ ..] => match CheckOptions::parse(options) {
+            Ok(options) => return check(options).await,
+            Err(error) => Err(error),
+        },
         ["openapi"] => openapi(),
         ["token", ..] => token(),
         ["--help" | "-h"] => return say(HELP),
         ["--version" | "-V"] => return say(concat!("api ", env!("CARGO_PKG_VERSION"))),
-        _ => Err(anyhow::anyhow!("unknown argument; try api --help")),
+        [unknown, ..] => Err(unknown_argument(unknown)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -65,9 +68,41 @@ async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn check(show: fn(&Report) -> String) -> ExitCode {
-    let report = check::check(Config::load()).await;
-    print!("{}", show(&report));
+/// What follows `api check`.
+#[derive(Clone, Copy, Default)]
+struct CheckOptions {
+    json: bool,
+    settings_only: bool,
+}
+
+impl CheckOptions {
+    fn parse(arguments: &[&str]) -> anyhow::Result<Self> {
+        let mut options = Self::default();
+        for argument in arguments {
+            match *argument {
+                "--json" => options.json = true,
+                "--settings-only" => options.settings_only = true,
+                unknown => return Err(unknown_argument(unknown)),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn unknown_argument(argument: &str) -> anyhow::Error {
+    anyhow::anyhow!("unknown argument {argument:?}; try api --help")
+}
+
+async fn check(options: CheckOptions) -> ExitCode {
+    let settings = Config::load();
+    let report = match options.settings_only {
+        true => check::settings(settings),
+        false => check::check(settings).await,
+    };
+    match options.json {
+        true => println!("{:#}", report.json()),
+        false => print!("{report}"),
+    }
     ExitCode::from(u8::from(!report.is_well()))
 }
 

@@ -23,12 +23,7 @@ const NESTED: &str = "httpRequest";
 
 /// Begins to log to standard output, panics included. `filter` is a `tracing` filter such as `info` or `info,api=debug`.
 pub fn init(filter: &str) -> Result<(), Invalid> {
-    let targets = targets(filter).ok_or_else(|| {
-        Invalid::new(
-            "log",
-            "must be error, warn, info, debug or trace, also per module: info,api=debug",
-        )
-    })?;
+    let targets = checked(filter)?;
     let lines = Lines {
         readable: io::stdout().is_terminal(),
     };
@@ -38,6 +33,16 @@ pub fn init(filter: &str) -> Result<(), Invalid> {
         .try_init();
     panic::set_hook(Box::new(panicked));
     Ok(())
+}
+
+/// The filter, or what is wrong with it.
+pub(crate) fn checked(filter: &str) -> Result<Targets, Invalid> {
+    targets(filter).ok_or_else(|| {
+        Invalid::new(
+            "log",
+            "must be error, warn, info, debug or trace, also per module: info,api=debug",
+        )
+    })
 }
 
 /// The filter, if each of its parts names a level. A word that is not one would be taken for a module, and nothing else logged.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT};
-use axum::http::uri::InvalidUri;
+use axum::http::uri::{Authority, InvalidUri};
 use axum::http::{Method, Request, Response, StatusCode, Uri};
 use bytes::Bytes;
 use http_body_util::Full;
@@ -69,6 +69,8 @@ pub enum Error {
         retry_after_seconds: Option<u64>,
         /// Google's name of the error, such as `ALREADY_EXISTS` (google.rpc.Code); empty if a front end answered.
         code: String,
+        /// Google's name of the cause, such as `SERVICE_DISABLED` (google.rpc.ErrorInfo), if it tells one.
+        reason: Option<String>,
         /// Google's words, cut short; for the log.
         message: String,
     },
@@ -147,7 +149,7 @@ impl Google {
         let answer = answer.map_err(|error| match had_no_effect(&error) {
             true => Error::NoEffect(format!(
                 "{}: {}",
-                call.uri.host().unwrap_or_default(),
+                call.uri.authority().map_or("", Authority::as_str),
                 causes(&error)
             )),
             false => Error::NoResponse(causes(&error)),
@@ -237,10 +239,16 @@ async fn refusal(response: Response<Incoming>) -> Error {
         .as_str()
         .unwrap_or_default()
         .to_owned();
+    let details = json["error"]["details"].as_array();
+    let reason = details
+        .into_iter()
+        .flatten()
+        .find_map(|detail| detail["reason"].as_str());
     Error::Refused {
         status,
         retry_after_seconds,
         code,
+        reason: reason.map(str::to_owned),
         message: message(&json, &body),
     }
 }

@@ -4,6 +4,7 @@ use std::process::Output;
 
 use api::check::{Report, check};
 use api::config::Config;
+use axum::response::IntoResponse;
 use emulator::{Emulator, Fault, FaultBody, Job, Operation, Rule, Settings};
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -46,6 +47,15 @@ fn answered(code: u16, body: Value) -> Fault {
     Fault::answer(code, FaultBody::Text(body.to_string()))
 }
 
+/// A role with the reads that the service makes, and no others.
+const READER: &str = "--role=projects/demo/roles/testInvokeJobApi";
+
+/// An error of Google's that names its cause (google.rpc.ErrorInfo). Its words say nothing that could be looked for.
+fn because(reason: &str) -> Value {
+    let info = json!({ "@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "googleapis.com" });
+    json!({ "error": { "code": 403, "status": "PERMISSION_DENIED", "message": "No.", "details": [info] } })
+}
+
 /// A job whose nth call of the policies and jobs meets the fault: 1 reads the job, 2 asks about starts, 3 about cancelling.
 fn nth(n: u64, fault: Fault) -> Rule {
     Rule {
@@ -72,8 +82,7 @@ async fn all_is_well_and_nothing_was_done() {
 
 #[tokio::test]
 async fn each_thing_that_is_missing_is_named_with_the_command_that_mends_it() {
-    let off = json!({ "error": { "code": 403, "status": "PERMISSION_DENIED",
-        "message": "Cloud Run Admin API has not been used in project 123 before or it is disabled." } });
+    let off = because("SERVICE_DISABLED");
     let grant = "gcloud run jobs add-iam-policy-binding test-job --member=serviceAccount:";
     let cases = [
         (
@@ -82,18 +91,25 @@ async fn each_thing_that_is_missing_is_named_with_the_command_that_mends_it() {
             "failed",
             "gcloud run jobs deploy test-job --image=IMAGE",
         ),
-        (
-            nth(1, Fault::status(403)),
-            "job",
-            "failed",
-            "--role=roles/run.viewer",
-        ),
+        (nth(1, Fault::status(403)), "job", "failed", READER),
         (nth(1, Fault::status(500)), "job", "failed", ""),
         (
-            nth(1, answered(403, off)),
+            nth(1, answered(403, off.clone())),
             "job",
             "failed",
             "gcloud services enable run.googleapis.com --project=demo",
+        ),
+        (
+            Rule::new(Operation::Logs, answered(403, off)),
+            "logs",
+            "failed",
+            "gcloud services enable logging.googleapis.com --project=demo",
+        ),
+        (
+            Rule::new(Operation::List, answered(403, because("CONSUMER_INVALID"))),
+            "list",
+            "failed",
+            "gcloud projects describe demo",
         ),
         (
             nth(2, answered(200, json!({ "permissions": ["run.jobs.run"] }))),
@@ -120,19 +136,19 @@ async fn each_thing_that_is_missing_is_named_with_the_command_that_mends_it() {
             Rule::new(Operation::Get, Fault::status(403)),
             "follow",
             "failed",
-            "--role=roles/run.viewer",
+            READER,
         ),
         (
             Rule::new(Operation::Logs, Fault::status(403)),
             "logs",
             "failed",
-            "--role=roles/logging.viewer",
+            READER,
         ),
         (
             Rule::new(Operation::Token, Fault::status(404)),
             "token",
             "failed",
-            "",
+            "GCE_METADATA_HOST",
         ),
     ];
     let emulator = emulator(real_job()).await;
@@ -196,16 +212,90 @@ async fn the_container_is_one_of_the_jobs() {
     }
 }
 
+/// No role that the doctor proposes is wider than what the deploy script gives.
 #[tokio::test]
-async fn what_cannot_be_reached_is_named() {
+async fn no_wider_role_is_proposed_than_the_deploy_script_gives() {
+    const SCRIPT: &str = include_str!("../../../build-deploy-api.sh");
+    let line = SCRIPT.lines().find(|line| line.starts_with("permissions="));
+    let (_, permissions) = line.unwrap().split_once('=').unwrap();
     let emulator = emulator(real_job()).await;
-    let unreachable = |config: &mut Config| {
-        config.cloud_logging.base_url = "https://logging.invalid".to_owned();
-    };
-    let report = report(&emulator, unreachable).await.json();
-    let logs = finding(&report, "logs");
-    assert_eq!(logs["verdict"], "failed");
-    assert!(logs.to_string().contains("logging.invalid"), "{logs}");
+    for operation in [
+        Operation::Get,
+        Operation::List,
+        Operation::Logs,
+        Operation::Other,
+    ] {
+        emulator
+            .faults()
+            .add(Rule::new(operation, Fault::status(403)));
+    }
+    let report = report(&emulator, |_| {}).await;
+    let text = report.to_string();
+    for role in text.split("--role=").skip(1) {
+        let role = role.split_whitespace().next().unwrap();
+        assert!(
+            [
+                "projects/demo/roles/testInvokeJobApi",
+                "roles/run.jobsExecutorWithOverrides"
+            ]
+            .contains(&role),
+            "{role}"
+        );
+    }
+    assert!(
+        text.contains(&format!("--permissions={permissions} ")),
+        "{text}"
+    );
+    // Where nothing at all may be read, the project's name is doubted first.
+    let project = finding(&report.json(), "project").clone();
+    assert_eq!(project["verdict"], "failed");
+    let cure = project["cure"].as_str().unwrap();
+    assert!(cure.starts_with("gcloud projects describe demo"), "{cure}");
+}
+
+/// The doctor's cure follows from what happened, and says which host and port it was.
+#[tokio::test]
+async fn what_cannot_be_reached_is_named_with_what_leads_there() {
+    let emulator = emulator(real_job()).await;
+    let nobody = "127.0.0.1:1";
+    type Change = fn(&mut Config, String);
+    let cases: [(&str, Change, &str); 3] = [
+        (
+            "list",
+            |config, url| config.cloud_run.base_url = url,
+            "unset API__CLOUD_RUN__BASE_URL",
+        ),
+        (
+            "logs",
+            |config, url| config.cloud_logging.base_url = url,
+            "unset API__CLOUD_LOGGING__BASE_URL",
+        ),
+        (
+            "store",
+            |config, url| {
+                config.idempotency.store = api::config::Store::Firestore;
+                config.platform.firestore_host = url.strip_prefix("http://").map(str::to_owned);
+            },
+            "unset FIRESTORE_EMULATOR_HOST",
+        ),
+    ];
+    // Something that is no API at all, and a port that nobody listens on.
+    let page = axum::Router::new().fallback(async || axum::response::Html("<p>a page</p>"));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let other = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move { axum::serve(listener, page).await });
+    for (subject, change, cure) in cases {
+        for host in [nobody, &other] {
+            let report = report(&emulator, |config| change(config, format!("http://{host}"))).await;
+            let report = report.json();
+            let found = finding(&report, subject);
+            assert_eq!(found["verdict"], "failed", "{found}");
+            assert!(found["cure"].as_str().unwrap().starts_with(cure), "{found}");
+            if host == nobody {
+                assert!(found["found"].as_str().unwrap().contains(host), "{found}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -218,6 +308,10 @@ async fn without_a_metadata_server_the_rest_is_said_to_be_open() {
     for subject in ["token", "place", "the rest"] {
         assert_eq!(finding(&report, subject)["verdict"], "failed");
     }
+    // The project's name would not help: there is no token.
+    assert_eq!(finding(&report, "place").get("cure"), None);
+    let cure = finding(&report, "token")["cure"].as_str().unwrap();
+    assert!(cure.starts_with("./build-deploy-api.sh --check"), "{cure}");
     assert!(
         finding(&report, "token")["found"]
             .as_str()
@@ -263,6 +357,140 @@ async fn who_may_call_is_told_and_the_issuers_keys_are_fetched() {
     );
 }
 
+/// An issuer's own description of itself, or none, at its well-known place.
+async fn discovery(issuer: Option<&'static str>) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = format!("http://{}", listener.local_addr().unwrap());
+    let described = issuer.map(|issuer| match issuer {
+        "itself" => json!({ "issuer": host }),
+        other => json!({ "issuer": other }),
+    });
+    let answer = async move || match &described {
+        Some(described) => axum::Json(described.clone()).into_response(),
+        None => axum::http::StatusCode::NOT_FOUND.into_response(),
+    };
+    let router = axum::Router::new().route(
+        "/.well-known/openid-configuration",
+        axum::routing::get(answer),
+    );
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    host
+}
+
+#[tokio::test]
+async fn an_issuer_and_an_audience_that_no_token_can_have_are_seen() {
+    let (emulator, keys) = (emulator(real_job()).await, Issuer::start().await);
+    let cases = [
+        (Some("itself"), "ok", ""),
+        (
+            Some("https://issuer.example/"),
+            "failed",
+            "export API__AUTH__JWT__ISSUER=https://issuer.example/",
+        ),
+        (None, "warning", "curl --fail http://127.0.0.1:"),
+    ];
+    for (told, verdict, cure) in cases {
+        let issuer = discovery(told).await;
+        let report = report(&emulator, |config| {
+            config.auth.mode = "jwt".to_owned();
+            config.auth.jwt.issuer = issuer;
+            config.auth.jwt.audience = "https://a.example,https://b.example".to_owned();
+            config.auth.jwt.jwks_url = keys.jwks_url.clone();
+            config.auth.scope_claim = "scopes".to_owned();
+        });
+        let report = report.await.json();
+        let found = finding(&report, "issuer");
+        assert_eq!(found["verdict"], verdict, "{found}");
+        assert!(
+            found["cure"].as_str().unwrap_or_default().starts_with(cure),
+            "{found}"
+        );
+        let audience = finding(&report, "audience");
+        assert_eq!(audience["verdict"], "warning");
+        assert_eq!(
+            audience["cure"],
+            "export API__AUTH__JWT__AUDIENCE=https://a.example"
+        );
+    }
+}
+
+#[tokio::test]
+async fn settings_alone_are_judged_without_a_call() {
+    let settings = [
+        ("API__AUTH__MODE", "public"),
+        ("API__CLOUD_RUN__JOB", "first-job"),
+        ("API__PROCESSES", "{ import = { job = 'import-job' } }"),
+        ("API__LIMITS__STREAMS", "12"),
+        ("GCE_METADATA_HOST", "127.0.0.1:1"), // whoever called would wait and fail
+    ];
+    let check = async |more: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_api"));
+        let command = command
+            .env_clear()
+            .envs(settings)
+            .envs(more.iter().copied());
+        let output = command
+            .args(["check", "--settings-only", "--json"])
+            .output()
+            .await
+            .unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code(), report)
+    };
+    let (status, report) = check(&[]).await;
+    assert_eq!(status, Some(0), "{report:#}");
+    let expected = json!({ "jobs": ["first-job", "import-job"], "inFlight": 256, "streams": 12 });
+    assert_eq!(report["settings"], expected);
+    for (variable, value, setting) in [
+        ("API__LOG", "verbose", "log"),
+        ("API__LOG", "info,api=verbose", "log"),
+        ("API__NONSENSE", "1", "nonsense"),
+        (
+            "API__START__DEADLINE_SECONDS",
+            "100",
+            "start.deadline_seconds",
+        ),
+    ] {
+        let (status, report) = check(&[(variable, value)]).await;
+        assert_eq!(status, Some(1), "{variable}");
+        let found = finding(&report, "settings").to_string();
+        assert!(found.contains(setting), "{found}");
+        assert_eq!(report.get("settings"), None);
+    }
+}
+
+#[tokio::test]
+async fn the_job_of_every_process_is_looked_at() {
+    let settings = Settings {
+        jobs: vec![real_job(), Job::new("import-job", ["true"])],
+        ..Settings::default()
+    };
+    let emulator = Emulator::start(settings).await.unwrap();
+    let own = |job: &str| api::config::Process {
+        job: Some(job.to_owned()),
+        ..api::config::Process::default()
+    };
+    let report = report(&emulator, |config| {
+        config
+            .processes
+            .insert("import".to_owned(), own("import-job"));
+        config.processes.insert("missing".to_owned(), own("no-job"));
+    });
+    let text = report.await.to_string();
+    for line in [
+        "✓ job: the unnamed process: test-job exists",
+        "✓ job: import: import-job exists",
+        "! retries: import: a task that fails runs up to 3 more times",
+        "✗ job: missing: ",
+        "    gcloud run jobs deploy no-job ",
+    ] {
+        assert!(
+            text.lines().any(|told| told.starts_with(line)),
+            "{line} in {text}"
+        );
+    }
+}
+
 /// A Firestore that answers every commit and every get so.
 async fn firestore(status: u16, body: Value) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -297,15 +525,11 @@ async fn a_store_is_tried_if_it_is_chosen() {
                 "Missing or insufficient permissions.",
             ),
             "failed",
-            "--role=roles/datastore.user",
+            "'--condition=expression=resource.name == \"projects/demo/databases/(default)\",title=one-database'",
         ),
         (
             403,
-            google(
-                403,
-                "PERMISSION_DENIED",
-                "Cloud Firestore API has not been used in project 1 before",
-            ),
+            because("SERVICE_DISABLED"),
             "failed",
             "gcloud services enable firestore.googleapis.com",
         ),
