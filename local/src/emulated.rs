@@ -1,6 +1,5 @@
 //! With the emulator: the sample job is built, or a command of the reader's own is the job.
 
-use std::env;
 use std::ffi::OsString;
 
 use anyhow::Context;
@@ -33,7 +32,13 @@ Ctrl-C stops everything.
 
 async fn start_emulator(command: Option<Vec<String>>) -> anyhow::Result<Emulator> {
     let port = emulator_port()?;
+    // What an image would have of its own: where programs are, and a home. The sample job needs neither.
+    let inherited: &[&str] = match command {
+        Some(_) => &["PATH", "HOME"],
+        None => &[],
+    };
     let settings = Settings {
+        inherit_env: inherited.iter().map(ToString::to_string).collect(),
         port,
         jobs: vec![Job {
             max_retries: 0, // as the job is deployed: its own work decides what may be done twice
@@ -56,20 +61,11 @@ async fn start_emulator(command: Option<Vec<String>>) -> anyhow::Result<Emulator
 fn job(command: Option<Vec<String>>) -> anyhow::Result<Job> {
     if let Some(words) = command {
         println!("the job is: {}", words.join(" "));
-        return Ok(Job {
-            env: from_this_terminal(),
-            ..Job::new(JOB, words.into_iter().map(OsString::from))
-        });
+        return Ok(Job::new(JOB, words.into_iter().map(OsString::from)));
     }
     println!("building the job");
     let binary = emulator::job_binary().context("building the package `job`")?;
     Ok(Job::new(JOB, [binary]))
-}
-
-/// What an image would have of its own: where programs are, and a home.
-fn from_this_terminal() -> Vec<(String, String)> {
-    let variable = |name: &str| Some((name.to_owned(), env::var(name).ok()?));
-    ["PATH", "HOME"].into_iter().filter_map(variable).collect()
 }
 
 fn config(emulator: &Emulator) -> anyhow::Result<Config> {
