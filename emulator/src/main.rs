@@ -34,7 +34,7 @@ Usage: emulator [OPTION]... --job NAME=COMMAND...
 ";
 
 enum Wanted {
-    Serve(Settings),
+    Serve(Box<Settings>),
     Print(String),
 }
 
@@ -45,7 +45,7 @@ async fn main() -> ExitCode {
             print!("{text}");
             return ExitCode::SUCCESS;
         }
-        Ok(Wanted::Serve(settings)) => serve(settings).await.map_err(|error| error.to_string()),
+        Ok(Wanted::Serve(settings)) => serve(*settings).await.map_err(|error| error.to_string()),
         Err(error) => Err(format!("{error}\nTry --help.")),
     };
     match done {
@@ -93,7 +93,7 @@ fn wanted(mut arguments: Parser) -> Result<Wanted, lexopt::Error> {
     if settings.jobs.is_empty() {
         return Err("--job NAME=COMMAND is missing: without one there is nothing that an image could stand for".into());
     }
-    Ok(Wanted::Serve(settings))
+    Ok(Wanted::Serve(settings.into()))
 }
 
 fn address(text: &str) -> Result<IpAddr, String> {
