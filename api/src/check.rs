@@ -15,7 +15,7 @@ use crate::auth::Auth;
 use crate::caller_id::CallerId;
 use crate::config::{self, Config, Invalid, WholeProcess};
 use crate::gcp::client::{Call, Error, Google, not_a_uri};
-use crate::gcp::cloud_logging::{self, PageSize};
+use crate::gcp::cloud_logging::{self, Only, PageSize};
 use crate::gcp::cloud_run::Job;
 use crate::gcp::http_client::{self, HttpClients};
 use crate::gcp::log_budget::Priority;
@@ -630,6 +630,7 @@ impl Reads {
         let nobody = format!("{job}-check");
         let lines = cloud_logging::Query {
             execution: &nobody,
+            only: Only::All,
             since: None,
             page_token: None,
             size: PageSize::default(),

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::progress::Progress;
 use crate::scope::{ProcessName, Scope};
 
 /// How far an execution has come.
@@ -70,7 +71,7 @@ pub struct Tasks {
 }
 
 /// An execution as callers see it. Nothing else of Google's answer is passed on: its environment can hold secrets.
-#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
+#[derive(Clone, Debug, PartialEq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Execution {
     /// Its name, unique within the project and region.
@@ -90,6 +91,9 @@ pub struct Execution {
     /// The parameters that its caller supplied, where parameters are declared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Map<String, Value>>,
+    /// How far its job says it is; known while it is watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
     /// How far it has come.
     pub state: State,
     /// Why it is in this state, as a word for programs.

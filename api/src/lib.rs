@@ -32,6 +32,7 @@ pub mod mint;
 pub mod overrides;
 pub mod parameters;
 pub mod process;
+pub mod progress;
 mod random;
 pub mod scope;
 pub mod starts;

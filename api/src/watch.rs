@@ -5,27 +5,35 @@
 
 mod error;
 mod follower;
+mod lag;
 mod log_buffer;
 mod pace;
+pub mod reports;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 pub use self::error::Error;
 use self::follower::Follower;
+use self::lag::LogLag;
 pub use self::log_buffer::LogCursor;
 use self::log_buffer::{LogBuffer, NextLine, Reader};
+use self::reports::{Reports, TaskResult};
 use crate::caller_id::CallerId;
 use crate::execution::Execution;
 use crate::gcp::client;
 use crate::gcp::cloud_logging::{CloudLogging, Position};
 use crate::gcp::cloud_run::CloudRun;
+use crate::progress::Progress;
 use crate::scope::Scope;
 
 /// How long a new watcher waits for the first answer about the execution: three timeouts and the pauses between them.
@@ -42,6 +50,7 @@ pub struct Watches {
     cloud_run: Arc<CloudRun>,
     logging: Arc<CloudLogging>,
     render: RenderEvent,
+    lag: Arc<LogLag>,
     watched: Arc<Mutex<Registry>>,
     recent_starts: Mutex<VecDeque<(Instant, String)>>,
 }
@@ -54,14 +63,42 @@ pub type RenderEvent = fn(&Event<'_>) -> Bytes;
 
 /// Something that happened to an execution.
 pub struct Event<'a> {
-    /// `execution`, `log` or `end`.
-    pub kind: &'static str,
+    /// What kind of thing.
+    pub kind: EventKind,
     /// The execution's name.
     pub execution: &'a str,
     /// Whoever has this event has every line up to here.
     pub cursor: Option<&'a Position>,
+    /// What to say before it, for people: lines of text.
+    pub comment: Option<&'a str>,
     /// What happened, as JSON.
     pub data: &'a str,
+}
+
+/// The kinds of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// The execution has changed, or a watcher sees it for the first time.
+    Execution,
+    /// The job reported progress.
+    Progress,
+    /// The job printed a line.
+    Log,
+    /// The execution has finished, and its lines were read.
+    End,
+}
+
+/// The data of the event `end`: the execution, what came of it, and whether all of its lines were in the events before.
+#[derive(JsonSchema, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct End<'a> {
+    #[serde(flatten)]
+    execution: &'a Execution,
+    /// What the job reported as its result: the last of each task.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    results: &'a [TaskResult],
+    /// False if lines may be missing; they are at logUri.
+    lines_complete: bool,
 }
 
 /// A watched execution, with the task that reads it. Dropped with its last watcher.
@@ -80,6 +117,9 @@ struct Shared {
     snapshot: watch::Sender<Snapshot>,
     /// None until a watcher asks for lines.
     lines: Mutex<Option<LogBuffer>>,
+    /// How late lines are shown: the same for all executions.
+    lag: Arc<LogLag>,
+    reports: Mutex<Reports>,
     /// Notified when a watcher wants lines, and when the execution has finished.
     lines_wanted: Notify,
 }
@@ -102,8 +142,14 @@ struct Snapshot {
     execution: Option<Arc<Execution>>,
     /// The same as JSON, written once for all watchers.
     json: Arc<str>,
-    /// Incremented at each change of `execution`.
+    /// Incremented when Cloud Run says something new of the execution.
     revision: u64,
+    /// The execution's progress as JSON, and how often it has changed.
+    progress_json: Arc<str>,
+    progress_revision: u64,
+    /// The data of the event `end`, once that may be sent, and what to say before it.
+    end_json: Option<Arc<str>>,
+    end_comment: Option<Arc<str>>,
     /// 404s in a row.
     not_found: u32,
     /// Why the last read failed, if it did.
@@ -121,10 +167,10 @@ impl Snapshot {
 #[derive(Clone, Copy, Debug)]
 struct Finished {
     seen: Instant,
+    /// When it finished.
+    at: Timestamp,
     /// It had finished before it was watched.
     before_watching: bool,
-    /// It finished so recently that its last lines may not be visible yet.
-    recently: bool,
 }
 
 /// What a watcher gets.
@@ -143,6 +189,7 @@ pub struct Watcher {
     snapshot: watch::Receiver<Snapshot>,
     reader: Reader,
     revision: u64,
+    progress_revision: u64,
 }
 
 impl Watches {
@@ -152,6 +199,7 @@ impl Watches {
             cloud_run,
             logging,
             render,
+            lag: Arc::new(LogLag::new()),
             watched: Arc::default(),
             recent_starts: Mutex::default(),
         }
@@ -195,8 +243,9 @@ impl Watches {
             Some(execution) if execution.belongs_to(scope) => Ok(Watcher {
                 watched,
                 snapshot,
-                reader: Reader::new(cursor),
+                reader: Reader::new(not_before(execution.created_at, cursor)),
                 revision: 0,
+                progress_revision: 0,
             }),
             Some(_) => Err(Error::NotFound),
             None => match view.failure.filter(|_| timed_out) {
@@ -204,6 +253,13 @@ impl Watches {
                 None => Err(Error::NotFound),
             },
         }
+    }
+
+    /// How far the job of the execution says it is, if the execution is watched.
+    pub fn progress(&self, name: &str) -> Option<Progress> {
+        let watched = lock(&self.watched).get(name).and_then(Weak::upgrade)?;
+        let snapshot = watched.shared.snapshot.borrow();
+        snapshot.execution.as_ref()?.progress.clone()
     }
 
     /// The watched execution of this name: the one that is watched already, or a new one.
@@ -223,6 +279,8 @@ impl Watches {
             render: self.render,
             snapshot: watch::Sender::default(),
             lines: Mutex::default(),
+            lag: Arc::clone(&self.lag),
+            reports: Mutex::default(),
             lines_wanted: Notify::new(),
         });
         let follower = Follower {
@@ -290,11 +348,25 @@ impl Watcher {
         // A final state is passed on at once, the event `end` only after the last lines.
         if self.revision < snapshot.revision {
             self.revision = snapshot.revision;
-            return Some(Update::Event(self.render("execution", &snapshot.json)));
+            return Some(Update::Event(self.render(
+                EventKind::Execution,
+                &snapshot.json,
+                None,
+            )));
+        }
+        if self.progress_revision < snapshot.progress_revision {
+            self.progress_revision = snapshot.progress_revision;
+            let progress = self.render(EventKind::Progress, &snapshot.progress_json, None);
+            return Some(Update::Event(progress));
         }
         match self.next_line() {
             NextLine::Line(line) => Some(Update::Event(line)),
-            NextLine::Complete => Some(Update::End(self.render("end", &snapshot.json))),
+            NextLine::Complete => {
+                // Set before the lines are complete; if this snapshot is older, a newer one is on its way.
+                let end = snapshot.end_json?;
+                let comment = snapshot.end_comment.as_deref();
+                Some(Update::End(self.render(EventKind::End, &end, comment)))
+            }
             NextLine::Lost => Some(Update::LinesLost),
             NextLine::Wait => {
                 self.watched.shared.lines_wanted.notify_one();
@@ -311,15 +383,28 @@ impl Watcher {
     }
 
     /// Every event has the cursor, so that a client goes on from the last event it got.
-    fn render(&self, kind: &'static str, json: &str) -> Bytes {
+    fn render(&self, kind: EventKind, json: &str, comment: Option<&str>) -> Bytes {
         let shared = &self.watched.shared;
         (shared.render)(&Event {
             kind,
             execution: &shared.name,
             cursor: self.reader.cursor.as_ref(),
+            comment,
             data: json,
         })
     }
+}
+
+/// The cursor, but no earlier than the execution: others share where it makes us read.
+fn not_before(created_at: Option<Timestamp>, cursor: LogCursor) -> LogCursor {
+    let mut cursor = cursor?;
+    if let Some(created_at) = created_at.filter(|created_at| cursor.time < *created_at) {
+        cursor = Position {
+            time: created_at,
+            insert_id: Arc::default(),
+        };
+    }
+    Some(cursor)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -114,12 +114,59 @@ pub struct Entry {
     pub position: Position,
     /// The line.
     pub line: Line,
+    /// What the job reports in it, if it does.
+    pub report: Option<Report>,
+}
+
+/// The fields of a structured line in which a job reports about itself, as they came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// The task's index, from 0.
+    pub task: Option<u32>,
+    /// `processProgress`.
+    pub progress: Option<Value>,
+    /// `processResult`.
+    pub result: Option<Value>,
+    /// The line's message.
+    pub message: Option<String>,
+    /// When it was printed; RFC 3339, UTC.
+    pub time: String,
+}
+
+/// Which lines are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Only {
+    /// All lines, oldest first.
+    All,
+    /// Those in which the job reports progress or a result, newest first.
+    Reports,
+    /// Those in which the job reports a result, newest first.
+    Results,
+}
+
+impl Only {
+    fn filter(self) -> &'static str {
+        match self {
+            Self::All => "",
+            Self::Reports => " AND (jsonPayload.processProgress:* OR jsonPayload.processResult:*)",
+            Self::Results => " AND jsonPayload.processResult:*",
+        }
+    }
+
+    fn order(self) -> &'static str {
+        match self {
+            Self::All => "timestamp asc",
+            Self::Reports | Self::Results => "timestamp desc",
+        }
+    }
 }
 
 /// Which lines of an execution to read.
 pub struct Query<'a> {
     /// The execution's name.
     pub execution: &'a str,
+    /// Which of its lines.
+    pub only: Only,
     /// Lines of this time and later ones; none for all.
     pub since: Option<Timestamp>,
     /// An earlier page's `next`, with the same `since`.
@@ -132,7 +179,7 @@ pub struct Query<'a> {
     pub priority: Priority,
 }
 
-/// Lines, oldest first.
+/// Lines in the order that was asked for.
 pub struct Page {
     /// The lines.
     pub entries: Vec<Entry>,
@@ -221,13 +268,14 @@ impl CloudLogging {
             r#"resource.type="cloud_run_job" AND {} AND resource.labels.location="{}" AND labels."run.googleapis.com/execution_name"="{}""#,
             self.job_names, place.region, query.execution,
         );
+        filter.push_str(query.only.filter());
         if let Some(since) = query.since {
             filter.push_str(&format!(r#" AND timestamp>="{since}""#));
         }
         let request = Request {
             resource_names: [format!("projects/{}", place.project)],
             filter,
-            order_by: "timestamp asc",
+            order_by: query.only.order(),
             page_size: size.lines(),
             page_token: token,
         };
@@ -310,22 +358,48 @@ impl GoogleEntry<'_> {
         };
         Entry {
             position,
+            report: self.report(),
             line: self.line(),
         }
     }
 
+    fn task(&self) -> Option<u32> {
+        self.labels.task_index.as_deref()?.parse().ok()
+    }
+
+    /// The line's message under the names that are usual.
+    fn message(&self) -> Option<&str> {
+        let json = self.json_payload.as_ref()?;
+        let names = ["message", "msg"].iter();
+        names.filter_map(|name| json.get(name)?.as_str()).next()
+    }
+
+    fn report(&self) -> Option<Report> {
+        let field = |name| self.json_payload.as_ref()?.get(name).cloned();
+        let (progress, result) = (field("processProgress"), field("processResult"));
+        if progress.is_none() && result.is_none() {
+            return None;
+        }
+        Some(Report {
+            task: self.task(),
+            progress,
+            result,
+            message: self.message().map(str::to_owned),
+            time: self.timestamp.clone().into_owned(),
+        })
+    }
+
     fn line(self) -> Line {
+        let message = self.message().map(str::to_owned);
         Line {
+            task: self.task(),
             time: self.timestamp.into_owned(),
             severity: self
                 .severity
                 .map_or_else(|| "DEFAULT".to_owned(), Cow::into_owned),
-            task: self.labels.task_index.and_then(|index| index.parse().ok()),
             text: match (self.text_payload, self.json_payload) {
                 (Some(text), _) => text.into_owned(),
-                (None, Some(json)) => json["message"]
-                    .as_str()
-                    .map_or_else(|| json.to_string(), str::to_owned),
+                (None, Some(json)) => message.unwrap_or_else(|| json.to_string()),
                 (None, None) => String::new(),
             },
         }

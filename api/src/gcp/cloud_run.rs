@@ -316,6 +316,7 @@ impl CloudRun {
             process: self.process(target, theirs),
             job: target.job.clone(),
             invocation_id: target.variable(theirs, INVOCATION_ID).map(str::to_owned),
+            progress: None,
             parameters: parameters.and_then(|json| serde_json::from_str(json).ok()),
             state: execution::state(
                 completed.map(GoogleCondition::view),

@@ -8,3 +8,4 @@ pub mod executions;
 pub mod health;
 pub mod logs;
 pub mod process;
+pub mod result;

@@ -136,6 +136,7 @@ pub fn document(routes: &[Route], processes: &Processes, security_scheme: Option
         .for_serialize()
         .with(|settings| settings.definitions_path = "/components/schemas".into())
         .with_transform(RecursiveTransform(without_null))
+        .with_transform(RecursiveTransform(plain_enum))
         .into_generator();
     let problem = schemas.subschema_for::<crate::http::problem::Body<'_>>();
     let mut paths: Map<String, Value> = Map::new();
@@ -308,12 +309,10 @@ fn refusal(kinds: &[Kind], problem: &Schema) -> Value {
     if kinds.contains(&Kind::Unauthenticated) {
         more.push("WWW-Authenticate");
     }
-    let schema =
-        json!({ "allOf": [problem, { "properties": { "type": { "enum": types(kinds) } } }] });
     json!({
         "description": format!("{}.", titles.join(", or: ")),
         "headers": headers(&more),
-        "content": { "application/problem+json": { "schema": schema, "examples": examples } },
+        "content": { "application/problem+json": { "schema": problem, "examples": examples } },
     })
 }
 
@@ -436,4 +435,37 @@ fn without_null(schema: &mut Schema) {
             only => drop(schema.insert(keyword.to_owned(), only)),
         }
     }
+}
+
+/// A choice of words is an `enum`: generators of clients make less of a `oneOf` of constants, which schemars writes to keep the
+/// description of each. The descriptions go to the whole.
+fn plain_enum(schema: &mut Schema) {
+    let Some(Value::Array(choices)) = schema.get("oneOf") else {
+        return;
+    };
+    let Some(words) = choices
+        .iter()
+        .map(|choice| choice["const"].as_str())
+        .collect::<Option<Vec<_>>>()
+    else {
+        return;
+    };
+    let each = choices.iter().zip(&words).map(|(choice, word)| {
+        format!(
+            "`{word}`: {}",
+            choice["description"].as_str().unwrap_or_default()
+        )
+    });
+    let words = json!(words);
+    let description = schema.get("description").and_then(Value::as_str);
+    let lines: Vec<_> = description
+        .map(str::to_owned)
+        .into_iter()
+        .chain(each)
+        .collect();
+    let description = lines.join(" ");
+    schema.remove("oneOf");
+    schema.insert("type".to_owned(), "string".into());
+    schema.insert("enum".to_owned(), words);
+    schema.insert("description".to_owned(), description.into());
 }

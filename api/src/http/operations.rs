@@ -3,7 +3,7 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::execution::Execution;
-use crate::http::handlers::{executions, logs, process};
+use crate::http::handlers::{events, executions, logs, process, result};
 use crate::http::openapi::{Answer, Operation, SchemaOf};
 use crate::http::problem::Kind;
 
@@ -80,7 +80,7 @@ pub const START: Operation = Operation {
     id: "startExecution",
     summary: "Start an execution",
     description: "Starts one execution of the job for the scope, with the parameters of the body, and answers as soon as \
-        Cloud Run has accepted it. With an Idempotency-Key the same request can be repeated for 24 hours and starts nothing \
+        Cloud Run has accepted it, or with wait once it has finished. With an Idempotency-Key the same request can be repeated for 24 hours and starts nothing \
         twice. A client that goes away does not stop a start that has begun.",
     query: Some(<process::Query as JsonSchema>::json_schema),
     headers: &["Idempotency-Key"],
@@ -140,15 +140,26 @@ pub const EVENTS: Operation = Operation {
     id: "followExecution",
     summary: "Follow an execution",
     description: "The execution's changes and lines as they happen, as server-sent events: `execution` (an Execution) at first \
-        and at every change, `log` (a Line) for each line, `end` (the Execution) at last. Comments keep the connection alive. \
+        and at every change, `progress` (a Progress) whenever the job reports some, `log` (a Line) for each line, and `end` after \
+        the last line: the Execution with `results` (as at …/result) if there are any, and with `linesComplete`, which is false \
+        if lines may be missing; a comment says so too. Comments keep the connection alive. \
         A stream that ends without `end` is to be asked for again with the id of its last event.",
+    query: Some(<events::Query as JsonSchema>::json_schema),
     headers: &["Last-Event-ID"],
-    answers: &[Answer {
-        status: 200,
-        description: "The events.",
-        contents: &[("text/event-stream", anything)],
-        headers: &[],
-    }],
+    answers: &[
+        Answer {
+            status: 200,
+            description: "The events.",
+            contents: &[("text/event-stream", anything)],
+            headers: &[],
+        },
+        Answer {
+            status: 204,
+            description: "The client has had the event `end`: nothing comes after that.",
+            contents: &[],
+            headers: &[],
+        },
+    ],
     problems: &[ANY, SCOPED, ONE, UPSTREAM, &[Kind::Draining]],
     ..PLAIN
 };
@@ -172,6 +183,24 @@ pub const LOGS: Operation = Operation {
         headers: &["Link"],
     }],
     problems: &[ANY, SCOPED, ONE, UPSTREAM],
+    ..PLAIN
+};
+
+pub const RESULT: Operation = Operation {
+    id: "getResult",
+    summary: "Read an execution's result",
+    description: "What the job reported as its result (`processResult` in a line of JSON on its standard output): the last of each \
+        task, up to 512 KiB in all.",
+    answers: &[Answer {
+        status: 200,
+        description: "The results.",
+        contents: &[(
+            "application/json",
+            SchemaGenerator::subschema_for::<result::Results>,
+        )],
+        headers: &[],
+    }],
+    problems: &[ANY, SCOPED, ONE, UPSTREAM, &[Kind::ResultNotFound]],
     ..PLAIN
 };
 

@@ -13,7 +13,9 @@ use serde_json::Value;
 use tower::{Service, ServiceBuilder, service_fn};
 
 use crate::App;
-use crate::http::handlers::{assets, cancel, document, events, executions, health, logs, process};
+use crate::http::handlers::{
+    assets, cancel, document, events, executions, health, logs, process, result,
+};
 use crate::http::limits::hold_permit;
 use crate::http::openapi::{self, Route};
 use crate::http::prefix::Prefix;
@@ -98,6 +100,7 @@ pub(super) fn scope_routes() -> Vec<Route> {
         Route::get("/scopes/{scope}/executions/{name}", executions::show, &ops::SHOW),
         Route::get("/scopes/{scope}/executions/{name}/events", events::stream, &ops::EVENTS),
         Route::get("/scopes/{scope}/executions/{name}/logs", logs::read, &ops::LOGS),
+        Route::get("/scopes/{scope}/executions/{name}/result", result::read, &ops::RESULT),
         Route::post("/scopes/{scope}/executions/{name}/cancel", cancel::cancel, &ops::CANCEL),
     ]
 }

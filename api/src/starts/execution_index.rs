@@ -505,6 +505,7 @@ mod tests {
         Execution {
             process: None,
             parameters: None,
+            progress: None,
             links: Links::new(&scope(), &name),
             name,
             scope: scope(),

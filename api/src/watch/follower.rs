@@ -4,26 +4,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use serde::Serialize;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::lag::MAX_LAG;
 use super::log_buffer::{LogBuffer, NextPage, Source};
 use super::pace::{
     LINES_INTERVAL, LONGEST_PAUSE, POLL_INTERVAL, Pace, elapsed_since, pause_after_failure,
     poll_interval,
 };
-use super::{Finished, Shared, lock};
+use super::{End, Finished, Shared, lock};
 use crate::execution::Execution;
 use crate::gcp::client;
-use crate::gcp::cloud_logging::{CloudLogging, Error, Query};
+use crate::gcp::cloud_logging::{CloudLogging, Error, Only, PageSize, Position, Query, Report};
 use crate::gcp::cloud_run::CloudRun;
 use crate::gcp::log_budget::Priority;
 
 /// How long after an execution's end its last lines are read: they become visible a little late.
 const SETTLING: Duration = Duration::from_millis(400);
-/// After this time all lines of a finished execution are visible.
-const SETTLED: Duration = Duration::from_secs(10);
-/// How long the event `end` is held back for the last lines.
+/// When to look for lines after an execution's end, as long as none was ever seen that says how late they are shown.
+const LOOKS: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(5), MAX_LAG];
+/// How long the event `end` is held back for the first read after the execution's end.
 const PATIENCE: Duration = Duration::from_millis(800);
+/// How long it is held back for a later one, which looks for lines that are shown late, once that is due.
+const LATER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long it is held back where lines are known to be there, or the execution had finished before it was watched.
 const LONG_PATIENCE: Duration = Duration::from_secs(30);
 /// The pause after a failed read of the last lines.
@@ -75,18 +79,20 @@ impl Follower {
     }
 
     /// Hands the execution to the watchers. Returns whether it has finished.
-    fn publish(&self, execution: Execution) -> bool {
+    fn publish(&self, mut execution: Execution) -> bool {
         let finished = execution.state.is_finished();
         self.shared.snapshot.send_if_modified(|snapshot| {
             snapshot.not_found = 0;
             snapshot.failure = None;
+            let known = snapshot.execution.as_ref();
+            execution.progress = known.and_then(|known| known.progress.clone());
             if snapshot.execution.as_deref() == Some(&execution) {
                 return false;
             }
             snapshot.finished = finished.then(|| Finished {
                 seen: Instant::now(),
+                at: finished_at(&execution),
                 before_watching: snapshot.execution.is_none(),
-                recently: elapsed_since(execution.completed_at) < SETTLED,
             });
             snapshot.json = serde_json::to_string(&execution).unwrap_or_default().into();
             snapshot.execution = Some(Arc::new(execution));
@@ -133,9 +139,7 @@ impl Follower {
         let source = lines.wanted()?;
         let created_at = self.created_at();
         let due = match finished {
-            Some(finished) if finished.recently && source == Source::Tail => {
-                finished.seen + SETTLING
-            }
+            Some(finished) if source == Source::Tail => self.last_read_due(pace, finished),
             None if source == Source::Tail && !lines.tail_has_more() => {
                 pace.tail_read + poll_interval(elapsed_since(created_at)).max(LINES_INTERVAL)
             }
@@ -149,13 +153,38 @@ impl Follower {
         Some(retry.map_or(due, |retry| retry.max(due)))
     }
 
+    /// When to read the tail of a finished execution: soon after its end, and again once all of its lines are shown.
+    fn last_read_due(&self, pace: &Pace, finished: Finished) -> Instant {
+        if elapsed_since(Some(finished.at)) >= MAX_LAG && pace.complete_read.is_none() {
+            return pace.began; // it finished long ago
+        }
+        let Some(read) = pace.complete_read.filter(|read| *read >= finished.at) else {
+            return finished.seen + SETTLING;
+        };
+        let mut looks = LOOKS.into_iter().map(|look| finished.at + look);
+        instant(match self.shared.lag.bound() {
+            Some(_) => self.all_shown_at(finished),
+            None => looks
+                .find(|look| *look > read)
+                .unwrap_or(finished.at + MAX_LAG),
+        })
+    }
+
+    /// When all lines of a finished execution are shown, as far as is known.
+    fn all_shown_at(&self, finished: Finished) -> Timestamp {
+        finished.at + self.shared.lag.bound().unwrap_or(MAX_LAG)
+    }
+
     fn created_at(&self) -> Option<Timestamp> {
         let snapshot = self.shared.snapshot.borrow();
         snapshot.execution.as_ref()?.created_at
     }
 
     async fn read_once(&self, pace: &mut Pace, finished: Option<Finished>) {
-        let began = Instant::now();
+        let (began, began_at) = (Instant::now(), Timestamp::now());
+        if !self.earlier_reports_known(pace).await {
+            return;
+        }
         let Some(page) = self.next_page() else {
             return;
         };
@@ -164,6 +193,7 @@ impl Follower {
             source == Source::Tail && (finished.is_some() || pace.succeeded.is_none());
         let query = Query {
             execution: &self.shared.name,
+            only: Only::All,
             since: page.since,
             page_token: page.token.as_deref(),
             size: page.size,
@@ -189,9 +219,20 @@ impl Follower {
         match outcome {
             Some(Ok(page)) => {
                 pace.record_success(source, began);
-                lines.add(source, page);
+                let added = lines.add(source, page);
                 self.drop_lines_on_shortage(lines);
-                if finished.is_some() && source == Source::Tail && !lines.tail_has_more() {
+                self.publish_reports(added.reports);
+                if source == Source::Backfill {
+                    return;
+                }
+                if let Some(new) = added.lines {
+                    let lag = &self.shared.lag;
+                    lag.record(new, pace.complete_read, Timestamp::now());
+                }
+                pace.complete_read = (!lines.tail_has_more()).then_some(began_at);
+                let is_last = |finished| began_at >= self.all_shown_at(finished);
+                if !lines.tail_has_more() && finished.is_some_and(is_last) {
+                    self.publish_end(true);
                     lines.complete();
                 }
             }
@@ -199,11 +240,97 @@ impl Follower {
                 self.log_failure(pace, &error);
                 pace.record_failure();
                 if finished.is_some() && will_fail_again(&error) {
+                    self.publish_end(false);
                     lines.give_up();
                 }
             }
-            None => lines.give_up(),
+            None => {
+                self.publish_end(false);
+                lines.give_up();
+            }
         }
+    }
+
+    /// Reads what the job reported before the tail began, which is in no line that is read here. False if that has failed.
+    async fn earlier_reports_known(&self, pace: &mut Pace) -> bool {
+        let begins_midway = lock(&self.shared.lines)
+            .as_ref()
+            .is_some_and(LogBuffer::begins_midway);
+        if !begins_midway || pace.earlier_reports_known {
+            return true;
+        }
+        let query = Query {
+            execution: &self.shared.name,
+            only: Only::Reports,
+            since: None,
+            page_token: None,
+            size: PageSize::default(),
+            caller: self.shared.caller,
+            priority: Priority::FirstOrLast,
+        };
+        // Once is enough: a client that comes back must not wait for its lines because of them.
+        pace.earlier_reports_known = true;
+        match timeout(PATIENCE, self.logging.lines(&query)).await {
+            Ok(Ok(page)) => {
+                let reports = page.entries.into_iter();
+                let reports = reports.filter_map(|entry| Some((entry.position, entry.report?)));
+                self.publish_reports(reports.collect());
+            }
+            Ok(Err(error)) => self.log_failure(pace, &error),
+            Err(_) => {}
+        }
+        true
+    }
+
+    /// Hands what the job reported to the watchers.
+    fn publish_reports(&self, new: Vec<(Position, Report)>) {
+        let mut reports = lock(&self.shared.reports);
+        let mut changed = false;
+        for (position, report) in new {
+            changed |= reports.add(&self.shared.name, &position, report);
+        }
+        if !changed {
+            return;
+        }
+        self.shared.snapshot.send_if_modified(|snapshot| {
+            let Some(known) = &snapshot.execution else {
+                return false;
+            };
+            let progress = reports.progress(known.tasks.total);
+            if known.progress == progress {
+                return false;
+            }
+            snapshot.progress_json = json(&progress);
+            snapshot.progress_revision += 1;
+            let execution = Execution {
+                progress,
+                ..(**known).clone()
+            };
+            snapshot.json = json(&execution);
+            snapshot.execution = Some(Arc::new(execution));
+            true
+        });
+    }
+
+    /// Makes the event `end`, for watchers that have all the lines that there are.
+    fn publish_end(&self, lines_complete: bool) {
+        let results = lock(&self.shared.reports).results();
+        self.shared.snapshot.send_if_modified(|snapshot| {
+            let Some(execution) = &snapshot.execution else {
+                return false;
+            };
+            let end = End {
+                execution,
+                results: &results,
+                lines_complete,
+            };
+            snapshot.end_json = Some(json(&end));
+            snapshot.end_comment = (!lines_complete).then(|| {
+                let log_uri = execution.log_uri.as_deref().unwrap_or_default();
+                format!("lines may be missing\nall lines are at {log_uri}").into()
+            });
+            true
+        });
     }
 
     fn next_page(&self) -> Option<NextPage> {
@@ -236,6 +363,9 @@ impl Follower {
             .as_ref()
             .is_some_and(|lines| is_brief(pace, lines, source, finished));
         match source {
+            _ if brief && pace.has_read_since(finished.at) => {
+                self.last_read_due(pace, finished) + LATER_PATIENCE
+            }
             _ if brief => finished.seen + PATIENCE,
             Source::Tail => {
                 pace.succeeded.unwrap_or(finished.seen).max(finished.seen) + LONG_PATIENCE
@@ -255,6 +385,25 @@ impl Follower {
         if pace.failures == 0 {
             tracing::warn!(execution = &self.shared.name[..], cause = %error, "log lines could not be read and will be read again");
         }
+    }
+}
+
+fn json(value: &impl Serialize) -> Arc<str> {
+    serde_json::to_string(value).unwrap_or_default().into()
+}
+
+/// When the execution finished. A clock that is ahead of ours says now.
+fn finished_at(execution: &Execution) -> Timestamp {
+    let now = Timestamp::now();
+    execution.completed_at.map_or(now, |at| at.min(now))
+}
+
+/// The time by the other clock.
+fn instant(time: Timestamp) -> Instant {
+    let now = Instant::now();
+    match Duration::try_from(time.duration_since(Timestamp::now())) {
+        Ok(to_come) => now + to_come,
+        Err(_) => now.checked_sub(elapsed_since(Some(time))).unwrap_or(now),
     }
 }
 

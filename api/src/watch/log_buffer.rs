@@ -12,8 +12,9 @@ use std::collections::{BTreeSet, VecDeque};
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Event, RenderEvent};
-use crate::gcp::cloud_logging::{Entry, Page, PageSize, Position};
+use super::lag::NewLines;
+use super::{Event, EventKind, RenderEvent};
+use crate::gcp::cloud_logging::{Entry, Page, PageSize, Position, Report};
 use crate::gcp::page_memory::Held;
 
 /// How late a line may become visible, after a younger one, and still be delivered.
@@ -77,6 +78,29 @@ pub enum Source {
     Backfill,
 }
 
+/// What was new in a page.
+#[derive(Default)]
+pub struct Added {
+    /// The times of the lines; none if there was no new line.
+    pub lines: Option<NewLines>,
+    /// What the job reported in them.
+    pub reports: Vec<(Position, Report)>,
+}
+
+impl Added {
+    fn record(&mut self, position: &Position, report: Option<Report>) {
+        let time = position.time;
+        let lines = self.lines.get_or_insert(NewLines {
+            oldest: time,
+            youngest: time,
+        });
+        lines.oldest = lines.oldest.min(time);
+        lines.youngest = lines.youngest.max(time);
+        self.reports
+            .extend(report.map(|report| (position.clone(), report)));
+    }
+}
+
 /// Which page to read.
 pub struct NextPage {
     /// For whom it is.
@@ -93,6 +117,7 @@ pub struct NextPage {
 pub struct LogBuffer {
     execution: String,
     render: RenderEvent,
+    begins_midway: bool,
     tail: Segment,
     backfill: Segment,
     tail_wanted: bool,
@@ -116,6 +141,7 @@ impl LogBuffer {
         Self {
             execution: execution.to_owned(),
             render,
+            begins_midway: start.is_some(),
             tail: Segment::new(start),
             backfill: Segment::new(None),
             tail_wanted: false,
@@ -233,8 +259,8 @@ impl LogBuffer {
         }
     }
 
-    /// Adds a page that was read.
-    pub fn add(&mut self, source: Source, page: Page) {
+    /// Adds a page that was read; returns what is new in it.
+    pub fn add(&mut self, source: Source, page: Page) -> Added {
         match source {
             Source::Tail => self.tail_wanted = false,
             Source::Backfill => self.backfill_wanted = None,
@@ -242,7 +268,8 @@ impl LogBuffer {
         self.backfill_is_next = source == Source::Tail;
         let (execution, render) = (self.execution.clone(), self.render);
         self.page_size = page.size;
-        self.segment(source)
+        let added = self
+            .segment(source)
             .add(&execution, render, page.entries, page.next);
         self.hold(Some(page.held));
         if source == Source::Backfill
@@ -252,6 +279,12 @@ impl LogBuffer {
             // Lines that were visible once are not any more: Cloud Logging keeps them for a limited time.
             self.backfill.end = self.tail.start.clone();
         }
+        added
+    }
+
+    /// Whether its tail began in the middle of the log, so that earlier reports are not in it.
+    pub fn begins_midway(&self) -> bool {
+        self.begins_midway
     }
 
     /// Keeps the account of what the lines take, in the first page's.
@@ -378,24 +411,32 @@ impl Segment {
         render: RenderEvent,
         entries: Vec<Entry>,
         next_token: Option<String>,
-    ) {
+    ) -> Added {
+        let mut added = Added::default();
         // Before the page is added, so that nobody loses a line of it.
         self.drop_lines(MAX_KEPT_BYTES);
-        for Entry { position, line } in entries {
+        for Entry {
+            position,
+            line,
+            report,
+        } in entries
+        {
             let is_known = Some(&position) <= self.dedup_floor.as_ref()
                 || !self.dedup_window.insert(position.clone());
             if is_known {
                 continue;
             }
+            added.record(&position, report);
             let cursor = self
                 .end
                 .take()
                 .map_or(position.clone(), |end| end.max(position.clone()));
             self.end = Some(cursor.clone());
             let event = render(&Event {
-                kind: "log",
+                kind: EventKind::Log,
                 execution,
                 cursor: Some(&cursor),
+                comment: None,
                 data: &serde_json::to_string(&line).unwrap_or_default(),
             });
             self.bytes += event.len() + LINE_OVERHEAD;
@@ -408,6 +449,7 @@ impl Segment {
         self.shrink_dedup_window();
         self.has_more = next_token.is_some();
         self.next_token = next_token;
+        added
     }
 
     /// Drops the oldest lines until the others take so many bytes at most.
@@ -479,7 +521,11 @@ mod tests {
             task: None,
             text: position.insert_id.to_string(),
         };
-        Entry { position, line }
+        Entry {
+            position,
+            line,
+            report: None,
+        }
     }
 
     /// Reads what is wanted, once.

@@ -26,6 +26,10 @@ pub struct Pace {
     pub began: Instant,
     /// When the last successful read of the tail began.
     pub tail_read: Instant,
+    /// When the last read of the tail began, if that showed all lines that were visible.
+    pub complete_read: Option<Timestamp>,
+    /// What the job reported before the tail began was read, if it had to be.
+    pub earlier_reports_known: bool,
     /// When the last read succeeded.
     pub succeeded: Option<Instant>,
     /// When the last read failed, if none has succeeded since.
@@ -42,6 +46,8 @@ impl Default for Pace {
         Self {
             began: now,
             tail_read: now,
+            complete_read: None,
+            earlier_reports_known: false,
             succeeded: None,
             failed: None,
             failures: 0,
@@ -57,6 +63,11 @@ impl Pace {
         if source == Source::Tail {
             self.tail_read = began;
         }
+    }
+
+    /// Whether all lines that were visible at some time after this one were read.
+    pub fn has_read_since(&self, time: Timestamp) -> bool {
+        self.complete_read.is_some_and(|read| read >= time)
     }
 
     /// Records a failed read.

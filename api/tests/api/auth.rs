@@ -22,8 +22,13 @@ const AUDIENCE: &str = "https://svc.example";
 
 /// A service that believes the issuer's tokens as it would Google's, and an issuer.
 pub async fn spawn(grants: Value) -> (TestApp, Issuer) {
+    spawn_with(grants, instant_job()).await
+}
+
+/// The same with a job that does something.
+pub async fn spawn_with(grants: Value, job: Job) -> (TestApp, Issuer) {
     let issuer = Issuer::start().await;
-    let app = TestApp::with(instant_job(), |config| jwt(config, &issuer, grants)).await;
+    let app = TestApp::with(job, |config| jwt(config, &issuer, grants)).await;
     (app, issuer)
 }
 
@@ -59,7 +64,7 @@ pub fn token(subject: &str) -> String {
 }
 
 /// The claims `u1` would have, with one of them changed; null takes it away.
-fn changed(name: &str, value: Value) -> String {
+pub fn changed(name: &str, value: Value) -> String {
     let mut claims = claims("u1");
     set(&mut claims, name, value);
     Key::k1().token(&header(), &claims)

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use api::http::problem::Kind;
-use emulator::{Emulator, Settings};
+use emulator::{Emulator, Job, Settings};
 use serde_json::{Value, json};
 
-use crate::helpers::{TestApp, instant_job, json, link, problem};
+use crate::helpers::{JOB, TestApp, instant_job, json, link, problem};
 
 async fn document(app: &TestApp) -> Value {
     json(app.get("/openapi.json")).await
@@ -25,8 +25,10 @@ fn operations(document: &Value) -> impl Iterator<Item = (&String, &String, &Valu
 
 #[tokio::test]
 async fn every_documented_operation_is_routed_with_that_method_and_no_other() {
-    let app = TestApp::with(instant_job(), |_| {}).await;
+    let reports = r#"echo '{"processResult":"done"}'"#;
+    let app = TestApp::with(Job::new(JOB, ["sh", "-c", reports]), |_| {}).await;
     let execution = app.start("acme").await;
+    app.until(&execution, "succeeded").await;
     let name = execution["name"].as_str().unwrap();
     let document = document(&app).await;
     let paths = document["paths"].as_object().unwrap();

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use api::App;
+use api::http::page_token;
 use emulator::{Emulator, Fault, Job, Operation, Rule};
 use futures_util::future::join_all;
 use reqwest::Response;
@@ -12,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::auth;
 use crate::helpers::{
     JOB, PATIENCE, TestApp, config, eventually, instant_job, link, problem, real_job,
 };
@@ -20,48 +22,55 @@ use crate::helpers::{
 const END: Duration = Duration::from_secs(2);
 
 /// A stream of server-sent events, read as a browser reads it.
-struct Events {
+pub struct Events {
     response: Response,
     buffer: String,
     /// What a client that comes back sends as `Last-Event-ID`.
-    last_id: Option<String>,
+    pub last_id: Option<String>,
+    comments: Vec<String>,
 }
 
 #[derive(Debug)]
-struct Event {
-    kind: String,
-    data: Value,
+pub struct Event {
+    pub kind: String,
+    pub data: Value,
 }
 
 impl Events {
-    async fn open(app: &TestApp, execution: &Value) -> Self {
+    pub async fn open(app: &TestApp, execution: &Value) -> Self {
         Self::of(app.get(link(execution, "events")).send().await.unwrap())
     }
 
-    async fn resume(url: &str, execution: &Value, id: &str) -> Self {
+    pub async fn resume(url: &str, execution: &Value, id: &str) -> Self {
         let http = api::gcp::http_client::HttpClients::new().unwrap().reqwest;
         let request = http.get(format!("{url}{}", link(execution, "events")));
         Self::of(request.header("last-event-id", id).send().await.unwrap())
     }
 
-    fn of(response: Response) -> Self {
+    pub fn of(response: Response) -> Self {
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        assert_eq!(response.headers()["cache-control"], "no-store");
+        assert_eq!(
+            response.headers()["cache-control"],
+            "no-store, no-transform"
+        );
         Self {
             response,
             buffer: String::new(),
             last_id: None,
+            comments: Vec::new(),
         }
     }
 
     /// The next event; none when the stream has ended well. Comments are passed over.
-    async fn next(&mut self) -> Option<Event> {
+    pub async fn next(&mut self) -> Option<Event> {
         loop {
             let block = timeout(PATIENCE, self.block())
                 .await
                 .expect("an event in time")?;
             let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
+            let comments = block.lines().filter_map(|line| line.strip_prefix(": "));
+            self.comments.extend(comments.map(str::to_owned));
             if let Some(id) = field("id: ") {
                 self.last_id = Some(id.to_owned());
             }
@@ -87,7 +96,7 @@ impl Events {
     }
 
     /// Everything to the end of the stream.
-    async fn rest(&mut self) -> Vec<Event> {
+    pub async fn rest(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         while let Some(event) = self.next().await {
             events.push(event);
@@ -96,7 +105,7 @@ impl Events {
     }
 
     /// The texts of the lines to come, until one contains `text`.
-    async fn lines_until(&mut self, text: &str) -> Vec<String> {
+    pub async fn lines_until(&mut self, text: &str) -> Vec<String> {
         let mut lines = Vec::new();
         while !lines
             .last()
@@ -113,7 +122,7 @@ fn text_of(event: &Event) -> String {
     event.data["text"].as_str().unwrap().to_owned()
 }
 
-fn texts(events: &[Event]) -> Vec<String> {
+pub fn texts(events: &[Event]) -> Vec<String> {
     let lines = events.iter().filter(|event| event.kind == "log");
     lines.map(text_of).collect()
 }
@@ -129,7 +138,7 @@ fn states(events: &[Event]) -> Vec<&str> {
 }
 
 /// Checks that a stream was whole: states that only go forward, no line twice, one end, at the end.
-fn check(events: &[Event], state: &str) {
+pub fn check(events: &[Event], state: &str) {
     let order = ["pending", "running", state];
     let ranks: Vec<_> = states(events)
         .iter()
@@ -302,10 +311,19 @@ async fn lines_that_cannot_be_read_hold_up_no_end() {
             let (app, execution) = working(1).await;
             let failing = Rule::new(Operation::Logs, fault.clone());
             app.emulator.faults().add(failing);
-            let events = Events::open(&app, &execution).await.rest().await;
+            let mut stream = Events::open(&app, &execution).await;
+            let events = stream.rest().await;
             check_in_time(&events.last().unwrap().data);
             check(&events, "succeeded");
             assert!(texts(&events).is_empty());
+            let end = &events.last().unwrap().data;
+            assert_eq!(end["linesComplete"], false, "{fault:?}");
+            let log_uri = end["logUri"].as_str().unwrap();
+            let expected = [
+                "lines may be missing",
+                &format!("all lines are at {log_uri}"),
+            ];
+            assert_eq!(stream.comments, expected, "{fault:?}");
         }),
     )
     .await;
@@ -423,14 +441,15 @@ async fn ids_from_anywhere_in_a_stream_go_on_there() {
     let (app, execution) = printing(1500, 0, 60_000).await;
     app.until(&execution, "succeeded").await;
     let mut stream = Events::open(&app, &execution).await;
-    let mut ids = Vec::new();
+    let (mut ids, mut end) = (Vec::new(), None);
     while let Some(event) = stream.next().await {
         ids.extend((event.kind == "log").then(|| stream.last_id.clone().unwrap()));
+        end = stream.last_id.clone();
     }
     for at in [1, 2, 999, 1000, 1001, 1499, 1500] {
         let mut stream = Events::resume(&app.url, &execution, &ids[at - 1]).await;
         assert_eq!(texts(&stream.rest().await), numbered(1500)[at..], "{at}");
-        assert_eq!(stream.last_id.as_ref(), ids.last());
+        assert_eq!(stream.last_id, end);
     }
 }
 
@@ -594,6 +613,10 @@ async fn bad_input_never_reaches_the_upstream() {
         problem(app.get(&path).send().await.unwrap(), "malformed-request").await;
     }
     let good = stream.last_id.unwrap();
+    let long_ago = page_token::encode(
+        &format!("events/{}", execution["name"].as_str().unwrap()),
+        &(("-009999-06-01T00:00:00Z", "x"), false),
+    );
     let flipped = format!(
         "{}{}",
         if good.starts_with('0') { '1' } else { '0' },
@@ -601,7 +624,6 @@ async fn bad_input_never_reaches_the_upstream() {
     );
     let long = "0".repeat(10_000);
     for id in [
-        "",
         "1",
         "garbage",
         "00",
@@ -609,6 +631,7 @@ async fn bad_input_never_reaches_the_upstream() {
         &flipped,
         &good[2..],
         &long,
+        &long_ago,
     ] {
         let request = app.get(link(&execution, "events"));
         let request = request.header("last-event-id", id.as_bytes());
@@ -684,4 +707,126 @@ async fn a_client_that_leaves_while_it_waits_is_forgotten() {
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert_eq!(app.calls(Operation::Any), calls, "{path}");
     }
+}
+
+#[tokio::test]
+async fn the_end_comes_after_the_last_lines_however_late_they_are_shown() {
+    join_all([0, 1, 3, 8].map(async |lag: u64| {
+        let app = TestApp::with(real_job(), |config| {
+            let env = &mut config.overrides.env;
+            env.insert("SLEEP_SECONDS".to_owned(), "4".into());
+            env.insert("FAIL_WITH".to_owned(), "3".into());
+        })
+        .await;
+        let late = Fault::Invisible { ms: lag * 1000 };
+        app.emulator.faults().add(Rule::new(Operation::Logs, late));
+        let execution = app.start("acme").await;
+        let mut stream = Events::open(&app, &execution).await;
+        let events = stream.rest().await;
+        let end = &events.last().unwrap().data;
+        let ended: jiff::Timestamp = end["completedAt"].as_str().unwrap().parse().unwrap();
+        let after: Duration = jiff::Timestamp::now()
+            .duration_since(ended)
+            .try_into()
+            .unwrap();
+        check(&events, "failed");
+        app.emulator.faults().clear();
+        assert_eq!(texts(&events), app.lines(&execution).await, "{lag} s late");
+        assert_eq!(end["linesComplete"], true, "{lag} s late");
+        assert!(stream.comments.is_empty(), "{lag} s late");
+        let most = Duration::from_secs(lag) + END + Duration::from_secs(1) + delayed();
+        assert!(
+            after < most,
+            "{lag} s late: the end came {after:?} after it"
+        );
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_has_had_the_end_is_told_that_there_is_nothing_more() {
+    let (app, execution) = printing(3, 0, 50).await;
+    app.until(&execution, "succeeded").await;
+    let mut stream = Events::open(&app, &execution).await;
+    stream.rest().await;
+    let id = stream.last_id.unwrap();
+    let events = link(&execution, "events");
+    let logs = app.calls(Operation::Logs);
+    for request in [
+        app.get(events).header("last-event-id", &id),
+        app.get(&format!("{events}?lastEventId={id}")),
+    ] {
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 204);
+        assert_eq!(response.text().await.unwrap(), "");
+    }
+    assert_eq!(app.calls(Operation::Logs), logs);
+    let elsewhere = events.replace("acme", "globex");
+    let request = app.get(&elsewhere).header("last-event-id", &id);
+    problem(request.send().await.unwrap(), "execution-not-found").await;
+}
+
+#[tokio::test]
+async fn the_last_id_may_be_in_the_query_and_an_empty_one_is_none() {
+    let (app, execution) = printing(5, 0, 60_000).await;
+    app.until(&execution, "succeeded").await;
+    let events = link(&execution, "events");
+    let mut stream = Events::open(&app, &execution).await;
+    stream.next().await.unwrap();
+    let first = stream.last_id.clone().unwrap();
+    stream.next().await.unwrap();
+    let second = stream.last_id.clone().unwrap();
+    let lines = async |request: reqwest::RequestBuilder| {
+        texts(&Events::of(request.send().await.unwrap()).rest().await)
+    };
+    let query = |id: &str| app.get(&format!("{events}?lastEventId={id}"));
+    assert_eq!(lines(query("")).await, numbered(5));
+    assert_eq!(
+        lines(app.get(events).header("last-event-id", "")).await,
+        numbered(5)
+    );
+    assert_eq!(
+        lines(query(&first)).await,
+        numbered(5),
+        "before the first line"
+    );
+    assert_eq!(lines(query(&second)).await, numbered(5)[1..]);
+    let both = query(&first).header("last-event-id", &second);
+    assert_eq!(lines(both).await, numbered(5)[1..], "the header goes first");
+    let bad = query("garbage").send().await.unwrap();
+    problem(bad, "malformed-request").await;
+}
+
+#[tokio::test]
+async fn a_stream_says_in_its_first_event_when_to_come_back() {
+    let (app, execution) = printing(1, 0, 50).await;
+    let response = app.get(link(&execution, "events")).send().await.unwrap();
+    let text = response.text().await.unwrap();
+    assert!(text.starts_with("retry: 1000\nid: "), "{text}");
+    assert!(text.contains("\nevent: execution\ndata: {"), "{text}");
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_token_of_its_reader() {
+    let app_and_issuer = auth::spawn_with(
+        auth::all_to_u1(),
+        Job::new(JOB, ["sh", "-c", "exec sleep 60"]),
+    );
+    let (app, _issuer) = app_and_issuer.await;
+    let start = app
+        .post("/scopes/acme/process")
+        .bearer_auth(auth::token("u1"));
+    let execution = crate::helpers::json(start).await;
+    let token = auth::changed("exp", (crate::issuer::now() + 3).into());
+    let request = app.get(link(&execution, "events")).bearer_auth(&token);
+    let mut stream = Events::of(request.send().await.unwrap());
+    let began = Instant::now();
+    let events = stream.rest().await;
+    assert!(events.iter().all(|event| event.kind != "end"));
+    assert_eq!(stream.comments, ["to be continued"]);
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
 }

@@ -191,7 +191,10 @@ async fn bad_pages_never_reach_the_upstream() {
 async fn an_unknown_field_of_a_query_is_answered_with_those_that_are_known() {
     let (app, execution) = printing(1, 1).await;
     let list = "/scopes/acme/executions";
-    for (path, fields) in [(link(&execution, "logs"), "page"), (list, "limit, page")] {
+    for (path, fields) in [
+        (link(&execution, "logs"), "page"),
+        (list, "limit, page, process, state"),
+    ] {
         let asked = app.get(&format!("{path}?cursor=a")).send().await.unwrap();
         let told = problem(asked, "malformed-request").await;
         let detail = told["detail"].as_str().unwrap();

@@ -22,6 +22,7 @@ mod named_processes;
 mod observability;
 mod process;
 mod program;
+mod reports;
 mod repository;
 mod scope_tokens;
 mod secrets;

@@ -2,25 +2,27 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use jiff::Timestamp;
-use tokio::time::timeout;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tokio::time::{sleep_until, timeout};
 
 use crate::App;
 use crate::gcp::cloud_logging::Position;
 use crate::http::authorize::{Authorized, Read};
-use crate::http::extract::{ExecutionName, Fields, NoFields};
+use crate::http::extract::{ExecutionName, Fields};
 use crate::http::page_token;
 use crate::http::problem::{Kind, Problem};
-use crate::watch::{Event, LogCursor, Update, Watcher};
+use crate::watch::{Event, EventKind, LogCursor, Update, Watcher};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Keeps nginx, and what is made like it, from holding events back.
@@ -28,20 +30,35 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 /// How long a stream says nothing. Proxies commonly close what is silent for a minute, some for thirty seconds.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// How a stream begins: a client that loses it comes back after a second, not after a browser's three or five.
-const BEGINNING: Bytes = Bytes::from_static(b"retry: 1000\n\n");
+/// How a stream begins, as part of its first event: a client that loses it comes back after a second, not after a browser's
+/// three or five.
+const RETRY: &str = "retry: 1000\n";
 const HEARTBEAT_COMMENT: Bytes = Bytes::from_static(b":\n\n");
 /// What a stream says before it ends without the execution's end.
 const COME_BACK: Bytes = Bytes::from_static(b": to be continued\n\n");
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Query {
+    /// The same as the header Last-Event-ID, for clients that cannot send that; the header goes first.
+    last_event_id: Option<String>,
+}
 
 pub async fn stream(
     State(app): State<Arc<App>>,
     granted: Authorized<Read>,
     ExecutionName(name): ExecutionName,
-    _: Fields<NoFields>,
+    Fields(query): Fields<Query>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let cursor = cursor(&headers, &name)?;
+    let cursor = match last_event(&headers, &query, &name)? {
+        LastEvent::End => {
+            // Browsers come back until they are told that there is nothing more.
+            app.execution(&granted, &name).await?;
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+        LastEvent::Other(cursor) => cursor,
+    };
     let watcher = tokio::select! {
         watcher = app.watches.watch(&granted.scope, &name, cursor, granted.caller_id) => watcher?,
         () = app.drains() => return Err(Kind::Draining.into()),
@@ -52,7 +69,8 @@ pub async fn stream(
     let stream = Stream {
         app,
         watcher,
-        begun: false,
+        expires_at: granted.caller.expires_at,
+        began: false,
     };
     let events = unfold(Some(stream), |stream| async {
         let (bytes, stream) = stream?.next().await?;
@@ -60,7 +78,11 @@ pub async fn stream(
     });
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        // A proxy that compressed events would hold them back until it had enough.
+        (
+            CACHE_CONTROL,
+            HeaderValue::from_static("no-store, no-transform"),
+        ),
         (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
     ];
     Ok((headers, Body::from_stream(events)).into_response())
@@ -68,74 +90,117 @@ pub async fn stream(
 
 /// An event as a server sends it. JSON has no line breaks, so that one `data` field holds it.
 pub fn render(event: &Event<'_>) -> Bytes {
-    let Event { kind, data, .. } = event;
-    match event.cursor {
-        None => format!("event: {kind}\ndata: {data}\n\n").into(),
-        Some(position) => {
-            let id = event_id(event.execution, position);
-            format!("id: {id}\nevent: {kind}\ndata: {data}\n\n").into()
-        }
+    let kind = match event.kind {
+        EventKind::Execution => "execution",
+        EventKind::Progress => "progress",
+        EventKind::Log => "log",
+        EventKind::End => "end",
+    };
+    let comment = match event.comment {
+        None => String::new(),
+        Some(text) => format!(": {}\n\n", text.replace('\n', "\n: ")),
+    };
+    let id = event_id(event.execution, event.cursor, event.kind == EventKind::End);
+    format!("{comment}id: {id}\nevent: {kind}\ndata: {}\n\n", event.data).into()
+}
+
+/// What a client saw last.
+enum LastEvent {
+    /// The last event of all.
+    End,
+    /// Another one, after which it goes on; none if it comes for the first time.
+    Other(LogCursor),
+}
+
+/// What the id of an event says: where its client goes on, and whether it was the last.
+type EventId = (Option<(Timestamp, String)>, bool);
+
+/// The id of an event.
+fn event_id(execution: &str, cursor: Option<&Position>, is_end: bool) -> String {
+    let position = cursor.map(|position| (position.time, position.insert_id.to_string()));
+    let id: EventId = (position, is_end);
+    page_token::encode(&list(execution), &id)
+}
+
+/// What [`event_id`] wrote for the same execution.
+fn parse_id(execution: &str, id: &str) -> Option<LastEvent> {
+    let (position, is_end): EventId = page_token::decode(&list(execution), id)?;
+    if is_end {
+        return Some(LastEvent::End);
     }
-}
-
-/// The id of an event: where its client goes on.
-fn event_id(execution: &str, position: &Position) -> String {
-    let fields = (position.time, &*position.insert_id);
-    page_token::encode(&list(execution), &fields)
-}
-
-/// The position that [`event_id`] wrote for the same execution.
-fn position(execution: &str, id: &str) -> Option<Position> {
-    let (time, insert_id): (Timestamp, String) = page_token::decode(&list(execution), id)?;
-    Some(Position {
-        // A job can print a time of its own choosing, and anybody can write an id; watchers share where they read.
+    let Some((time, insert_id)) = position else {
+        return Some(LastEvent::Other(None));
+    };
+    // Anybody can write an id, and watchers share where they read: Google takes no time before the year 1.
+    if time < Timestamp::UNIX_EPOCH {
+        return None;
+    }
+    Some(LastEvent::Other(Some(Position {
+        // A job can print a time of its own choosing.
         time: time.min(Timestamp::now()),
         insert_id: insert_id.into(),
-    })
+    })))
 }
 
 fn list(execution: &str) -> String {
     format!("events/{execution}")
 }
 
-/// The position at which the client's earlier stream of this execution ended.
-fn cursor(headers: &HeaderMap, name: &str) -> Result<LogCursor, Problem> {
-    let mut given = headers.get_all(LAST_EVENT_ID).iter();
-    let cursor = match (given.next(), given.next()) {
-        (None, _) => return Ok(None),
-        (Some(id), None) => id.to_str().ok().and_then(|id| position(name, id)),
-        (Some(_), Some(_)) => None,
-    };
+/// The last event of the client's earlier stream of this execution. An empty id is none, as in a browser.
+fn last_event(headers: &HeaderMap, query: &Query, name: &str) -> Result<LastEvent, Problem> {
     let refused = || {
         let detail = "Last-Event-ID must be the id of an event of this very execution.";
         Problem::new(Kind::MalformedRequest, detail)
     };
-    cursor.map(Some).ok_or_else(refused)
+    let mut in_header = headers.get_all(LAST_EVENT_ID).iter();
+    let id = match (in_header.next(), in_header.next()) {
+        (None, _) => query.last_event_id.as_deref(),
+        (Some(id), None) => Some(id.to_str().map_err(|_| refused())?),
+        (Some(_), Some(_)) => return Err(refused()),
+    };
+    match id {
+        None | Some("") => Ok(LastEvent::Other(None)),
+        Some(id) => parse_id(name, id).ok_or_else(refused),
+    }
 }
 
 struct Stream {
     app: Arc<App>,
     watcher: Watcher,
-    begun: bool,
+    /// When the caller's token ends, and with it the stream: the client comes back with another one.
+    expires_at: Option<Instant>,
+    began: bool,
 }
 
 impl Stream {
     /// The next bytes, and what is left of the stream after them.
     async fn next(mut self) -> Option<(Bytes, Option<Self>)> {
-        if !self.begun {
-            self.begun = true;
-            return Some((BEGINNING, Some(self)));
-        }
         let update = tokio::select! {
-            update = timeout(HEARTBEAT, self.watcher.next()) => update,
+            biased;
+            () = expires(self.expires_at) => return Some((COME_BACK, None)),
             () = self.app.drains() => return Some((COME_BACK, None)),
+            update = timeout(HEARTBEAT, self.watcher.next()) => update,
         };
-        Some(match update {
-            Ok(Some(Update::Event(event))) => (event, Some(self)),
-            Ok(Some(Update::End(event))) => (event, None),
-            Ok(Some(Update::LinesLost) | None) => (COME_BACK, None),
-            Err(_) => (HEARTBEAT_COMMENT, Some(self)),
-        })
+        let (bytes, goes_on) = match update {
+            Ok(Some(Update::Event(event))) => (event, true),
+            Ok(Some(Update::End(event))) => (event, false),
+            Ok(Some(Update::LinesLost) | None) => (COME_BACK, false),
+            Err(_) => (HEARTBEAT_COMMENT, true),
+        };
+        let bytes = if self.began {
+            bytes
+        } else {
+            self.began = true;
+            [RETRY.as_bytes(), &bytes].concat().into()
+        };
+        Some((bytes, goes_on.then_some(self)))
+    }
+}
+
+async fn expires(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -148,21 +213,46 @@ mod tests {
         Position { time, insert_id }
     }
 
+    fn position(execution: &str, id: &str) -> LogCursor {
+        match parse_id(execution, id)? {
+            LastEvent::Other(cursor) => cursor,
+            LastEvent::End => None,
+        }
+    }
+
     #[test]
     fn an_id_is_the_position_that_it_was_made_of_for_its_execution_alone() {
         let time = Timestamp::from_millisecond(1_767_225_600_123).unwrap();
         let made_of = at(time, "6954\u{e9}\n");
-        let id = event_id("job-1", &made_of);
+        let id = event_id("job-1", Some(&made_of), false);
         assert!(id.bytes().all(|c| c.is_ascii_hexdigit()));
         assert_eq!(position("job-1", &id), Some(made_of));
-        assert_eq!(position("job-2", &id), None);
+        assert!(parse_id("job-2", &id).is_none());
+        let end = event_id("job-1", None, true);
+        assert!(matches!(parse_id("job-1", &end), Some(LastEvent::End)));
     }
 
     #[test]
-    fn no_position_is_in_the_future() {
+    fn no_position_is_in_the_future_or_before_1970() {
         let now = Timestamp::now();
         let time = now + jiff::SignedDuration::from_hours(1);
-        let position = position("e", &event_id("e", &at(time, "x"))).unwrap();
+        let position = position("e", &event_id("e", Some(&at(time, "x")), false)).unwrap();
         assert!(position.time >= now && position.time < time);
+        let past: Timestamp = "-009999-06-01T00:00:00Z".parse().unwrap();
+        assert!(parse_id("e", &event_id("e", Some(&at(past, "x")), false)).is_none());
+    }
+
+    #[test]
+    fn a_comment_comes_before_its_event_and_each_of_its_lines_is_one() {
+        let event = Event {
+            kind: EventKind::End,
+            execution: "e",
+            cursor: None,
+            comment: Some("lines may be missing\nthey are elsewhere"),
+            data: "{}",
+        };
+        let text = String::from_utf8(render(&event).to_vec()).unwrap();
+        let begins = ": lines may be missing\n: they are elsewhere\n\nid: ";
+        assert!(text.starts_with(begins), "{text}");
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use crate::App;
+use crate::caller_id::CallerId;
 use crate::execution::{self, Execution};
 use crate::http::authorize::{Authorized, Read};
 use crate::http::extract::{ExecutionName, Fields};
@@ -19,7 +20,7 @@ use crate::http::json::json;
 use crate::http::page_token::{self, Page};
 use crate::http::problem::{Kind, Problem};
 use crate::http::request_log::execution_response;
-use crate::scope::ProcessName;
+use crate::scope::{ProcessName, Scope};
 
 /// Executions per answer if the caller names no number, and the most that may be asked for.
 const DEFAULT_LIMIT: usize = 20;
@@ -31,7 +32,7 @@ const NEXT_PAGES: usize = 500;
 /// Pages of the job's executions looked through for one answer; a scope that ran long ago gets a `nextPage` sooner.
 const MAX_PAGES: usize = 10;
 /// The longest an answer is held back: proxies commonly give up on one a little later.
-const MAX_WAIT_SECONDS: u64 = 60;
+pub const MAX_WAIT_SECONDS: u64 = 60;
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -87,7 +88,10 @@ pub async fn list(
         .as_ref()
         .map_or_else(|| Ok(Page::default()), |page| Page::decode(&list, page))?;
     let wanted = |execution: &Execution| granted.covers(execution) && query.wants(execution);
-    let (executions, next) = collect(&app, wanted, page, limit).await?;
+    let (mut executions, next) = collect(&app, wanted, page, limit).await?;
+    for execution in &mut executions {
+        execution.progress = app.watches.progress(&execution.name);
+    }
     let executions = Executions {
         executions,
         next_page: next.map(|page| page.encode(&list)),
@@ -158,9 +162,47 @@ fn is_after(page: &Page, execution: &Execution) -> bool {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wait {
-    /// Seconds to hold the answer back until the execution has ended; none to answer at once.
+    /// Seconds to hold the answer back until the execution has finished; absent: answer at once.
     #[schemars(range(min = 1, max = MAX_WAIT_SECONDS))]
     wait: Option<u64>,
+}
+
+/// How long to hold the answer back, if at all.
+pub fn check_wait(seconds: Option<u64>) -> Result<Option<Duration>, Problem> {
+    match seconds {
+        Some(seconds) if !(1..=MAX_WAIT_SECONDS).contains(&seconds) => Err(Problem::new(
+            Kind::MalformedRequest,
+            format!("wait must be 1 to {MAX_WAIT_SECONDS} seconds."),
+        )),
+        seconds => Ok(seconds.map(Duration::from_secs)),
+    }
+}
+
+/// The execution once it has finished, or as it is when time is up. None if Cloud Run has not said anything by then, or if the
+/// caller may not see it (`covers`).
+pub async fn finished_within(
+    time: Duration,
+    app: &App,
+    scope: &Scope,
+    name: &str,
+    caller: CallerId,
+    covers: impl Fn(&Execution) -> bool,
+) -> Result<Option<Arc<Execution>>, Problem> {
+    let mut watcher = None;
+    let finished = async {
+        let watching = app.watches.watch(scope, name, None, caller).await?;
+        if covers(&*watching.execution()?) {
+            watcher.insert(watching).finished().await;
+        }
+        Ok::<_, Problem>(())
+    };
+    tokio::select! {
+        finished = finished => finished?,
+        () = sleep(time) => {}
+        () = app.drains() => {}
+    }
+    let execution = watcher.map(|watcher| watcher.execution()).transpose();
+    Ok(execution?)
 }
 
 pub async fn show(
@@ -169,35 +211,19 @@ pub async fn show(
     ExecutionName(name): ExecutionName,
     Fields(Wait { wait }): Fields<Wait>,
 ) -> Result<Response, Problem> {
-    let Some(seconds) = wait else {
-        let execution = app.execution(&granted, &name).await?;
-        return Ok(execution_response(StatusCode::OK, execution.into()));
+    let (scope, caller) = (&granted.scope, granted.caller_id);
+    let covers = |execution: &Execution| granted.covers(execution);
+    let finished = match check_wait(wait)? {
+        Some(time) => finished_within(time, &app, scope, &name, caller, covers).await?,
+        None => None,
     };
-    if !(1..=MAX_WAIT_SECONDS).contains(&seconds) {
-        return Err(Problem::new(
-            Kind::MalformedRequest,
-            format!("wait must be 1 to {MAX_WAIT_SECONDS} seconds."),
-        ));
-    }
-    let mut watcher = None;
-    let finished = async {
-        let watching = app
-            .watches
-            .watch(&granted.scope, &name, None, granted.caller_id)
-            .await?;
-        if granted.covers(&*watching.execution()?) {
-            watcher.insert(watching).finished().await;
+    let execution = match finished {
+        Some(execution) => execution,
+        None => {
+            let mut execution = app.execution(&granted, &name).await?;
+            execution.progress = app.watches.progress(&name);
+            execution.into()
         }
-        Ok::<_, Problem>(())
-    };
-    tokio::select! {
-        finished = finished => finished?,
-        () = sleep(Duration::from_secs(seconds)) => {}
-        () = app.drains() => {}
-    }
-    let execution = match watcher {
-        Some(watcher) => watcher.execution()?,
-        None => app.execution(&granted, &name).await?.into(), // why it could not be read in time
     };
     Ok(execution_response(StatusCode::OK, execution))
 }

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::App;
-use crate::gcp::cloud_logging::{self, Line, PageSize};
+use crate::gcp::cloud_logging::{self, Line, Only, PageSize};
 use crate::gcp::log_budget::Priority;
 use crate::http::authorize::{Authorized, Read};
 use crate::http::extract::{ExecutionName, Fields};
@@ -54,6 +54,7 @@ pub async fn read(
     let token: Option<String> = token;
     let query = cloud_logging::Query {
         execution: &execution.name,
+        only: Only::All,
         since: None,
         page_token: token.as_deref(),
         size,

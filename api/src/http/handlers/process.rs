@@ -12,9 +12,11 @@ use serde::Deserialize;
 
 use crate::App;
 use crate::config::{OnRunning, Operation};
+use crate::execution::Execution;
 use crate::gcp::client;
 use crate::http::authorize::{self, Authorized};
 use crate::http::extract::{Fields, ProcessInPath, json_body};
+use crate::http::handlers::executions::{self, MAX_WAIT_SECONDS};
 use crate::http::problem::{Kind, Problem};
 use crate::http::request_log::{LoggedCaller, execution_response, trace};
 use crate::http::start_key::{StartKey, start_key};
@@ -29,6 +31,10 @@ const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-repl
 pub struct Query {
     /// What to do when the scope has an unfinished execution; absent: what the operator chose.
     on_running: Option<OnRunning>,
+    /// Seconds to hold the answer back until the execution has finished; absent: answer as soon as it is accepted. No part of
+    /// the request that an Idempotency-Key names.
+    #[schemars(range(min = 1, max = MAX_WAIT_SECONDS))]
+    wait: Option<u64>,
 }
 
 /// Starts the unnamed process.
@@ -85,6 +91,7 @@ async fn start_process(
     if let Some(operation) = query.on_running.and_then(needed_besides) {
         granted.require(operation, name)?;
     }
+    let wait = executions::check_wait(query.wait)?;
     let key = start_key(request.headers(), &granted.caller, app.google_keys)?;
     let trace = trace(request.headers());
     let supplied = process.parameters.check(&json_body(request).await?)?;
@@ -117,7 +124,7 @@ async fn start_process(
     let overrides = process.templates.render(&process.parameters, inputs)?;
     app.limits.start(&granted.scope)?;
     let on_running = query.on_running.unwrap_or(process.on_running);
-    let started = app
+    let mut started = app
         .starts
         .start(Start {
             scope: granted.scope,
@@ -130,6 +137,15 @@ async fn start_process(
         .await
         .map_err(|error| Problem::from(error).of_invocation(id.to_string()))?;
     app.watches.record_start(&started.execution.name);
+    if let Some(time) = wait {
+        let Execution { scope, name, .. } = &*started.execution;
+        let finished =
+            executions::finished_within(time, &app, scope, name, granted.caller_id, |_| true).await;
+        // It has been started, whatever comes of waiting.
+        if let Ok(Some(execution)) = finished {
+            started.execution = execution;
+        }
+    }
     Ok(answer(started))
 }
 

@@ -1,0 +1,123 @@
+//! How late Cloud Logging shows lines, as far as it can be seen: the end of an execution waits for its last lines that long.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+/// Lines that are later than this are not waited for.
+pub const MAX_LAG: Duration = Duration::from_secs(10);
+/// What was seen is forgotten after one to two of these.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// What the lines that were read lately say about how late they are shown. One for the process: all lines take the same way.
+pub struct LogLag(Mutex<[Window; 2]>);
+
+/// What was seen within a window.
+#[derive(Clone, Copy)]
+struct Window {
+    began: Instant,
+    /// The age of the youngest line seen: lines are shown by that age.
+    shown_by: Option<Duration>,
+    /// A line that was this old was not shown yet.
+    not_shown_at: Duration,
+}
+
+impl Window {
+    fn new(began: Instant) -> Self {
+        Self {
+            began,
+            shown_by: None,
+            not_shown_at: Duration::ZERO,
+        }
+    }
+}
+
+/// The lines of a read that no read before it had shown.
+#[derive(Clone, Copy, Debug)]
+pub struct NewLines {
+    /// When the oldest was printed.
+    pub oldest: Timestamp,
+    /// When the youngest was printed.
+    pub youngest: Timestamp,
+}
+
+impl LogLag {
+    /// Nothing was seen yet.
+    pub fn new() -> Self {
+        Self(Mutex::new([Window::new(Instant::now()); 2]))
+    }
+
+    /// Records what a read showed that has ended now. `complete_read` is when an earlier read began that showed all lines that
+    /// were visible then.
+    pub fn record(&self, new: NewLines, complete_read: Option<Timestamp>, now: Timestamp) {
+        let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if windows[0].began.elapsed() > WINDOW {
+            *windows = [Window::new(Instant::now()), windows[0]];
+        }
+        let window = &mut windows[0];
+        // A job can print a time of its own choosing. One in the future says nothing.
+        if let Some(age) = positive(now.duration_since(new.youngest)) {
+            window.shown_by = Some(window.shown_by.map_or(age, |known| known.min(age)));
+        }
+        let late = complete_read.and_then(|read| positive(read.duration_since(new.oldest)));
+        if let Some(late) = late.filter(|late| *late <= MAX_LAG) {
+            window.not_shown_at = window.not_shown_at.max(late);
+        }
+    }
+
+    /// By which age lines are shown; none if nothing was seen that says so.
+    pub fn bound(&self) -> Option<Duration> {
+        let windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = windows
+            .iter()
+            .filter(|window| window.began.elapsed() <= 2 * WINDOW);
+        let shown_by = recent.clone().filter_map(|window| window.shown_by).min()?;
+        let not_shown_at = recent.map(|window| window.not_shown_at).max()?;
+        Some(shown_by.max(not_shown_at).min(MAX_LAG))
+    }
+}
+
+fn positive(duration: SignedDuration) -> Option<Duration> {
+    duration.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(milliseconds: i64) -> Timestamp {
+        Timestamp::from_millisecond(milliseconds).unwrap()
+    }
+
+    fn lines(oldest: i64, youngest: i64) -> NewLines {
+        let (oldest, youngest) = (at(oldest), at(youngest));
+        NewLines { oldest, youngest }
+    }
+
+    #[test]
+    fn nothing_is_known_before_a_line_was_seen() {
+        assert_eq!(LogLag::new().bound(), None);
+        let lag = LogLag::new();
+        lag.record(lines(9_000, 9_000), None, at(8_000)); // of the future
+        assert_eq!(lag.bound(), None);
+    }
+
+    #[test]
+    fn the_youngest_line_bounds_the_lag_and_a_line_that_came_late_raises_the_bound() {
+        let lag = LogLag::new();
+        lag.record(lines(1_000, 2_500), None, at(4_000));
+        assert_eq!(lag.bound(), Some(Duration::from_millis(1_500)));
+        lag.record(lines(3_000, 5_900), Some(at(4_000)), at(6_000));
+        assert_eq!(lag.bound(), Some(Duration::from_millis(1_000)));
+        lag.record(lines(2_000, 7_990), Some(at(6_000)), at(8_000));
+        assert_eq!(lag.bound(), Some(Duration::from_millis(4_000)));
+        lag.record(lines(0, 9_990), Some(at(3_600_000)), at(3_600_010));
+        assert_eq!(
+            lag.bound(),
+            Some(Duration::from_millis(4_000)),
+            "a job's own clock"
+        );
+    }
+}
