@@ -151,18 +151,27 @@ impl<'a> Shown<'a> {
         })
     }
 
+    /// The labels of Cloud Run and those of a JSON line, which cannot replace them.
     fn labels(&self) -> Value {
         let source = &self.entry.source;
-        let mut labels = json!({
-            "run.googleapis.com/execution_name": &*source.execution,
-            "run.googleapis.com/task_index": source.index.to_string(),
-            "run.googleapis.com/task_attempt": source.attempt.to_string(),
-        });
-        let more = self.structured().and_then(|fields| fields.get(LABELS));
-        if let (Some(Value::Object(more)), Some(labels)) = (more, labels.as_object_mut()) {
-            labels.extend(more.clone());
+        let more = self
+            .structured()
+            .and_then(|fields| fields.get(LABELS)?.as_object());
+        let mut labels = more.cloned().unwrap_or_default();
+        for (name, value) in [
+            (
+                "run.googleapis.com/execution_name",
+                source.execution.to_string(),
+            ),
+            ("run.googleapis.com/task_index", source.index.to_string()),
+            (
+                "run.googleapis.com/task_attempt",
+                source.attempt.to_string(),
+            ),
+        ] {
+            labels.insert(name.to_owned(), value.into());
         }
-        labels
+        Value::Object(labels)
     }
 
     /// What stays of a JSON line's fields.

@@ -14,8 +14,8 @@ use crate::site::Site;
 
 /// Text kept in memory in all. Beyond it the lines of the oldest execution go.
 const MOST_TEXT: usize = 256 * 1024 * 1024;
-/// What an entry costs beside its text.
-const ENTRY_OVERHEAD: usize = 64;
+/// What an entry costs beside its text: its place in the map and in its execution's list, and two allocations.
+const ENTRY_OVERHEAD: usize = 160;
 
 /// The lines of all executions.
 #[derive(Debug)]

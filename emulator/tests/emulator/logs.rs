@@ -56,7 +56,7 @@ async fn lines_are_read_by_execution_in_either_order_and_in_pages() {
 
 #[tokio::test]
 async fn an_entry_has_googles_fields() {
-    let world = World::of(shell("echo plain; echo '{\"severity\":\"warning\",\"message\":\"m\",\"n\":1,\"logging.googleapis.com/trace\":\"t\",\"logging.googleapis.com/labels\":{\"a\":\"b\"}}' >&2")).await;
+    let world = World::of(shell("echo plain; echo '{\"severity\":\"warning\",\"message\":\"m\",\"n\":1,\"logging.googleapis.com/trace\":\"t\",\"logging.googleapis.com/labels\":{\"a\":\"b\",\"run.googleapis.com/execution_name\":\"x\"}}' >&2")).await;
     let name = world.run(json!({})).await;
     world.finished(&name).await;
     let all = list(&world, json!({ "resourceNames": ["projects/demo"] })).await;
@@ -98,6 +98,10 @@ async fn an_entry_has_googles_fields() {
     assert_eq!(
         (&structured["trace"], &structured["labels"]["a"]),
         (&json!("t"), &json!("b"))
+    );
+    assert_eq!(
+        structured["labels"]["run.googleapis.com/execution_name"],
+        json!(name)
     );
     assert!(structured["logName"].as_str().unwrap().ends_with("stderr"));
     assert_ne!(structured["insertId"], plain["insertId"]);
