@@ -5,6 +5,7 @@
 //! | info string | what happens here |
 //! | --- | --- |
 //! | `sh` | run, in one shell for all blocks of a page; `cargo run` gets a terminal of its own, which replaces the one before |
+//! | `sh python3`, `sh node` | the same, if there is that program; in CI there must be |
 //! | `json`, `http`, `text` | the output of the `sh` block before it, `…` for anything, white space aside |
 //! | `text terminal` | lines that the terminal of `cargo run` shows next |
 //! | `toml` | a settings file: the service starts with it |
@@ -44,9 +45,7 @@ struct Block {
 
 #[test]
 fn every_command_of_the_documents_works_as_written() {
-    if !has_curl() {
-        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "curl is needed");
-        eprintln!("skipped: there is no curl to run the documents' commands with");
+    if !is_there("curl") {
         return;
     }
     let pages = pages();
@@ -94,6 +93,11 @@ impl Page {
                     Some(command) => reader.open_terminal(command),
                     None => reader.paste(block, shown),
                 },
+                "sh python3" | "sh node" => {
+                    if is_there(&block.info["sh ".len()..]) {
+                        reader.paste(block, shown);
+                    }
+                }
                 "text terminal" => reader.look_at_terminal(block),
                 "toml" => self.starts_with(block),
                 _ => {}
@@ -294,7 +298,7 @@ fn blocks(page: &str, markdown: &str) -> Vec<Block> {
             continue;
         };
         let unknown = match info {
-            "sh" | "sh deploy" | "sh test" => false,
+            "sh" | "sh python3" | "sh node" | "sh deploy" | "sh test" => false,
             "" | "bash" | "console" => true,
             info => info.starts_with("sh"),
         };
@@ -317,9 +321,15 @@ fn workspace() -> &'static Path {
     package.parent().unwrap()
 }
 
-fn has_curl() -> bool {
-    let version = Command::new("curl").arg("--version").output();
-    version.is_ok_and(|output| output.status.success())
+/// Whether a program that commands need is on this machine. In CI all must be.
+fn is_there(program: &str) -> bool {
+    let version = Command::new(program).arg("--version").output();
+    let found = version.is_ok_and(|output| output.status.success());
+    if !found {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{program}");
+        eprintln!("skipped: commands of the documents need {program}");
+    }
+    found
 }
 
 #[test]
