@@ -212,7 +212,9 @@ class ProcessButton extends HTMLElement {
         if (event === 'log') this.#log.add(data);
         else if (event === 'progress') this.#advance(data);
         else this.#show(data);
-        if (event === 'end') return;
+        if (event !== 'end') continue;
+        missing ||= data.linesComplete === false;
+        return;
       }
       throw refusal('The stream was interrupted.');
     };
@@ -237,7 +239,7 @@ class ProcessButton extends HTMLElement {
     for await (const page of this.#pages(signal)) lines.push(...page);
     if (signal.aborted) return;
     this.#log.clear();
-    lines.slice(-LINES - 1).forEach((line) => this.#log.add(line));
+    lines.forEach((line) => this.#log.add(line));
   }
 
   /** The whole log, page by page. */
@@ -376,6 +378,7 @@ class ProcessButton extends HTMLElement {
 
   /** Nothing goes on any more; `failed` says why, unless the execution has ended. */
   #end(failed) {
+    this.#log.flush();
     this.#phase = 'over';
     this.#retryAt = 0;
     this.#outage = undefined;
@@ -397,12 +400,13 @@ class ProcessButton extends HTMLElement {
     this.#emit('process-refused', { status, type: slug, message, requestId, execution, errors });
   }
 
-  #show({ result, results = result === undefined ? undefined : [{ task: 0, value: result }], ...execution }) {
+  #show({ results, linesComplete, ...execution }) {
     const known = JSON.stringify(this.#execution);
     if (this.#phase === 'looking') this.#phase = 'following';
     this.#execution = execution;
     if (execution.progress) this.#progress = execution.progress;
     if (results?.length) this.#results = results;
+    if (this.#finished) this.#log.flush();
     if (this.#finished) this.#saved = { intent: this.#saved.intent };
     if (this.#finished && !this.#last) {
       this.#last = setTimeout(() => this.#tellEnd(), LAST_LINES_MS); // should its last lines not come

@@ -13,6 +13,7 @@ const UNLISTED_MS = 30_000; // how long an execution may be unknown after its st
 const LAST_LINES_MS = 15_000; // how long the last lines of an ended execution are waited for
 const LATE_LINES_MS = 5_000; // how long lines that were missing at the end get to become readable
 const LINES = 5000; // of the log kept on the page
+const DRAW_MS = 40; // lines that come within this time are drawn together
 const FINISHED = ['succeeded', 'failed', 'cancelled'];
 const HOME = import.meta.url; // a token goes to the origin of this address, or to the one that `api` names
 

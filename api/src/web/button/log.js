@@ -62,6 +62,8 @@ class Log {
   #task = make('select', { part: 'tasks', ariaLabel: 'Task', hidden: true });
   #tasks = new Set();
   #ranges = [];
+  #queue = []; // lines to be drawn
+  #flushing;
   #pending; // a search that is due
   element;
 
@@ -96,6 +98,7 @@ class Log {
   }
 
   clear() {
+    this.#queue = [];
     this.#lines.textContent = '';
     this.#older.hidden = true;
     this.#tasks.clear();
@@ -105,20 +108,29 @@ class Log {
     this.#filter();
   }
 
-  add({ time, severity = '', task, text }) {
-    const pieces = styled(settled(text));
-    if (!pieces.length) return; // a blank line tells nothing
-    const at = new Date(time);
-    const words = pieces.map(([plain, part]) => (part ? make('span', { part, textContent: plain }) : plain));
-    const line = make('div', { part: `line ${severity.toLowerCase()}` },
-      make('time', { part: 'time', dateTime: time, title: at.toLocaleString(), textContent: at.toTimeString().slice(0, 8) }),
-      make('span', { part: 'task', textContent: task ?? '' }), make('span', { part: 'text' }, ...words));
-    this.#knows(task);
-    this.#lines.append(line);
-    if (this.#isFiltered) line.hidden = !this.#matches(line);
-    if (this.#lines.childElementCount > LINES) {
-      this.#lines.firstChild.remove();
-      this.#older.hidden = false;
+  /** Takes a line. Those that come at once are drawn at once. */
+  add(line) {
+    this.#queue.push(line);
+    this.#flushing ??= setTimeout(() => this.flush(), DRAW_MS);
+  }
+
+  /** Draws the lines that wait for it. */
+  flush() {
+    clearTimeout(this.#flushing);
+    this.#flushing = undefined;
+    const queue = this.#queue;
+    this.#queue = [];
+    for (const { task } of queue) this.#knows(task);
+    const drawn = queue.slice(-LINES).map(drawnLine).filter(Boolean);
+    if (this.#isFiltered) for (const line of drawn) line.hidden = !this.#matches(line);
+    this.#lines.append(...drawn);
+    const surplus = this.#lines.childElementCount - LINES;
+    if (surplus > 0 || queue.length > LINES) this.#older.hidden = false;
+    if (surplus > 0) {
+      const range = document.createRange();
+      range.setStart(this.#lines, 0);
+      range.setEnd(this.#lines, surplus);
+      range.deleteContents();
     }
   }
 
@@ -157,6 +169,21 @@ class Log {
     this.#ranges = this.#search.value && FOUND ? left.flatMap((line) => found(line.lastChild, this.#search.value)) : [];
     for (const range of this.#ranges) FOUND.add(range);
   }
+}
+
+/** The element of a line; nothing for a blank one, which tells nothing. */
+function drawnLine({ time, severity = '', task, text }) {
+  const pieces = styled(settled(text));
+  if (!pieces.length) return undefined;
+  const words = pieces.map(([plain, part]) => (part ? make('span', { part, textContent: plain }) : plain));
+  return make('div', { part: `line ${severity.toLowerCase()}` },
+    make('time', { part: 'time', dateTime: time, textContent: timeOfDay(new Date(time)) }),
+    make('span', { part: 'task', textContent: task ?? '' }), make('span', { part: 'text' }, ...words));
+}
+
+/** Hours, minutes, seconds; the same as `toTimeString`, which is slow. */
+function timeOfDay(date) {
+  return [date.getHours(), date.getMinutes(), date.getSeconds()].map((part) => String(part).padStart(2, '0')).join(':');
 }
 
 /** Where a text occurs within an element. */
