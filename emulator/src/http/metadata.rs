@@ -93,6 +93,14 @@ pub(crate) async fn get(
     }
 }
 
+/// The metadata can be read and not written.
+pub(crate) async fn method_not_allowed() -> Response {
+    front_end(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "The request method is inappropriate for the URL.",
+    )
+}
+
 /// All metadata. Objects are directories; null is what is made when it is asked for, and no part of a recursive answer.
 fn tree(cloud: &Cloud) -> Value {
     let (project, region) = (&cloud.site.project, &cloud.site.region);

@@ -70,11 +70,12 @@ pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
             get(project::services),
         )
         .layer(from_fn_with_state(Arc::clone(&cloud), gate));
+    let metadata = get(metadata::get).fallback(metadata::method_not_allowed);
     let metadata = Router::new()
         .route("/", get(metadata::ping))
-        .route("/computeMetadata", get(metadata::get))
-        .route("/computeMetadata/", get(metadata::get))
-        .route("/computeMetadata/{*path}", get(metadata::get))
+        .route("/computeMetadata", metadata.clone())
+        .route("/computeMetadata/", metadata.clone())
+        .route("/computeMetadata/{*path}", metadata)
         .layer(from_fn(metadata::guard))
         .route("/oauth2/v3/certs", get(metadata::keys));
     let emulated = google

@@ -118,6 +118,11 @@ async fn what_is_not_there_is_refused_as_google_refuses_it() {
 #[tokio::test]
 async fn every_answer_of_the_server_is_known_as_googles() {
     let world = World::of(shell("true")).await;
+    let url = format!("{}/computeMetadata/v1/instance/", world.emulator.url());
+    let written = world.http.post(url).header("Metadata-Flavor", "Google");
+    let response = written.send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(response.headers()["metadata-flavor"], "Google");
     for path in [
         "/",
         "/computeMetadata/v1/instance/",
