@@ -48,6 +48,7 @@ fn with_middleware(routes: Router<Arc<App>>, app: Arc<App>) -> impl HttpService 
     let routes = routes.with_state(app);
     let inner = ServiceBuilder::new()
         .option_layer(reported.origins.cors())
+        .layer(reported.origins.csrf())
         .service_fn(move |request| guard(Arc::clone(&guarded), routes.clone(), request));
     service_fn(move |request| {
         let prefix = Prefix::of(&request);
@@ -62,14 +63,13 @@ fn with_middleware(routes: Router<Arc<App>>, app: Arc<App>) -> impl HttpService 
     })
 }
 
-/// Lets a request in unless a foreign page forged it, or we are too busy.
+/// Lets a request in unless too many are in flight.
 async fn guard(
     app: Arc<App>,
     mut routes: Router,
     mut request: Request,
 ) -> Result<Response, Infallible> {
-    let allowed = app.origins.guard(&request);
-    let permit = match allowed.and_then(|()| app.limits.admit(&mut request)) {
+    let permit = match app.limits.admit(&mut request) {
         Ok(permit) => permit,
         Err(problem) => return Ok(problem.into_response()),
     };

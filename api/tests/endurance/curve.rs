@@ -26,7 +26,8 @@ const UPSTREAM: Duration = Duration::from_secs(1);
 
 async fn overloaded() -> TestApp {
     let app = TestApp::with(instant_job(), |config| {
-        config.limits.in_flight = CAPACITY as u32
+        config.limits.in_flight = CAPACITY as u32;
+        config.limits.trusted_proxies = 1; // tests say who calls
     })
     .await;
     app.start("warm-up").await; // the token and the connections are there
@@ -39,8 +40,8 @@ async fn overloaded() -> TestApp {
     app
 }
 
-/// `times` the capacity, evenly over two seconds.
-async fn offer(app: &TestApp, times: f64) -> Outcome {
+/// `times` the capacity, evenly over two seconds, each request from another address or all from this one.
+async fn offer(app: &TestApp, times: f64, address: Option<&str>) -> Outcome {
     let seconds = 2.0;
     let requests = (times * CAPACITY as f64 * seconds) as usize;
     let begun = tokio::time::Instant::now();
@@ -52,6 +53,10 @@ async fn offer(app: &TestApp, times: f64) -> Outcome {
         let sent = Instant::now();
         let response = app
             .post(&format!("/scopes/s{n}/process"))
+            .header(
+                "x-forwarded-for",
+                address.map_or_else(|| format!("198.51.{}.{}", n / 256, n % 256), str::to_owned),
+            )
             .send()
             .await
             .unwrap();
@@ -96,16 +101,16 @@ async fn overload_costs_nothing_of_the_goodput_and_passes() {
     // At ten times the capacity it is the goodput alone that is promised.
     let _turn = TURN.lock().await;
     let app = overloaded().await;
-    let full = offer(&app, 1.0).await;
+    let full = offer(&app, 1.0, None).await;
     for times in [2.0, 5.0, 10.0] {
-        let over = offer(&app, times).await;
+        let over = offer(&app, times, None).await;
         println!("{times} times the capacity: {over:?}");
         assert!(
             over.accepted * 10 >= full.accepted * 9,
             "{over:?} after {full:?}"
         );
     }
-    let after = offer(&app, 0.5).await;
+    let after = offer(&app, 0.5, None).await;
     assert_eq!(after.refused, 0, "{after:?}");
 }
 
@@ -116,10 +121,35 @@ async fn at_five_times_the_capacity_refusals_come_at_once_and_the_rest_is_no_slo
     let _turn = TURN.lock().await;
     let app = overloaded().await;
     for attempt in 1..=ATTEMPTS {
-        let over = offer(&app, 5.0).await;
+        let over = offer(&app, 5.0, None).await;
         if over.refused_p99 < Duration::from_millis(50) && over.accepted_max < 2 * UPSTREAM {
             return;
         }
         assert!(attempt < ATTEMPTS, "{over:?}");
     }
+}
+
+#[tokio::test]
+async fn while_one_caller_offers_ten_times_the_capacity_another_is_served() {
+    let _turn = TURN.lock().await;
+    let app = overloaded().await;
+    let app = &app;
+    let flood = offer(app, 10.0, Some("192.0.2.1"));
+    // Five at a time, of the ten that one caller may have.
+    let second = join_all((0..10).map(async |n| {
+        tokio::time::sleep(UPSTREAM / 5 * n).await;
+        let request = app.post("/scopes/second/process");
+        let request = request.header("x-forwarded-for", "192.0.2.2");
+        request.send().await.unwrap().status()
+    }));
+    let (flood, second) = tokio::join!(flood, second);
+    println!("the first: {flood:?}; the second: {second:?}");
+    assert!(
+        second.iter().all(|status| *status == StatusCode::ACCEPTED),
+        "{second:?}"
+    );
+    assert!(
+        flood.refused > flood.accepted && flood.accepted >= CAPACITY / 2,
+        "{flood:?}"
+    );
 }
