@@ -66,7 +66,9 @@ fn wanted(mut arguments: Parser) -> Result<Wanted, lexopt::Error> {
     while let Some(argument) = arguments.next()? {
         match argument {
             Arg::Long("host") => settings.host = address(&arguments.value()?.string()?)?,
-            Arg::Long("allow-host") => settings.allow_hosts.push(arguments.value()?.string()?),
+            Arg::Long("allow-host") => settings
+                .allow_hosts
+                .push(host_name(arguments.value()?.string()?)?),
             Arg::Long("port") => settings.port = arguments.value()?.parse()?,
             Arg::Long("project") => settings.project = arguments.value()?.string()?,
             Arg::Long("region") => settings.region = arguments.value()?.string()?,
@@ -100,6 +102,15 @@ fn address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| {
         format!("--host {text}: must be an IP address, such as 127.0.0.1, 0.0.0.0 or ::1")
     })
+}
+
+fn host_name(text: String) -> Result<String, String> {
+    if text.is_empty() || text.contains([':', '/', ' ']) {
+        return Err(format!(
+            "--allow-host {text}: must be a host name alone, such as emulator"
+        ));
+    }
+    Ok(text)
 }
 
 fn job(text: &str) -> Result<Job, String> {

@@ -56,6 +56,10 @@ fn what_is_wrong_with_its_arguments_it_says() {
             &["--host", "here", "--job", "a=b"][..],
             "--host here: must be an IP address",
         ),
+        (
+            &["--allow-host", "emulator:8787", "--job", "a=b"][..],
+            "--allow-host emulator:8787: must be a host name alone",
+        ),
         (&["--colour"][..], "--colour"),
     ] {
         let output = finished(arguments);
