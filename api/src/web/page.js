@@ -11,6 +11,7 @@ const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 const SIGNS = { starting: '…', pending: '…', running: '▶', succeeded: '✓', failed: '✗', cancelled: '■', refused: '!' };
 const COLOURS = { running: '#2457c5', pending: '#2457c5', succeeded: '#188038', failed: '#d93025', cancelled: '#5f6368' };
 
+const asked = () => new URLSearchParams(location.search);
 const find = (id) => document.getElementById(id);
 const [button, setup, scope, fields, history, which] = ['process', 'setup', 'scope', 'parameters', 'history', 'which'].map(find);
 const rows = history.querySelector('tbody');
@@ -19,7 +20,8 @@ let executions = [];
 let nextPage;
 let loaded = false; // the list was answered
 let quietUntil = 0; // when the list may be asked for again
-let linked = new URLSearchParams(location.search).get('execution'); // until the form shows its parameters
+let linked = asked().get('execution'); // until the form shows its parameters
+let begun = false; // the address stands for a start that has no execution yet
 let awaited; // the name of an execution whose end is to be told
 
 const state = () => button.getAttribute('state');
@@ -90,15 +92,25 @@ function suggest(names) {
   find('scopes').replaceChildren(...names.map((value) => make('option', { value })));
 }
 
+/** A start shows nothing of the execution before it, in the address neither; Back leads there. */
+function starting() {
+  if (state() !== 'starting' || !asked().has('execution')) return;
+  const query = asked();
+  query.delete('execution');
+  window.history.pushState(null, '', `?${query}`);
+  begun = true;
+}
+
 /** What is on show is what the address says, so that it can be sent to somebody, and Back leads to what was on show before. */
 function address() {
   if (!current()) return;
   const query = new URLSearchParams({ scope: current() });
   if (which.value) query.set('process', which.value);
   if (button.execution) query.set('execution', button.execution.name);
-  const before = new URLSearchParams(location.search);
+  const before = asked();
   if (`${query}` === `${before}`) return;
-  const moved = before.has('scope') && (before.get('scope') !== current() || before.has('execution') || query.has('execution'));
+  const moved = !begun && before.has('scope') && (before.get('scope') !== current() || before.has('execution') || query.has('execution'));
+  begun = false;
   window.history[moved ? 'pushState' : 'replaceState'](null, '', `?${query}`);
 }
 
@@ -486,7 +498,10 @@ button.addEventListener('process-refused', ({ detail: { status, errors = [] } })
   if (status === 401) find('sign-in').hidden = false;
   paint();
 });
-new MutationObserver(() => paint()).observe(button, { attributeFilter: ['state'] });
+new MutationObserver(() => {
+  starting();
+  paint();
+}).observe(button, { attributeFilter: ['state'] });
 
 scope.addEventListener('change', () => {
   choose(scope.value);
@@ -534,7 +549,6 @@ setInterval(() => {
   if (!document.hidden && Date.now() >= quietUntil) list();
 }, AGAIN_MS);
 
-const asked = () => new URLSearchParams(location.search);
 addEventListener('popstate', () => {
   const query = asked();
   const name = query.get('execution');

@@ -529,3 +529,103 @@ async fn whoever_asks_is_told_when_it_ends() {
         serde_json::json!(["test-job for acme: succeeded"])
     );
 }
+
+#[tokio::test]
+async fn a_second_start_shows_nothing_of_the_first() {
+    let world = World::start().await;
+    let Some(browser) = opened(&world).await else {
+        return;
+    };
+    browser.click("part('start')").await;
+    browser
+        .until("state === 'succeeded' && location.search.includes('execution')")
+        .await;
+    let first = browser.value("location.href").await;
+    let slow = emulator::Fault::Delay { ms: 3000 };
+    world
+        .emulator
+        .faults()
+        .add(emulator::Rule::new(emulator::Operation::Run, slow));
+    browser.click("part('start')").await;
+    browser.until("state === 'starting'").await;
+    let shown = "[part('log-panel').hidden, document.getElementById('run').hidden, document.querySelector('tr[aria-current]'), location.search]";
+    assert_eq!(
+        browser.value(shown).await,
+        serde_json::json!([true, true, null, "?scope=acme"])
+    );
+    browser
+        .until("state === 'succeeded' && location.search.includes('execution')")
+        .await;
+    browser.script("history.back()").await;
+    browser.until(&format!("location.href === {first}")).await;
+}
+
+#[tokio::test]
+async fn a_process_is_chosen_and_remembered() {
+    let world = World::with(|config| {
+        let import = serde_json::json!({
+            "parameters": {"document": {"type": "string", "required": true}},
+            "overrides": {"env": {"DOCUMENT": "{document}"}},
+        });
+        let processes = serde_json::json!({ "import": import });
+        config.processes = serde_json::from_value(processes).unwrap();
+    })
+    .await;
+    let Some(browser) = opened(&world).await else {
+        return;
+    };
+    browser
+        .script("const which = document.getElementById('which'); which.value = 'import'; which.dispatchEvent(new Event('change'))")
+        .await;
+    browser
+        .until("document.querySelector('[name=document]')")
+        .await;
+    browser.click("part('start')").await;
+    browser
+        .until("document.activeElement.name === 'document' && state === 'idle'")
+        .await; // it is required
+    browser.fill("[name=document]", "annual\u{E007}").await;
+    browser
+        .until("state === 'succeeded' && text('lines').includes('DOCUMENT = annual')")
+        .await;
+    assert_eq!(
+        browser
+            .value("[element.execution.process, document.getElementById('heading').textContent]")
+            .await,
+        serde_json::json!(["import", "import"])
+    );
+    browser.open(&world.url("/?scope=acme")).await;
+    browser
+        .until("document.querySelector('[name=document]')?.value === 'annual'")
+        .await;
+}
+
+#[tokio::test]
+async fn the_log_can_be_copied_and_downloaded_whole() {
+    let world = World::start().await;
+    let Some(browser) = opened(&world).await else {
+        return;
+    };
+    browser.click("part('start')").await;
+    browser
+        .until("state === 'succeeded' && text('lines').includes('working: 1 of 1 s')")
+        .await;
+    browser
+        .script(
+            "window.taken = {}; URL.createObjectURL = (blob) => { blob.text().then((text) => { taken.saved = text }); return 'about:blank' };
+             HTMLAnchorElement.prototype.click = function () { taken.name = this.download };
+             navigator.clipboard.writeText = async (text) => { taken.copied = text };
+             part('copy').click(); part('download').click()",
+        )
+        .await;
+    browser
+        .until("taken.saved && taken.copied && taken.name === `${element.execution.name}.log`")
+        .await;
+    for text in ["taken.saved", "taken.copied"] {
+        let text = browser.value(text).await.to_string();
+        assert!(
+            text.contains("SCOPE = acme") && text.contains("working: 1 of 1 s"),
+            "{text}"
+        );
+    }
+}

@@ -93,8 +93,10 @@ class Log {
 
   /** What is on show, as text. */
   get text() {
+    const { classList } = this.#lines;
+    const cells = { time: classList.contains('times'), task: classList.contains('several'), text: true };
     const lines = [...this.#lines.children].filter((line) => !line.hidden);
-    return lines.map((line) => [...line.children].map((cell) => cell.textContent).join('  ') + '\n').join('');
+    return lines.map((line) => [...line.children].filter(({ part }) => cells[part]).map((cell) => cell.textContent).join('  ') + '\n').join('');
   }
 
   clear() {
