@@ -13,10 +13,11 @@ mod on_running;
 mod scope_lock;
 mod submit;
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::time::{sleep, timeout_at};
 
 use self::ambiguous::AmbiguousSends;

@@ -9,6 +9,8 @@ use serde_json::Value;
 use crate::config::{self, Config, Invalid, Operation};
 use crate::scope::{ProcessName, Scope};
 
+/// The most scopes taken of a token: what they take is held as long as the request.
+pub(super) const MAX_SCOPES: usize = 1000;
 const ALL_OPERATIONS: [Operation; 3] = [Operation::Start, Operation::Read, Operation::Cancel];
 
 /// Who may do what: the bearers of a claim with this value have these rights.
@@ -191,10 +193,15 @@ fn has(claim: &Value, value: &Value) -> bool {
 fn scopes_in(claim: &Value) -> HashSet<Scope> {
     let parse = |text: &str| text.parse().ok();
     match claim {
-        Value::String(text) => text.split_whitespace().filter_map(parse).collect(),
+        Value::String(text) => text
+            .split_whitespace()
+            .filter_map(parse)
+            .take(MAX_SCOPES)
+            .collect(),
         Value::Array(values) => values
             .iter()
             .filter_map(|value| parse(value.as_str()?))
+            .take(MAX_SCOPES)
             .collect(),
         _ => HashSet::new(),
     }
@@ -398,6 +405,15 @@ mod tests {
                 Err(Denied::Scope),
                 "{nothing}"
             );
+        }
+    }
+
+    #[test]
+    fn so_many_scopes_are_taken_of_a_token_and_no_more() {
+        let grants = grants(json!([]), "tenants").unwrap();
+        let names: Vec<_> = (0..2 * MAX_SCOPES).map(|n| format!("s{n}")).collect();
+        for listed in [json!(names), json!(names.join(" "))] {
+            assert_eq!(grants.of(&json!({"tenants": listed})).own.len(), MAX_SCOPES);
         }
     }
 

@@ -8,7 +8,7 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
-use super::grants::{Names, Permissions, Rights};
+use super::grants::{MAX_SCOPES, Names, Permissions, Rights};
 use super::jwt::{LEEWAY, end_of, now, unusable};
 use super::{Caller, Error, ring_provider, unauthenticated};
 use crate::config::{Invalid, Jwt, Operation, Secrets};
@@ -175,10 +175,11 @@ fn all_parsed<T: Eq + std::hash::Hash>(
     claim: &str,
     parse: impl Fn(&str) -> Option<T>,
 ) -> Result<HashSet<T>, Error> {
+    let few = (1..=MAX_SCOPES).contains(&texts.len());
     let parsed: Option<HashSet<T>> = texts.iter().map(|text| parse(text)).collect();
-    parsed.filter(|names| !names.is_empty()).ok_or_else(|| {
+    parsed.filter(|_| few).ok_or_else(|| {
         unauthenticated(format!(
-            "the scope token's {claim} are empty, or one of them is not valid"
+            "the scope token's {claim} are none or too many, or one of them is not valid"
         ))
     })
 }

@@ -5,9 +5,10 @@
 //! same share. Of one caller's watched executions, those that show no lines yet and those that have finished come first.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -108,7 +109,7 @@ impl LogBudget {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -295,14 +296,14 @@ mod tests {
                 let order = Arc::clone(&order);
                 tokio::spawn(async move {
                     permit.await.unwrap();
-                    order.lock().unwrap().push((caller, priority));
+                    order.lock().push((caller, priority));
                 })
             })
             .collect();
         for task in tasks {
             task.await.unwrap();
         }
-        order.lock().unwrap().clone()
+        order.lock().clone()
     }
 
     #[tokio::test]

@@ -4,9 +4,11 @@
 //! that nobody has taken any of for the longest time are dropped: those readers are told to come back.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// The share of the container's memory that may be held: an eighth.
 const SHARE: usize = 8;
@@ -118,7 +120,7 @@ impl PageMemory {
 
     fn holders(&self) -> MutexGuard<'_, Holders> {
         let holders = &self.0.holders;
-        holders.lock().unwrap_or_else(PoisonError::into_inner)
+        holders.lock()
     }
 }
 
@@ -142,7 +144,7 @@ impl Holder {
 
     fn drop_lines_slot(&self) -> MutexGuard<'_, Option<DropLines>> {
         let slot = &self.drop_lines;
-        slot.lock().unwrap_or_else(PoisonError::into_inner)
+        slot.lock()
     }
 }
 

@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::HttpBody;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::gcp::page_memory::Held;
 
@@ -106,5 +107,5 @@ impl HttpBody for HeldBody {
 }
 
 fn lock(chunks: &Mutex<Chunks>) -> MutexGuard<'_, Chunks> {
-    chunks.lock().unwrap_or_else(PoisonError::into_inner)
+    chunks.lock()
 }

@@ -1,8 +1,9 @@
 //! Sends whose outcome is unknown: each may still take effect until its window is over.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::Start;
 use super::error::Error;
@@ -79,6 +80,6 @@ impl AmbiguousSends {
     }
 
     fn sends(&self) -> MutexGuard<'_, HashMap<KeyDigest, AmbiguousSend>> {
-        self.sends.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sends.lock()
     }
 }

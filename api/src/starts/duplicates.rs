@@ -3,7 +3,7 @@
 //! Two can come of one start where nothing could know of the first: the memory store in two processes, or an execution that
 //! Cloud Run began after it had answered with an error and that its list showed late.
 
-use std::sync::{PoisonError, Weak};
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -108,10 +108,7 @@ impl Inner {
     /// the instance has a processor, which is while it answers requests.
     pub(super) fn look_later(&self) {
         let lag = self.index.listing_lag().unsigned_abs();
-        let mut until = self
-            .looking_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut until = self.looking_until.lock();
         let is_looking = until.replace(Instant::now() + lag).is_some();
         if !is_looking {
             tokio::spawn(look(self.this.clone()));
@@ -120,10 +117,7 @@ impl Inner {
 
     /// None once it is over.
     fn next_look(&self) -> Option<Horizon> {
-        let mut until = self
-            .looking_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut until = self.looking_until.lock();
         *until = until.filter(|until| Instant::now() < *until);
         until.map(|_| Horizon::Since(Timestamp::now() - self.index.listing_lag()))
     }

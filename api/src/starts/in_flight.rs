@@ -1,9 +1,10 @@
 //! Requests that come with the same key at the same time: the first one leads, the others follow and share its outcome.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -64,7 +65,7 @@ impl InFlight {
     }
 
     fn starts(&self) -> MutexGuard<'_, HashMap<KeyDigest, Leading>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -1,9 +1,10 @@
 //! Exclusive right to start for a scope: an in-process lock and, with a shared store, a lease.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{sleep, timeout_at};
 
@@ -64,7 +65,7 @@ impl ScopeLocks {
     async fn lock(&self, start: &Start) -> OwnedMutexGuard<()> {
         let lock = {
             let name = (start.scope.clone(), start.process.name.clone());
-            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut locks = self.0.lock();
             locks.retain(|_, lock| Arc::strong_count(lock) > 1); // those that are held or waited for
             Arc::clone(locks.entry(name).or_default())
         };

@@ -1,9 +1,9 @@
 //! How late Cloud Logging shows lines, as far as it can be seen: the end of an execution waits for its last lines that long.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Lines that are later than this are not waited for.
@@ -52,7 +52,7 @@ impl LogLag {
     /// Records what a read showed that has ended now. `complete_read` is when an earlier read began that showed all lines that
     /// were visible then.
     pub fn record(&self, new: NewLines, complete_read: Option<Timestamp>, now: Timestamp) {
-        let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut windows = self.0.lock();
         if windows[0].began.elapsed() > WINDOW {
             *windows = [Window::new(Instant::now()), windows[0]];
         }
@@ -69,7 +69,7 @@ impl LogLag {
 
     /// By which age lines are shown; none if nothing was seen that says so.
     pub fn bound(&self) -> Option<Duration> {
-        let windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let windows = self.0.lock();
         let recent = windows
             .iter()
             .filter(|window| window.began.elapsed() <= 2 * WINDOW);
