@@ -23,6 +23,8 @@ use crate::gcp::metadata::{self, Place};
 use crate::telemetry;
 use crate::{App, FIRESTORE};
 
+/// With more than this of the job's own variables and arguments, in bytes, Cloud Run's list takes more calls.
+const LIGHT_JOB_BYTES: usize = 4 * 1024;
 /// What a start needs on the job: `runWithOverrides` comes with no role but the one below and stronger ones.
 const STARTING: [&str; 2] = ["run.jobs.run", "run.jobs.runWithOverrides"];
 const CANCELLING: &str = "run.executions.cancel";
@@ -523,6 +525,7 @@ async fn look_at_job(app: &App, process: &WholeProcess, cures: &Cures, report: &
         Ok(described) => {
             report.ok("job", format!("{job} exists"));
             container(&described, &process.container, report);
+            own_size(&described, report);
             tasks(&described, process, cures, report);
         }
         Err(error) => report.fail("job", trouble(&error), cures.for_job(job, &error)),
@@ -549,6 +552,19 @@ fn tasks(job: &Job, process: &WholeProcess, cures: &Cures, report: &mut Report) 
             Some(cures.update(&process.job, "--max-retries=0")),
         ),
     }
+}
+
+/// Cloud Run's list repeats the job's own variables for every execution.
+fn own_size(job: &Job, report: &mut Report) {
+    if job.own_bytes <= LIGHT_JOB_BYTES {
+        return;
+    }
+    let kib = job.own_bytes.div_ceil(1024);
+    let told = format!(
+        "the job's own variables and arguments have {kib} KiB; the list of executions repeats them for each, so that it takes more calls \
+         to find what a key has started: keep large values in a secret or a file that the job reads"
+    );
+    report.warn("size", told, None);
 }
 
 /// Google applies an override with a name to a job's only container whatever that is called; we read the scope back by the name.

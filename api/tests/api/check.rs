@@ -170,9 +170,12 @@ async fn a_job_that_may_surprise_is_warned_of() {
         task_count: 5,
         parallelism: 2,
         max_retries: 3,
+        env: vec![("RULES".to_owned(), "x".repeat(17_000))],
         ..Job::new(JOB, ["true"])
     };
     let emulator = emulator(job).await;
+    let large = report(&emulator, |_| {}).await.json();
+    assert_eq!(finding(&large, "size")["verdict"], "warning");
     for (subject, flag) in [("retries", "--max-retries=0"), ("tasks", "--parallelism=0")] {
         let (verdict, cure) = verdict(&emulator, subject).await;
         assert_eq!(verdict, "warning", "{subject}");

@@ -22,6 +22,8 @@ pub struct Job {
     pub parallelism: u32,
     /// Attempts of a task after the first.
     pub max_retries: u32,
+    /// Bytes of its containers' own variables and arguments. Each of its executions repeats them.
+    pub own_bytes: usize,
 }
 
 impl CloudRun {
@@ -32,8 +34,10 @@ impl CloudRun {
         let GoogleJob { spec } = client::json(&answer)?;
         let execution = spec.template.spec;
         let task = execution.template.spec;
+        let own_bytes = task.containers.iter().map(Container::bytes).sum();
         let names = task.containers.into_iter();
         Ok(Job {
+            own_bytes,
             containers: names
                 .map(|container| container.name.filter(|name| !name.is_empty()))
                 .collect(),
@@ -100,4 +104,26 @@ struct TaskSpec {
 #[derive(Deserialize)]
 struct Container {
     name: Option<String>,
+    #[serde(default)]
+    args: Vec<String>,
+    #[serde(default)]
+    env: Vec<Variable>,
+}
+
+#[derive(Deserialize)]
+struct Variable {
+    name: String,
+    #[serde(default)]
+    value: Option<String>,
+}
+
+impl Container {
+    fn bytes(&self) -> usize {
+        let args = self.args.iter().map(String::len);
+        let env = self
+            .env
+            .iter()
+            .map(|variable| variable.name.len() + variable.value.as_ref().map_or(0, String::len));
+        args.chain(env).sum()
+    }
 }
