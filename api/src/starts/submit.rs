@@ -20,8 +20,10 @@ const MAX_SENDS: u32 = 3;
 /// Backoff between sends that had no effect: full jitter below 200 ms, doubling, at most 2 s.
 const BACKOFF_BASE: Duration = Duration::from_millis(200);
 const BACKOFF_CAP: Duration = Duration::from_secs(2);
-/// How long after an error answer the list must not have shown the execution before the start is sent again.
-const CLEAN_LIST: Duration = Duration::from_secs(5);
+/// How long after an error answer the list must not have shown the execution before the start is sent again: the quiet time,
+/// but not less than the first and, so that there is time for it before the deadline, not more than the second.
+const MIN_CLEAN_LIST: Duration = Duration::from_secs(5);
+const MAX_CLEAN_LIST: Duration = Duration::from_secs(8);
 /// What is left of the deadline for that further send, so that it can be answered.
 const TIME_FOR_RESEND: Duration = Duration::from_secs(1);
 /// Requests that failed together are sent again within this time of each other, not at once.
@@ -166,12 +168,14 @@ impl Submitter {
     }
 
     /// When to send again after an error answer at `answered_at`, if the list does not show the execution until then. It is
-    /// as late as the quiet time asks for or the deadline permits, and never so early that the list was not clean for long.
+    /// as late as the quiet time asks for or the deadline permits, and never before the list was clean for long enough.
     fn resend_at(&self, answered_at: Instant, deadline: Instant) -> Option<Instant> {
+        let clean = answered_at + self.quiet.clamp(MIN_CLEAN_LIST, MAX_CLEAN_LIST);
         let spread = RESEND_SPREAD.mul_f64(random::fraction());
-        let quiet = answered_at + self.quiet.max(CLEAN_LIST) + spread;
-        let latest = deadline.checked_sub(TIME_FOR_RESEND + spread)?;
-        Some(quiet.min(latest)).filter(|at| *at >= answered_at + CLEAN_LIST)
+        let quiet = answered_at + self.quiet.max(MIN_CLEAN_LIST) + spread;
+        let latest = deadline.checked_sub(TIME_FOR_RESEND)?;
+        let at = quiet.min(latest.checked_sub(spread)?).max(clean);
+        Some(at).filter(|at| *at <= latest)
     }
 
     /// Looks in the list again and again, at uneven times, until `until`. The last look is made then, and its result counts:
@@ -305,6 +309,7 @@ mod tests {
         );
         let (first, last) = range(30, 60).unwrap();
         assert!(first >= 30.0 && last <= 30.5, "{first} {last}");
+        assert!(range(30, 8).is_none());
         assert!(
             range(2, 5).is_none(),
             "the list was not clean for long enough"
