@@ -93,10 +93,8 @@ impl Page {
                     Some(command) => reader.open_terminal(command),
                     None => reader.paste(block, shown),
                 },
-                "sh python3" | "sh node" => {
-                    if is_there(&block.info["sh ".len()..]) {
-                        reader.paste(block, shown);
-                    }
+                "sh python3" | "sh node" if is_there(&block.info["sh ".len()..]) => {
+                    reader.paste(block, shown);
                 }
                 "text terminal" => reader.look_at_terminal(block),
                 "toml" => self.starts_with(block),
