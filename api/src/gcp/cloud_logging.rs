@@ -28,6 +28,8 @@ const MAX_ANSWER_BYTES: usize = 2 * 1024 * 1024;
 const MAX_PAGE_BYTES: usize = 1024 * 1024;
 /// What a page takes while it is read, in bytes: the answer, the lines, and what is made of them.
 const READING_BYTES: usize = MAX_ANSWER_BYTES + 2 * MAX_PAGE_BYTES;
+/// Where loggers put what people read: Google's own and most; pino, bunyan, logrus, zap and slog; structlog; others.
+const MESSAGE_FIELDS: [&str; 4] = ["message", "msg", "event", "text"];
 /// What a line takes besides its text, in bytes.
 const LINE_OVERHEAD: usize = 200;
 /// Pages in a row that may be empty and yet have a successor.
@@ -370,7 +372,7 @@ impl GoogleEntry<'_> {
     /// The line's message under the names that are usual.
     fn message(&self) -> Option<&str> {
         let json = self.json_payload.as_ref()?;
-        let names = ["message", "msg"].iter();
+        let names = MESSAGE_FIELDS.iter();
         names.filter_map(|name| json.get(name)?.as_str()).next()
     }
 

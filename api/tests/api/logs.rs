@@ -35,6 +35,18 @@ async fn lines_have_a_time_a_severity_and_a_task() {
 }
 
 #[tokio::test]
+async fn the_message_of_usual_loggers_is_the_text() {
+    let script = r#"echo '{"level":30,"msg":"of pino"}'; echo '{"event":"of structlog","level":"info"}'; echo '{"level":30}'"#;
+    let app = TestApp::with(Job::new(JOB, ["sh", "-c", script]), |_| {}).await;
+    let execution = app.start("acme").await;
+    app.until(&execution, "succeeded").await;
+    let answer = helpers::json(app.get(link(&execution, "logs"))).await;
+    let lines = answer["lines"].as_array().unwrap().iter();
+    let texts: Vec<_> = lines.map(|line| line["text"].as_str().unwrap()).collect();
+    assert_eq!(texts, ["of pino", "of structlog", r#"{"level":30}"#]);
+}
+
+#[tokio::test]
 async fn pages_of_lines_are_in_order_and_whole() {
     let (app, execution) = printing(2500, 5).await;
     let (mut texts, mut path) = (Vec::new(), link(&execution, "logs").to_owned());

@@ -629,3 +629,32 @@ async fn the_log_can_be_copied_and_downloaded_whole() {
         );
     }
 }
+
+#[tokio::test]
+async fn what_a_job_reports_is_on_the_bar_and_in_the_end() {
+    let world = World::with(|config| {
+        let env = serde_json::json!({"SLEEP_SECONDS": "{seconds}", "FAIL_WITH": "{fail_with}", "MODE": "{mode}", "PROGRESS": "1"});
+        config.overrides.env = serde_json::from_value(env).unwrap();
+    })
+    .await;
+    let Some(browser) = opened(&world).await else {
+        return;
+    };
+    browser
+        .script("element.addEventListener('process-ended', ({ detail }) => { window.result = detail.result })")
+        .await;
+    browser.fill("[name=seconds]", "6").await;
+    browser.click("part('start')").await;
+    browser
+        .until("state === 'running' && /^[1-5] of 6 · working: [1-5] of 6 s$/.test(text('message')) && part('progress').max === 6")
+        .await;
+    browser
+        .until("state === 'succeeded' && window.result")
+        .await;
+    assert_eq!(
+        browser
+            .value("[result, text('result'), part('progress').value, part('message').hidden]")
+            .await,
+        serde_json::json!([{"seconds": 6}, "Result: seconds: 6", 6, true])
+    );
+}
