@@ -328,6 +328,7 @@ fn nothing_below_http_imports_it_and_google_knows_the_domain_by_few_names() {
                 "scope",
                 "backoff",
                 "cached",
+                "caller_id",
                 "random",
             ];
             let other = imported
