@@ -47,7 +47,9 @@ pub(crate) fn read(cloud: &Cloud, job: &str) -> Answer {
 
 /// Sets the policy unless somebody else has changed it since it was read.
 pub(crate) fn set(cloud: &Cloud, job: &str, body: &[u8]) -> Answer {
-    let mut policy = parsed::<Value>(body)?["policy"].take();
+    let mut request: Value = parsed(body)?;
+    let policy = request.get_mut("policy").map(Value::take);
+    let mut policy = policy.unwrap_or_default();
     let mut state = cloud.state();
     let job = state.jobs.find_mut(&cloud.site, job)?;
     let read = &policy["etag"];

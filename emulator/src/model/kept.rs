@@ -48,7 +48,10 @@ impl Kept {
 
     /// Sets the limits that Google sets where none are given.
     pub(crate) fn default_limits(&mut self) {
-        let resources = self.fields.entry("resources").or_insert_with(|| json!({}));
+        let resources = self.fields.entry("resources").or_insert(Value::Null);
+        if !resources.is_object() {
+            *resources = json!({});
+        }
         if !resources["limits"].is_object() {
             resources["limits"] = json!({ "cpu": "1000m", "memory": "512Mi" });
         }

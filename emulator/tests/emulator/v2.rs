@@ -252,6 +252,16 @@ async fn jobs_that_google_would_refuse_are_refused() {
             "{pointer} {value}"
         );
     }
+    for body in [json!([]), json!("job"), json!(1)] {
+        for path in ["jobs?jobId=mine", "jobs/sh:run", "jobs/sh:setIamPolicy"] {
+            let refused = world.refused(Method::POST, path, Some(body.clone())).await;
+            assert_eq!(refused, (400, "INVALID_ARGUMENT".into()), "{path} {body}");
+        }
+    }
+    let mut odd = job();
+    odd["template"]["template"]["containers"][0]["resources"] = json!("much");
+    let (status, created) = world.v2(Method::POST, "jobs?jobId=odd", Some(odd)).await;
+    assert_eq!(status, StatusCode::OK, "{created}");
     let unnamed = world.refused(Method::POST, "jobs", Some(job())).await;
     assert_eq!(unnamed, (400, "INVALID_ARGUMENT".into()));
 }
