@@ -236,7 +236,8 @@ impl CloudLogging {
         let mut size = query.size;
         loop {
             self.budget.take(query.caller, query.priority).await?;
-            let held = self.memory.hold(READING_BYTES).ok_or(Error::NoMemory)?;
+            let held = self.memory.hold_soon(READING_BYTES).await;
+            let held = held.ok_or(Error::NoMemory)?;
             let outcome = self.read(query, token, size).await;
             match (outcome, size.smaller()) {
                 (Err(client::Error::TooLarge(_)), Some(smaller)) => size = smaller,

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
+use tokio::time::sleep;
 
 /// The share of the container's memory that may be held: an eighth.
 const SHARE: usize = 8;
@@ -17,6 +18,10 @@ const LEAST: usize = 8 * 1024 * 1024;
 const MOST: usize = 32 * 1024 * 1024;
 /// How long lines must lie untouched before they may be dropped. Whoever reads at all takes some every second.
 const IDLE: Duration = Duration::from_secs(2);
+
+/// How long a read waits for memory, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(3);
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Where Linux tells a container's memory limit: cgroup v2, then v1.
 const LIMITS: [&str; 2] = [
@@ -86,6 +91,18 @@ impl PageMemory {
                 self.longest_idle(&holders)
             }?;
             idle.drop_lines();
+        }
+    }
+
+    /// The same, but waits a moment while all are in use: reads take a short time.
+    pub async fn hold_soon(&self, bytes: usize) -> Option<Held> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let held = self.hold(bytes);
+            if held.is_some() || Instant::now() > deadline {
+                return held;
+            }
+            sleep(AGAIN).await;
         }
     }
 

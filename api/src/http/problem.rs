@@ -122,7 +122,7 @@ kinds! {
         "The same key was used for a request with another body or query."
         "Use a new key for a new start. Use an old key only to repeat exactly the same request."
     RateLimited 429 "rate-limited" true "Too many requests"
-        "The caller sent more requests a minute than allowed, or the scope had more starts a minute than allowed."
+        "The caller sent more requests a minute than allowed, the scope had more starts a minute than allowed, or the service has read logs as often as it may."
         "Repeat the request after the time in Retry-After."
     Internal 500 "internal" false "The service failed"
         "The service has a defect."
