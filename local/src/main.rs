@@ -82,11 +82,8 @@ fn emulator_port() -> anyhow::Result<u16> {
 /// What to try first. `where_to_look` says where the output is, if it is near.
 fn first_steps(port: u16, config: &Config, where_to_look: &str) -> String {
     let (header, token) = match &config.auth.mode[..] {
-        "jwt" => (
-            " -H \"Authorization: Bearer $TOKEN\"",
-            "\n  TOKEN=… # one of your issuer's; docs/who-may-call.md says how to get it",
-        ),
-        _ => ("", ""),
+        "jwt" => (" -H \"Authorization: Bearer $TOKEN\"", token_line(config)),
+        _ => ("", String::new()),
     };
     format!(
         "Ready. Start the job for the scope acme{where_to_look}:
@@ -98,4 +95,21 @@ The same with a button, in a browser:
   http://localhost:{port}/
 "
     )
+}
+
+/// What sets TOKEN for the line with curl: a scope token, if these settings can sign one.
+fn token_line(config: &Config) -> String {
+    let arguments = [
+        "acme",
+        "--operations",
+        "start,read,cancel",
+        "--minutes",
+        "60",
+    ];
+    match api::mint::mint(config, arguments.map(Into::into)) {
+        Ok(token) => format!("\n  TOKEN={token} # for an hour"),
+        Err(_) => {
+            "\n  TOKEN=… # one of your issuer's; docs/who-may-call.md says how to get it".to_owned()
+        }
+    }
 }

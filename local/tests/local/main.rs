@@ -5,4 +5,5 @@ mod documents;
 mod processes;
 mod program;
 mod real;
+mod smoke;
 mod terminal;

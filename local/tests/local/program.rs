@@ -102,6 +102,30 @@ fn a_command_of_ones_own_is_the_job_and_its_failure_is_told() {
 }
 
 #[test]
+fn in_mode_jwt_the_printed_call_works_as_it_is() {
+    let secret = "an-8-or-9-word-secret-of-this-test-0123456789";
+    let (terminal, port) = Terminal::local(&[
+        ("API__AUTH__MODE", "jwt"),
+        ("API__AUTH__JWT__SECRET", secret),
+    ]);
+    let printed = |start: &str| {
+        let line = terminal.shown.iter().find(|line| line.contains(start));
+        line.unwrap().trim().to_owned()
+    };
+    let call = printed("curl ");
+    let set = printed("TOKEN=");
+    assert!(call.contains(&format!("localhost:{port}")), "{call}");
+    let curl = Command::new("sh")
+        .args(["-c", &format!("{set}\n{call}")])
+        .output();
+    let answer = String::from_utf8(curl.unwrap().stdout).unwrap();
+    match answer.is_empty() {
+        true => assert!(std::env::var_os("CI").is_none(), "curl is needed"),
+        false => assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}"),
+    }
+}
+
+#[test]
 fn both_addresses_of_localhost_answer() {
     if TcpListener::bind("[::1]:0").is_err() {
         eprintln!("skipped: this machine has no IPv6");
