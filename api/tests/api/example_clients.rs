@@ -8,7 +8,7 @@ use std::process::Output;
 
 use emulator::{Fault, Operation, Rule, When};
 use futures_util::future::join_all;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
@@ -153,6 +153,13 @@ async fn the_exit_code_says_what_became_of_the_execution() {
         ended(&client.run(&app.url, r#"{"fail_with": 3}"#).await, FAILED);
         assert_eq!(app.counters().runs, 2);
 
+        let reports = client.run(&app.url, r#"{"sleep_seconds": 1, "progress": 1}"#);
+        let reports = reports.await;
+        ended(&reports, SUCCEEDED);
+        let text = String::from_utf8_lossy(&reports.stdout);
+        let result: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        assert_eq!(result, json!({"seconds": 1}), "the last line is the result");
+
         let refused = client.run(&app.url, r#"{"fail_with": 300}"#).await;
         ended(&refused, NOT_STARTED);
         let message = String::from_utf8_lossy(&refused.stderr);
@@ -161,7 +168,7 @@ async fn the_exit_code_says_what_became_of_the_execution() {
             let mut command = client.command(&app.url, scope, "{}");
             ended(&command.output().await.unwrap(), NOT_STARTED);
         }
-        assert_eq!(app.counters().runs, 2);
+        assert_eq!(app.counters().runs, 3);
     })
     .await;
 }
