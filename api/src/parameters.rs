@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
@@ -201,10 +202,11 @@ impl Parameters {
         }
         let names = unknown.iter().take(MAX_UNKNOWN_NAMES);
         faults.extend(names.map(|name| Fault {
-            parameter: is_name(name).then(|| (*name).clone()),
-            detail: match is_name(name) {
-                true => format!("The field {name} is not a declared parameter."),
-                false => "The name of a field is not one that a parameter can have.".to_owned(),
+            parameter: may_be_repeated(name).then(|| (*name).clone()),
+            detail: if may_be_repeated(name) {
+                format!("The field {name} is not a declared parameter.")
+            } else {
+                "A field is not a declared parameter.".to_owned()
             },
         }));
         if !unknown.is_empty() || self.required().any(|name| !values.contains_key(name)) {
@@ -256,6 +258,12 @@ fn is_name(name: &str) -> bool {
         && name.len() <= MAX_NAME_BYTES
 }
 
+/// Whether the name of an undeclared field is a word that somebody misspelt, rather than a key or a token in the wrong place.
+fn may_be_repeated(name: &str) -> bool {
+    let digits = name.bytes().filter(u8::is_ascii_digit).count();
+    is_name(name) && name.len() <= 32 && digits <= 4 && !name.contains('-')
+}
+
 /// A number that the job would get as another number than was sent.
 fn inexact(name: &str, parameters: &Parameters) -> Fault {
     let what = "is a number that cannot be passed on exactly: send it as text, as a parameter of type string";
@@ -299,19 +307,16 @@ fn declare(name: &str, declaration: &Value) -> Result<(Declared, Map<String, Val
     Ok((declared, schema))
 }
 
-/// The words of serde_json's errors of syntax contain nothing of what was sent.
+/// The error's own words are not repeated: they are about the parser's types, and may quote what was sent.
 fn malformed(error: &serde_json::Error) -> Refused {
-    let what = if error.is_data() {
-        format!(
-            "a name occurs twice before line {} column {}",
-            error.line(),
-            error.column()
-        )
-    } else {
-        error.to_string()
+    let what = match error.classify() {
+        Category::Eof => "ends too early",
+        Category::Data => "has a name twice",
+        Category::Syntax | Category::Io => "is not JSON",
     };
+    let (line, column) = (error.line(), error.column());
     Refused::Malformed(format!(
-        "The body is not JSON that can be used: {what}. Send one JSON object in UTF-8 that has each name once."
+        "The body {what}: see line {line}, column {column}. Send one JSON object in UTF-8 that has each name once."
     ))
 }
 
@@ -385,7 +390,7 @@ mod tests {
                 "The parameter limit is not valid: it must be a whole number.",
                 "The parameter document is required.",
                 "The field sleep is not a declared parameter.",
-                "The name of a field is not one that a parameter can have.",
+                "A field is not a declared parameter.",
                 "The body must be a JSON object with no other fields than: document, limit. Required: document.",
             ]
         );
