@@ -239,7 +239,7 @@ async fn a_wrong_query_path_or_method_is_told_what_is_right() {
             "wait must be a whole number from 1 to 60",
         ),
         (
-            "/scopes/acme/executions/test-job-abcde/events?CANARY=1",
+            "/scopes/acme/executions/test-job-abcde/result?CANARY=1",
             "takes no query",
         ),
     ];
