@@ -1,0 +1,104 @@
+//! The job of each process, as it is deployed.
+
+use super::Report;
+use super::cures::{Cures, trouble};
+use super::permissions::permissions;
+use crate::App;
+use crate::config::{self, Config, WholeProcess};
+use crate::gcp::cloud_run::Job;
+
+/// With more than this of the job's own variables and arguments, in bytes, Cloud Run's list takes more calls.
+const LIGHT_JOB_BYTES: usize = 4 * 1024;
+
+/// The job of each process. Where there are several processes, each finding names its own.
+pub(super) async fn look_at_jobs(app: &App, config: &Config, cures: &Cures, report: &mut Report) {
+    let unnamed = config::Process::default();
+    let named = config.processes.iter().map(|(name, own)| (&name[..], own));
+    for (name, own) in std::iter::once(("the unnamed process", &unnamed)).chain(named) {
+        let begun = report.findings.len();
+        look_at_job(app, &own.within(config), cures, report).await;
+        if !config.processes.is_empty() {
+            for finding in &mut report.findings[begun..] {
+                finding.found = format!("{name}: {}", finding.found);
+            }
+        }
+    }
+}
+
+async fn look_at_job(app: &App, process: &WholeProcess, cures: &Cures, report: &mut Report) {
+    let job = &process.job;
+    match app.cloud_run.describe(job).await {
+        Ok(described) => {
+            report.ok("job", format!("{job} exists"));
+            container(&described, &process.container, report);
+            own_size(&described, report);
+            tasks(&described, process, cures, report);
+        }
+        Err(error) => report.fail("job", trouble(&error), cures.for_job(job, &error)),
+    }
+    permissions(app, job, cures, report).await;
+}
+
+fn tasks(job: &Job, process: &WholeProcess, cures: &Cures, report: &mut Report) {
+    let tasks = process.overrides.task_count.unwrap_or(job.task_count);
+    match job.parallelism {
+        0 => report.ok("tasks", format!("{tasks}, all at one time")),
+        parallelism if parallelism < tasks => report.warn(
+            "tasks",
+            format!("{tasks}, but no more than {parallelism} at one time"),
+            Some(cures.update(&process.job, "--parallelism=0")),
+        ),
+        parallelism => report.ok("tasks", format!("{tasks}, up to {parallelism} at one time")),
+    }
+    match job.max_retries {
+        0 => report.ok("retries", "none: a task runs once"),
+        retries => report.warn(
+            "retries",
+            format!("a task that fails runs up to {retries} more times; leave that only if it may do its work twice"),
+            Some(cures.update(&process.job, "--max-retries=0")),
+        ),
+    }
+}
+
+/// Cloud Run's list repeats the job's own variables for every execution.
+fn own_size(job: &Job, report: &mut Report) {
+    if job.own_bytes <= LIGHT_JOB_BYTES {
+        return;
+    }
+    let kib = job.own_bytes.div_ceil(1024);
+    let told = format!(
+        "the job's own variables and arguments have {kib} KiB; the list of executions repeats them for each, so that it takes more calls \
+         to find what a key has started: keep large values in a secret or a file that the job reads"
+    );
+    report.warn("size", told, None);
+}
+
+/// Google applies an override with a name to a job's only container whatever that is called; we read the scope back by the name.
+fn container(job: &Job, wanted: &str, report: &mut Report) {
+    let names: Vec<_> = job.containers.iter().flatten().cloned().collect();
+    let choose = || {
+        let first = names.first().map_or("", String::as_str);
+        Some(format!("export API__CLOUD_RUN__CONTAINER={first}"))
+    };
+    match wanted {
+        "" if job.containers.len() > 1 => report.fail(
+            "container",
+            format!(
+                "the job has several ({}): say which one gets the overrides",
+                names.join(", ")
+            ),
+            choose(),
+        ),
+        "" => report.ok("container", "the only one"),
+        name if names.iter().any(|own| own == name) => report.ok("container", name),
+        name => report.fail(
+            "container",
+            format!("the job has none named {name}"),
+            if names.is_empty() {
+                Some("unset API__CLOUD_RUN__CONTAINER".to_owned())
+            } else {
+                choose()
+            },
+        ),
+    }
+}
