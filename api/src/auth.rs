@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 pub use self::grants::{Denied, Permissions};
 use self::jwt::Tokens;
-use crate::config::{Config, Invalid};
+use crate::config::{AuthMode, Config, Invalid};
 
 /// Who may call.
 pub enum Auth {
@@ -32,8 +32,8 @@ impl Auth {
     /// The mode of the settings; there is none by default, since whoever gets it wrong opens every tenant to the internet.
     pub fn new(config: &Config, http: Client) -> Result<Self, Invalid> {
         let on_cloud_run = config.platform.cloud_run;
-        match config.auth.mode.as_str() {
-            "public" => {
+        match config.auth.mode {
+            Some(AuthMode::Public) => {
                 if on_cloud_run {
                     tracing::warn!(
                         "auth.mode is public: anyone who reaches the service may start the job"
@@ -41,7 +41,7 @@ impl Auth {
                 }
                 Ok(Self::Public(Caller::anyone()))
             }
-            "iam" => {
+            Some(AuthMode::Iam) => {
                 if !on_cloud_run {
                     tracing::warn!(
                         "auth.mode is iam, but this is not Cloud Run: nobody checks who calls"
@@ -49,8 +49,11 @@ impl Auth {
                 }
                 Ok(Self::Iam(Caller::anyone()))
             }
-            "jwt" => Ok(Self::Bearer(Box::new(Tokens::new(config, http)?))),
-            mode => Err(unknown_mode(mode)),
+            Some(AuthMode::Jwt) => Ok(Self::Bearer(Box::new(Tokens::new(config, http)?))),
+            None => Err(Invalid::new(
+                "auth.mode",
+                format!("must be chosen: {}", AuthMode::CHOICES),
+            )),
         }
     }
 
@@ -73,16 +76,6 @@ impl Auth {
             Self::Bearer(tokens) => tokens.caller(headers).await,
         }
     }
-}
-
-fn unknown_mode(mode: &str) -> Invalid {
-    let problem = match mode {
-        "" => "must be chosen".to_owned(),
-        other => format!("`{other}` is unknown; choose"),
-    };
-    let modes = "public (anyone who reaches the service may start the job), \
-                 iam (whoever Cloud Run's IAM lets through), jwt (whoever brings a token that auth.grants allows)";
-    Invalid::new("auth.mode", format!("{problem}: {modes}"))
 }
 
 /// Why it is not known who sent a request. The text is for the log.

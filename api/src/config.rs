@@ -5,6 +5,7 @@ mod load;
 mod secrets;
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,8 +13,8 @@ use serde_json::{Map, Value};
 
 pub(crate) use self::check::is_loopback;
 use self::load::{
-    choice, comma_list, grants, list, optional_choice, optional_list, optional_table, table,
-    variable,
+    choice, comma_list, empty_as_none, grants, list, optional_choice, optional_list,
+    optional_setting, optional_table, table, variable,
 };
 pub use self::secrets::Secrets;
 
@@ -94,39 +95,130 @@ impl OnRunning {
     }
 }
 
+/// Who may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMode {
+    /// Anyone.
+    Public,
+    /// Whoever Cloud Run's IAM lets through.
+    Iam,
+    /// Whoever brings a token whose claims are granted something.
+    Jwt,
+}
+
+impl AuthMode {
+    /// What can be chosen, for errors.
+    pub(crate) const CHOICES: &str = "public (anyone who reaches the service may start the job), \
+         iam (whoever Cloud Run's IAM lets through), jwt (whoever brings a token that auth.grants allows)";
+
+    /// The word for it in settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Iam => "iam",
+            Self::Jwt => "jwt",
+        }
+    }
+}
+
+impl FromStr for AuthMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Public, Self::Iam, Self::Jwt];
+        let named = all.into_iter().find(|mode| mode.as_str() == text);
+        named.ok_or_else(|| format!("`{text}` is unknown; choose: {}", Self::CHOICES))
+    }
+}
+
 /// `[auth]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
-    /// `public`, `iam` or `jwt`; empty refuses to start.
-    pub mode: String,
+    /// Which kind of proof is asked for; none refuses to start.
+    #[serde(deserialize_with = "empty_as_none")]
+    pub mode: Option<AuthMode>,
     /// The tokens of mode `jwt`.
     pub jwt: Jwt,
-    /// The claim in which a token lists its scopes; empty: none does.
-    pub scope_claim: String,
+    /// The claim in which a token lists its scopes; none if no token does.
+    #[serde(deserialize_with = "empty_as_none")]
+    pub scope_claim: Option<String>,
     /// What claims grant; in the environment the path of a TOML file.
     #[serde(deserialize_with = "grants")]
     pub grants: Vec<Grant>,
 }
 
-/// `[auth.jwt]`: empty is what the preset says.
+/// `[auth.jwt]`: what is not set is what the preset says.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Jwt {
-    /// `google`, `firebase` or `iap`; empty: everything by hand.
-    pub preset: String,
+    /// The identity provider; none if it is described by hand.
+    #[serde(deserialize_with = "empty_as_none")]
+    pub preset: Option<Preset>,
     /// Who must have made the token: its `iss`.
-    pub issuer: String,
+    #[serde(deserialize_with = "empty_as_none")]
+    pub issuer: Option<String>,
     /// For whom it must have been made: one of its `aud`.
-    pub audience: String,
+    #[serde(deserialize_with = "empty_as_none")]
+    pub audience: Option<String>,
     /// Where the issuer's keys are.
-    pub jwks_url: String,
-    /// `RS256` or `ES256`.
-    pub algorithm: String,
+    #[serde(deserialize_with = "empty_as_none")]
+    pub jwks_url: Option<String>,
+    /// What the issuer signs with.
+    #[serde(deserialize_with = "empty_as_none")]
+    pub algorithm: Option<Algorithm>,
     /// The header that has the token; `Authorization` has it after `Bearer`.
-    pub header: String,
+    #[serde(deserialize_with = "empty_as_none")]
+    pub header: Option<String>,
     /// What scope tokens are signed with: the current one, and others that are still believed.
     pub secret: Secrets,
+}
+
+/// The identity providers whose issuer, keys and header are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// Google's ID tokens.
+    Google,
+    /// Firebase Authentication.
+    Firebase,
+    /// Identity-Aware Proxy.
+    Iap,
+}
+
+impl FromStr for Preset {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "google" => Ok(Self::Google),
+            "firebase" => Ok(Self::Firebase),
+            "iap" => Ok(Self::Iap),
+            _ => Err(format!(
+                "`{text}` is unknown; choose google, firebase or iap, or set issuer and jwks_url"
+            )),
+        }
+    }
+}
+
+/// What an identity provider signs with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// RSA with SHA-256.
+    Rs256,
+    /// ECDSA on P-256 with SHA-256.
+    Es256,
+}
+
+impl FromStr for Algorithm {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text {
+            "RS256" => Ok(Self::Rs256),
+            "ES256" => Ok(Self::Es256),
+            _ => Err("must be RS256 or ES256"),
+        }
+    }
 }
 
 /// `[[auth.grants]]`
@@ -178,14 +270,18 @@ pub struct Limits {
 pub struct CloudRun {
     /// The job to start.
     pub job: String,
-    /// Its project id; empty: the metadata server is asked.
-    pub project: String,
-    /// Its region; empty: the metadata server is asked.
-    pub region: String,
-    /// The container to override; empty: the only one.
-    pub container: String,
-    /// Cloud Run's API; empty: the regional one.
-    pub base_url: String,
+    /// Its project id; if none, the metadata server is asked.
+    #[serde(deserialize_with = "empty_as_none")]
+    pub project: Option<String>,
+    /// Its region; if none, the metadata server is asked.
+    #[serde(deserialize_with = "empty_as_none")]
+    pub region: Option<String>,
+    /// The container to override; if none, the only one.
+    #[serde(deserialize_with = "empty_as_none")]
+    pub container: Option<String>,
+    /// Cloud Run's API; if none, the regional one.
+    #[serde(deserialize_with = "empty_as_none")]
+    pub base_url: Option<String>,
 }
 
 /// `[cloud_logging]`
@@ -233,8 +329,9 @@ pub struct Start {
 pub struct Process {
     /// The job to start.
     pub job: Option<String>,
-    /// The container to override.
-    pub container: Option<String>,
+    /// The container to override; `Some(None)` is the only one, whatever the top level says.
+    #[serde(default, deserialize_with = "optional_setting")]
+    pub container: Option<Option<String>>,
     /// Templates, task count and timeout, each by itself.
     #[serde(default)]
     pub overrides: ProcessOverrides,
@@ -267,7 +364,7 @@ pub struct ProcessOverrides {
 /// A process with what it takes over from the top level.
 pub(crate) struct WholeProcess {
     pub(crate) job: String,
-    pub(crate) container: String,
+    pub(crate) container: Option<String>,
     pub(crate) overrides: Overrides,
     pub(crate) parameters: Map<String, Value>,
     pub(crate) on_running: OnRunning,

@@ -6,7 +6,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> anyhow::Result<()> {
 //! let mut config = api::config::Config::defaults()?;
-//! config.auth.mode = "public".to_owned();
+//! config.auth.mode = Some(api::config::AuthMode::Public);
 //! config.cloud_run.job = "test-job".to_owned();
 //! let app = api::App::new(&config)?;
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
@@ -110,8 +110,8 @@ impl App {
         let metadata = Metadata::new(reqwest, &config.platform.metadata_host);
         let location = Location::new(
             metadata.clone(),
-            &config.cloud_run.project,
-            &config.cloud_run.region,
+            config.cloud_run.project.clone(),
+            config.cloud_run.region.clone(),
         );
         let (location, token) = (Arc::new(location), Arc::new(AccessToken::new(metadata)));
         let google = Google::new(google_apis.clone(), Some(Arc::clone(&token)));
@@ -119,7 +119,7 @@ impl App {
         let cloud_run = Arc::new(CloudRun::new(
             google.clone(),
             Arc::clone(&location),
-            &config.cloud_run.base_url,
+            config.cloud_run.base_url.as_deref(),
             processes
                 .iter()
                 .map(|process| Arc::clone(&process.target))

@@ -78,7 +78,7 @@ fn process(
         target: Arc::new(Target::new(
             name.clone(),
             &settings.job,
-            &settings.container,
+            settings.container.as_deref(),
         )),
         templates: Templates::new(prefix, &settings.overrides, &parameters)?,
         parameters,

@@ -71,7 +71,7 @@ fn job(command: Option<Vec<String>>) -> anyhow::Result<Job> {
 fn config(emulator: &Emulator) -> anyhow::Result<Config> {
     let mut config = own_settings()?;
     config.cloud_run.job = JOB.to_owned();
-    config.cloud_run.base_url = emulator.url();
+    config.cloud_run.base_url = Some(emulator.url());
     config.cloud_logging.base_url = emulator.url();
     config.platform.metadata_host = emulator.host();
     Ok(config)

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use api::App;
-use api::config::Config;
+use api::config::{AuthMode, Config};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::arguments::{HELP, Wanted};
@@ -64,9 +64,7 @@ async fn serve(config: &Config, greeting: impl FnOnce(u16) -> String) -> anyhow:
 fn own_settings() -> anyhow::Result<Config> {
     let mut config = Config::load()?;
     config.host = loopback::HOST.to_string();
-    if config.auth.mode.is_empty() {
-        config.auth.mode = "public".to_owned();
-    }
+    config.auth.mode.get_or_insert(AuthMode::Public);
     Ok(config)
 }
 
@@ -81,8 +79,8 @@ fn emulator_port() -> anyhow::Result<u16> {
 
 /// What to try first. `where_to_look` says where the output is, if it is near.
 fn first_steps(port: u16, config: &Config, where_to_look: &str) -> String {
-    let (header, token) = match &config.auth.mode[..] {
-        "jwt" => (" -H \"Authorization: Bearer $TOKEN\"", token_line(config)),
+    let (header, token) = match config.auth.mode {
+        Some(AuthMode::Jwt) => (" -H \"Authorization: Bearer $TOKEN\"", token_line(config)),
         _ => ("", String::new()),
     };
     format!(

@@ -1,6 +1,7 @@
 //! With the real Cloud Run: the service on this machine, the job where it is deployed, gcloud's token between them.
 
 use anyhow::Context;
+use api::config::AuthMode;
 use tokio::net::TcpListener;
 
 use crate::arguments::Target;
@@ -11,8 +12,8 @@ use crate::{emulator_port, first_steps, loopback, own_settings, serve};
 pub async fn run(target: Target) -> anyhow::Result<()> {
     let mut config = own_settings()?;
     config.cloud_run.job.clone_from(&target.job);
-    config.cloud_run.project.clone_from(&target.project);
-    config.cloud_run.region.clone_from(&target.region);
+    config.cloud_run.project = Some(target.project.clone());
+    config.cloud_run.region = Some(target.region.clone());
     let port = emulator_port()?;
     let listener = TcpListener::bind((loopback::HOST, port))
         .await
@@ -31,7 +32,7 @@ pub async fn run(target: Target) -> anyhow::Result<()> {
     let place = format!("job {job}, project {project}, region {region}");
     let doctor = format!(
         "GCE_METADATA_HOST={host} API__CLOUD_RUN__JOB={job} API__AUTH__MODE={} cargo run --bin api -- check",
-        config.auth.mode
+        config.auth.mode.map_or("", AuthMode::as_str)
     );
     let metadata = Metadata::of(target).await?;
     let whose = metadata

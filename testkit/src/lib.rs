@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use api::App;
-use api::config::Config;
+use api::config::{AuthMode, Config};
 use emulator::{Counters, Emulator, Job, Operation, Settings};
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::Value;
@@ -235,9 +235,9 @@ pub fn client() -> Client {
 /// Settings that point at the emulator.
 pub fn config(emulator: &Emulator) -> Config {
     let mut config = Config::defaults().unwrap();
-    config.auth.mode = "public".to_owned();
+    config.auth.mode = Some(AuthMode::Public);
     config.cloud_run.job = JOB.to_owned();
-    config.cloud_run.base_url = emulator.url();
+    config.cloud_run.base_url = Some(emulator.url());
     config.cloud_logging.base_url = emulator.url();
     config.platform.metadata_host = emulator.host();
     // All tests come from one address, and some with thousands of requests; the limits have tests of their own.

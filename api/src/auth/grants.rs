@@ -74,11 +74,10 @@ impl Grants {
     /// Refuses settings that grant nothing to anybody, or something that cannot be meant.
     pub fn new(config: &Config) -> Result<Self, Invalid> {
         let settings = &config.auth;
-        let scope_claim = Some(settings.scope_claim.clone()).filter(|claim| !claim.is_empty());
         let numbered = (1..).zip(&settings.grants);
         let grants = numbered.map(|(number, grant)| parse(number, grant, config));
         let grants = grants.collect::<Result<Vec<_>, _>>()?;
-        if grants.is_empty() && scope_claim.is_none() {
+        if grants.is_empty() && settings.scope_claim.is_none() {
             return Err(Invalid::new(
                 "auth.grants",
                 "nobody may do anything: name a TOML file with [[grants]] here, or set auth.scope_claim \
@@ -87,7 +86,7 @@ impl Grants {
         }
         Ok(Self {
             grants,
-            scope_claim,
+            scope_claim: settings.scope_claim.clone(),
         })
     }
 
@@ -276,10 +275,10 @@ mod tests {
 
     use super::*;
 
-    fn grants(grants: Value, scope_claim: &str) -> Result<Grants, Invalid> {
+    fn grants(grants: Value, scope_claim: Option<&str>) -> Result<Grants, Invalid> {
         let mut config = Config::defaults().unwrap();
         config.auth.grants = serde_json::from_value(grants).unwrap();
-        config.auth.scope_claim = scope_claim.to_owned();
+        config.auth.scope_claim = scope_claim.map(str::to_owned);
         let import = serde_json::from_value(json!({})).unwrap();
         config.processes.insert("import".to_owned(), import);
         Grants::new(&config)
@@ -298,7 +297,7 @@ mod tests {
                 {"claim": "/firebase/tenant", "value": "t", "scopes": ["nested"], "operations": ["start"]},
                 {"claim": "https://example.com/admin", "value": true, "scopes": ["url"], "operations": ["start"]},
             ]),
-            "",
+            None,
         )
         .unwrap();
         let cases = [
@@ -337,7 +336,7 @@ mod tests {
         let grant = |scope: &str, operation: &str| json!({"claim": "sub", "value": "u1", "scopes": [scope], "operations": [operation]});
         let grants = grants(
             json!([grant("a", "read"), grant("a", "cancel"), grant("*", "read")]),
-            "",
+            None,
         )
         .unwrap();
         let permissions = grants.of(&json!({"sub": "u1"}));
@@ -360,7 +359,7 @@ mod tests {
                 {"claim": "sub", "value": "u1", "scopes": ["a"], "operations": ["start"], "processes": ["import"]},
                 {"claim": "sub", "value": "u1", "scopes": ["a"], "operations": ["read"]},
             ]),
-            "",
+            None,
         )
         .unwrap();
         let permissions = grants.of(&json!({"sub": "u1"}));
@@ -377,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_token_lists_its_scopes_and_a_star_is_none() {
-        let grants = grants(json!([]), "tenants").unwrap();
+        let grants = grants(json!([]), Some("tenants")).unwrap();
         for listed in [
             json!("a b"),
             json!(["a", "b"]),
@@ -410,7 +409,7 @@ mod tests {
 
     #[test]
     fn so_many_scopes_are_taken_of_a_token_and_no_more() {
-        let grants = grants(json!([]), "tenants").unwrap();
+        let grants = grants(json!([]), Some("tenants")).unwrap();
         let names: Vec<_> = (0..2 * MAX_SCOPES).map(|n| format!("s{n}")).collect();
         for listed in [json!(names), json!(names.join(" "))] {
             assert_eq!(grants.of(&json!({"tenants": listed})).own.len(), MAX_SCOPES);
@@ -420,7 +419,7 @@ mod tests {
     #[test]
     fn grants_that_cannot_be_meant_are_refused_with_their_number() {
         let good = json!({"claim": "sub", "value": "u1", "scopes": ["*"], "operations": ["start"]});
-        assert!(grants(json!([good]), "").is_ok());
+        assert!(grants(json!([good]), None).is_ok());
         for (field, bad) in [
             ("claim", json!("")),
             ("value", json!("")),
@@ -435,7 +434,10 @@ mod tests {
         ] {
             let mut grant = good.clone();
             grant[field] = bad;
-            let message = grants(json!([good, grant]), "").err().unwrap().to_string();
+            let message = grants(json!([good, grant]), None)
+                .err()
+                .unwrap()
+                .to_string();
             assert!(
                 message.contains(&format!("`{field}` of grant 2")),
                 "{message}"

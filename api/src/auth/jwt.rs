@@ -126,15 +126,15 @@ impl Tokens {
 /// Whether an identity provider is configured besides the secret.
 fn names_issuer(settings: &Jwt) -> bool {
     let Jwt {
-        preset,
         issuer,
         jwks_url,
         audience,
         ..
     } = settings;
-    [preset, issuer, jwks_url, audience]
-        .into_iter()
-        .any(|setting| !setting.is_empty())
+    settings.preset.is_some()
+        || [issuer, jwks_url, audience]
+            .into_iter()
+            .any(Option::is_some)
 }
 
 /// The value of the header, if it came once.

@@ -4,7 +4,7 @@ use axum::http::HeaderName;
 use axum::http::header::AUTHORIZATION;
 use jsonwebtoken::Algorithm;
 
-use crate::config::{Invalid, Jwt};
+use crate::config::{self, Invalid, Jwt, Preset};
 
 /// What the tokens of a provider are like.
 pub struct Provider {
@@ -23,42 +23,26 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// The preset, changed by whatever else is set.
+    /// The preset, or what is described by hand, changed by whatever else is set.
     pub fn new(settings: &Jwt) -> Result<Self, Invalid> {
-        let mut provider = preset(&settings.preset, &settings.audience)?;
-        if !settings.issuer.is_empty() {
-            provider.issuers = vec![settings.issuer.clone()];
+        let mut provider = match settings.preset {
+            Some(preset) => known(preset, audience(settings)?),
+            None => by_hand(settings)?,
+        };
+        if let Some(issuer) = &settings.issuer {
+            provider.issuers = vec![issuer.clone()];
         }
-        if !settings.jwks_url.is_empty() {
-            provider.jwks_url.clone_from(&settings.jwks_url);
+        if let Some(url) = &settings.jwks_url {
+            provider.jwks_url.clone_from(url);
         }
-        if !settings.algorithm.is_empty() {
-            provider.algorithm = algorithm(&settings.algorithm)?;
+        if let Some(algorithm) = settings.algorithm {
+            provider.algorithm = algorithm.into();
         }
-        if !settings.header.is_empty() {
-            provider.header = HeaderName::try_from(&settings.header)
+        if let Some(header) = &settings.header {
+            provider.header = HeaderName::try_from(header)
                 .map_err(|_| Invalid::new("auth.jwt.header", "must be the name of a header"))?;
         }
-        provider.complete()
-    }
-
-    fn complete(self) -> Result<Self, Invalid> {
-        let missing = |setting, what| {
-            let cure =
-                format!("must be set to {what}, or auth.jwt.preset to google, firebase or iap");
-            Err(Invalid::new(setting, cure))
-        };
-        if self.issuers.is_empty() {
-            return missing("auth.jwt.issuer", "the iss of the tokens");
-        }
-        if self.jwks_url.is_empty() {
-            return missing("auth.jwt.jwks_url", "the URL of the issuer's keys");
-        }
-        if self.audience.is_empty() {
-            let cure = "must be set to the aud of tokens made for this service (firebase: the project's id)";
-            return Err(Invalid::new("auth.jwt.audience", cure));
-        }
-        Ok(self)
+        Ok(provider)
     }
 
     /// One name, also for a provider that goes by two.
@@ -67,61 +51,77 @@ impl Provider {
     }
 }
 
-/// The providers known by name. Sources: Google's "Verify the Google ID token on your server side", Firebase's "Verify
-/// ID tokens", IAP's "Securing your app with signed headers".
-fn preset(name: &str, audience: &str) -> Result<Provider, Invalid> {
-    let by_hand = Provider {
-        issuers: Vec::new(),
-        audience: audience.to_owned(),
-        jwks_url: String::new(),
+impl From<config::Algorithm> for Algorithm {
+    fn from(algorithm: config::Algorithm) -> Self {
+        match algorithm {
+            config::Algorithm::Rs256 => Self::RS256,
+            config::Algorithm::Es256 => Self::ES256,
+        }
+    }
+}
+
+fn by_hand(settings: &Jwt) -> Result<Provider, Invalid> {
+    let set = |value: &Option<String>, setting, what| {
+        value.clone().ok_or_else(|| {
+            let cure =
+                format!("must be set to {what}, or auth.jwt.preset to google, firebase or iap");
+            Invalid::new(setting, cure)
+        })
+    };
+    let issuer = set(&settings.issuer, "auth.jwt.issuer", "the iss of the tokens")?;
+    let keys = "the URL of the issuer's keys";
+    Ok(Provider {
+        issuers: vec![issuer],
+        jwks_url: set(&settings.jwks_url, "auth.jwt.jwks_url", keys)?,
+        audience: audience(settings)?,
         algorithm: Algorithm::RS256, // what OpenID Connect takes for granted
         header: AUTHORIZATION,
         trusts_unverified_email: false,
-    };
-    let (issuers, jwks_url) = match name {
-        "" => return Ok(by_hand),
-        "google" => (
+    })
+}
+
+fn audience(settings: &Jwt) -> Result<String, Invalid> {
+    settings.audience.clone().ok_or_else(|| {
+        let cure =
+            "must be set to the aud of tokens made for this service (firebase: the project's id)";
+        Invalid::new("auth.jwt.audience", cure)
+    })
+}
+
+/// The providers known by name. Sources: Google's "Verify the Google ID token on your server side", Firebase's "Verify
+/// ID tokens", IAP's "Securing your app with signed headers".
+fn known(preset: Preset, audience: String) -> Provider {
+    let (issuers, jwks_url) = match preset {
+        Preset::Google => (
             vec![
                 "https://accounts.google.com".to_owned(),
                 "accounts.google.com".to_owned(),
             ],
             "https://www.googleapis.com/oauth2/v3/certs",
         ),
-        "firebase" => (
+        Preset::Firebase => (
             vec![format!("https://securetoken.google.com/{audience}")],
             "https://www.googleapis.com/service_accounts/v1/jwk/securetoken@system.gserviceaccount.com",
         ),
-        "iap" => (
+        Preset::Iap => (
             vec!["https://cloud.google.com/iap".to_owned()],
             "https://www.gstatic.com/iap/verify/public_key-jwk",
         ),
-        other => {
-            let cure = format!(
-                "`{other}` is unknown; choose google, firebase or iap, or set issuer and jwks_url"
-            );
-            return Err(Invalid::new("auth.jwt.preset", cure));
-        }
     };
-    let known = Provider {
+    let (algorithm, header) = match preset {
+        Preset::Google | Preset::Firebase => (Algorithm::RS256, AUTHORIZATION),
+        Preset::Iap => (
+            Algorithm::ES256,
+            HeaderName::from_static("x-goog-iap-jwt-assertion"),
+        ),
+    };
+    Provider {
         issuers,
+        audience,
         jwks_url: jwks_url.to_owned(),
-        ..by_hand
-    };
-    Ok(match name {
-        "iap" => Provider {
-            algorithm: Algorithm::ES256,
-            header: HeaderName::from_static("x-goog-iap-jwt-assertion"),
-            trusts_unverified_email: true, // its tokens have no email_verified: IAP itself let the account of that address in
-            ..known
-        },
-        _ => known,
-    })
-}
-
-fn algorithm(name: &str) -> Result<Algorithm, Invalid> {
-    match name {
-        "RS256" => Ok(Algorithm::RS256),
-        "ES256" => Ok(Algorithm::ES256),
-        _ => Err(Invalid::new("auth.jwt.algorithm", "must be RS256 or ES256")),
+        algorithm,
+        header,
+        // IAP's tokens have no email_verified: IAP itself let the account of that address in.
+        trusts_unverified_email: preset == Preset::Iap,
     }
 }

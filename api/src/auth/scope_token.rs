@@ -81,8 +81,8 @@ impl ScopeTokens {
         validation.set_required_spec_claims(&["exp"]);
         validation.leeway = LEEWAY.as_secs();
         validation.validate_nbf = true;
-        if !settings.audience.is_empty() {
-            validation.set_audience(&[&settings.audience]); // of a token that has an aud
+        if let Some(audience) = &settings.audience {
+            validation.set_audience(&[audience]); // of a token that has an aud
         }
         let keys = secrets
             .iter()

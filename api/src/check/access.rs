@@ -32,10 +32,12 @@ pub(super) async fn access(auth: &Auth, config: &Config, report: &mut Report) {
                     report.fail("access", found, Some(cure));
                 }
             }
-            audience(&config.auth.jwt.audience, report);
+            if let Some(text) = &config.auth.jwt.audience {
+                audience(text, report);
+            }
             // The presets know their issuers.
-            if config.auth.jwt.preset.is_empty() && !config.auth.jwt.issuer.is_empty() {
-                issuer(&config.auth.jwt.issuer, report).await;
+            if let (None, Some(text)) = (config.auth.jwt.preset, &config.auth.jwt.issuer) {
+                issuer(text, report).await;
             }
         }
     }

@@ -62,7 +62,7 @@ impl Cures {
             job: job.to_owned(),
             leads: [
                 set(
-                    !config.cloud_run.base_url.is_empty(),
+                    config.cloud_run.base_url.is_some(),
                     "API__CLOUD_RUN__BASE_URL",
                 ),
                 set(elsewhere, "API__CLOUD_LOGGING__BASE_URL"),

@@ -30,7 +30,7 @@ async fn look_at_job(app: &App, process: &WholeProcess, cures: &Cures, report: &
     match app.cloud_run.describe(job).await {
         Ok(described) => {
             report.ok("job", format!("{job} exists"));
-            container(&described, &process.container, report);
+            container(&described, process.container.as_deref(), report);
             own_size(&described, report);
             tasks(&described, process, cures, report);
         }
@@ -74,14 +74,14 @@ fn own_size(job: &Job, report: &mut Report) {
 }
 
 /// Google applies an override with a name to a job's only container whatever that is called; we read the scope back by the name.
-fn container(job: &Job, wanted: &str, report: &mut Report) {
+fn container(job: &Job, wanted: Option<&str>, report: &mut Report) {
     let names: Vec<_> = job.containers.iter().flatten().cloned().collect();
     let choose = || {
         let first = names.first().map_or("", String::as_str);
         Some(format!("export API__CLOUD_RUN__CONTAINER={first}"))
     };
     match wanted {
-        "" if job.containers.len() > 1 => report.fail(
+        None if job.containers.len() > 1 => report.fail(
             "container",
             format!(
                 "the job has several ({}): say which one gets the overrides",
@@ -89,9 +89,9 @@ fn container(job: &Job, wanted: &str, report: &mut Report) {
             ),
             choose(),
         ),
-        "" => report.ok("container", "the only one"),
-        name if names.iter().any(|own| own == name) => report.ok("container", name),
-        name => report.fail(
+        None => report.ok("container", "the only one"),
+        Some(name) if names.iter().any(|own| own == name) => report.ok("container", name),
+        Some(name) => report.fail(
             "container",
             format!("the job has none named {name}"),
             if names.is_empty() {

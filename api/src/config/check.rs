@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use reqwest::Url;
 
-use super::{Config, Invalid, METADATA_HOST};
+use super::{CloudRun, Config, Invalid, METADATA_HOST};
 use crate::gcp::metadata::is_name;
 
 /// The longest deadline of a start, in seconds. Cloud Run's front end and browsers wait longer.
@@ -20,36 +20,32 @@ const MAX_MAX_RUNNING: u32 = 1_000;
 impl Config {
     /// Checks the settings that can be checked one by one.
     pub(crate) fn check(&self) -> Result<(), Invalid> {
-        let name = |setting: &str, text: &str, what| match text {
-            "" => Ok(()),
-            text if is_name(text) => Ok(()),
-            _ => Err(Invalid::new(
-                setting,
-                format!("is no {what}: use lower-case letters, digits and hyphens"),
-            )),
-        };
         if self.cloud_run.job.is_empty() {
             return Err(Invalid::new(
                 "cloud_run.job",
                 "must be set to the name of the Cloud Run job to start",
             ));
         }
-        name("cloud_run.job", &self.cloud_run.job, "job's name")?;
-        name("cloud_run.project", &self.cloud_run.project, "project's id")?;
-        name("cloud_run.region", &self.cloud_run.region, "region")?;
+        let CloudRun {
+            job,
+            project,
+            region,
+            container,
+            ..
+        } = &self.cloud_run;
+        name("cloud_run.job", Some(job), "job's name")?;
+        name("cloud_run.project", project.as_ref(), "project's id")?;
+        name("cloud_run.region", region.as_ref(), "region")?;
         name(
             "cloud_run.container",
-            &self.cloud_run.container,
+            container.as_ref(),
             "container's name",
         )?;
         for (process, own) in &self.processes {
             let setting = |key| format!("processes.{process}.{key}");
-            if let Some(job) = &own.job {
-                name(&setting("job"), job, "job's name")?;
-            }
-            if let Some(container) = &own.container {
-                name(&setting("container"), container, "container's name")?;
-            }
+            let container = own.container.as_ref().and_then(Option::as_ref);
+            name(&setting("job"), own.job.as_ref(), "job's name")?;
+            name(&setting("container"), container, "container's name")?;
             max_running(&setting("max_running"), own.max_running.unwrap_or(1))?;
         }
         max_running("start.max_running", self.start.max_running)?;
@@ -71,12 +67,12 @@ impl Config {
                 format!("must be 1 to {MAX_LOG_READS_PER_MINUTE}"),
             ));
         }
-        if !self.cloud_run.base_url.is_empty() {
-            self.upstream("cloud_run.base_url", &self.cloud_run.base_url)?;
+        if let Some(url) = &self.cloud_run.base_url {
+            self.upstream("cloud_run.base_url", url)?;
         }
         self.upstream("cloud_logging.base_url", &self.cloud_logging.base_url)?;
-        if !self.auth.jwt.jwks_url.is_empty() {
-            self.upstream("auth.jwt.jwks_url", &self.auth.jwt.jwks_url)?;
+        if let Some(url) = &self.auth.jwt.jwks_url {
+            self.upstream("auth.jwt.jwks_url", url)?;
         }
         let emulators = [
             (
@@ -128,6 +124,14 @@ impl Config {
             )),
         }
     }
+}
+
+fn name(setting: &str, text: Option<&String>, what: &str) -> Result<(), Invalid> {
+    if text.is_none_or(|text| is_name(text)) {
+        return Ok(());
+    }
+    let cure = format!("is no {what}: use lower-case letters, digits and hyphens");
+    Err(Invalid::new(setting, cure))
 }
 
 fn max_running(setting: &str, number: u32) -> Result<(), Invalid> {

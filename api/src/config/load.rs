@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 use std::env;
+use std::fmt::Display;
 use std::fs;
+use std::str::FromStr;
 
 use config::{Environment, File, FileFormat};
 use serde::de::{DeserializeOwned, Error as _};
@@ -207,6 +209,19 @@ where
     choice.map_err(|error| D::Error::custom(format!("is not one of its values: {error}")))
 }
 
+/// A text that may be empty, which means that the setting is not set.
+pub(super) fn empty_as_none<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: Display>,
+{
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(D::Error::custom)
+}
+
 /// A TOML array, or in the environment a text that is one.
 pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     toml_value(deserializer)
@@ -219,6 +234,12 @@ where
     T: DeserializeOwned,
 {
     choice(deserializer).map(Some)
+}
+
+pub(super) fn optional_setting<'de, D: Deserializer<'de>>(
+    d: D,
+) -> Result<Option<Option<String>>, D::Error> {
+    empty_as_none(d).map(Some)
 }
 
 pub(super) fn optional_list<'de, D: Deserializer<'de>>(

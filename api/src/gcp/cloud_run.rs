@@ -59,12 +59,12 @@ pub struct Target {
 }
 
 impl Target {
-    /// An empty `container` is none.
-    pub fn new(process: Option<ProcessName>, job: &str, container: &str) -> Self {
+    /// Nothing is asked of Google yet.
+    pub fn new(process: Option<ProcessName>, job: &str, container: Option<&str>) -> Self {
         Self {
             process,
             job: job.to_owned(),
-            container: (!container.is_empty()).then(|| container.to_owned()),
+            container: container.map(str::to_owned),
             run_uri: OnceCell::new(),
         }
     }
@@ -122,18 +122,17 @@ pub struct Page {
 }
 
 impl CloudRun {
-    /// An empty `base_url` is the regional endpoint. `targets` are the jobs of the processes, the unnamed one's first.
+    /// Without a `base_url` it is the regional endpoint. `targets` are the jobs of the processes, the unnamed one's first.
     pub fn new(
         google: Google,
         location: Arc<Location>,
-        base_url: &str,
+        base_url: Option<&str>,
         targets: Vec<Arc<Target>>,
     ) -> Self {
-        let base_url = base_url.trim_end_matches('/');
         Self {
             google,
             location,
-            base_url: (!base_url.is_empty()).then(|| base_url.to_owned()),
+            base_url: base_url.map(|url| url.trim_end_matches('/').to_owned()),
             targets,
             page_size: AtomicUsize::new(PAGE_SIZES[0]),
         }
@@ -587,12 +586,16 @@ impl CloudRun {
     pub(crate) fn for_tests() -> Self {
         let clients = crate::gcp::http_client::HttpClients::new().unwrap();
         let metadata = crate::gcp::metadata::Metadata::new(clients.reqwest, "127.0.0.1:1");
-        let location = Arc::new(Location::new(metadata, "demo", "us-east4"));
-        let target = Arc::new(Target::new(None, "test-job", ""));
+        let location = Arc::new(Location::new(
+            metadata,
+            Some("demo".to_owned()),
+            Some("us-east4".to_owned()),
+        ));
+        let target = Arc::new(Target::new(None, "test-job", None));
         Self::new(
             Google::new(clients.google_apis, None),
             location,
-            "",
+            None,
             vec![target],
         )
     }

@@ -120,8 +120,8 @@ pub fn is_name(text: &str) -> bool {
 /// The project and region of the job: the settings, or what the metadata server says, asked for once.
 pub struct Location {
     metadata: Metadata,
-    project: String,
-    region: String,
+    project: Option<String>,
+    region: Option<String>,
     known: OnceCell<Place>,
 }
 
@@ -135,9 +135,8 @@ pub struct Place {
 }
 
 impl Location {
-    /// Either name may be empty: then the metadata server is asked.
-    pub fn new(metadata: Metadata, project: &str, region: &str) -> Self {
-        let (project, region) = (project.to_owned(), region.to_owned());
+    /// For a name that is not given, the metadata server is asked.
+    pub fn new(metadata: Metadata, project: Option<String>, region: Option<String>) -> Self {
         Self {
             metadata,
             project,
@@ -162,9 +161,9 @@ impl Location {
     }
 
     async fn ask(&self) -> Result<Place, Error> {
-        let ask = async |told: &str, path| match told {
-            "" => self.metadata.text(path).await,
-            name => Ok(name.to_owned()),
+        let ask = async |given: &Option<String>, path| match given {
+            Some(name) => Ok(name.clone()),
+            None => self.metadata.text(path).await,
         };
         let project = ask(&self.project, "project/project-id");
         let region = ask(&self.region, "instance/region");

@@ -129,13 +129,13 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::config::Config;
+    use crate::config::{AuthMode, Config};
 
     #[tokio::test]
     async fn a_panic_is_an_answer_that_says_nothing_of_it_and_harms_nobody_else() {
         const ORIGIN: &str = "https://app.example.com";
         let mut config = Config::defaults().unwrap();
-        config.auth.mode = "public".to_owned();
+        config.auth.mode = Some(AuthMode::Public);
         config.cloud_run.job = "test-job".to_owned();
         config.cors.origins = vec![ORIGIN.to_owned()];
         let app = Arc::new(App::new(&config).unwrap());

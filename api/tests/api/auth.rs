@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use api::config::Config;
+use api::config::{AuthMode, Config, Preset};
 use axum::http::HeaderName;
 use bytes::Bytes;
 use emulator::{Job, Operation};
@@ -34,10 +34,10 @@ pub async fn spawn_with(grants: Value, job: Job) -> (TestApp, Issuer) {
 
 /// Settings under which the issuer's tokens are believed as Google's would be.
 pub fn jwt(config: &mut Config, issuer: &Issuer, grants: Value) {
-    config.auth.mode = "jwt".to_owned();
-    config.auth.jwt.preset = "google".to_owned();
-    config.auth.jwt.audience = AUDIENCE.to_owned();
-    config.auth.jwt.jwks_url = issuer.jwks_url.clone();
+    config.auth.mode = Some(AuthMode::Jwt);
+    config.auth.jwt.preset = Some(Preset::Google);
+    config.auth.jwt.audience = Some(AUDIENCE.to_owned());
+    config.auth.jwt.jwks_url = Some(issuer.jwks_url.clone());
     config.auth.grants = serde_json::from_value(grants).unwrap();
 }
 
@@ -592,7 +592,7 @@ async fn behind_iap_its_header_counts_and_no_other() {
     let grants = json!([grant("email", "ann@example.com", &["acme"], &["start"])]);
     let app = TestApp::with(instant_job(), |config| {
         jwt(config, &issuer, grants);
-        config.auth.jwt.preset = "iap".to_owned();
+        config.auth.jwt.preset = Some(Preset::Iap);
     })
     .await;
     let mut claims = claims("accounts.google.com:1");
@@ -648,7 +648,7 @@ async fn a_token_can_list_its_scopes() {
     let issuer = Issuer::start().await;
     let app = TestApp::with(instant_job(), |config| {
         jwt(config, &issuer, json!([]));
-        config.auth.scope_claim = "/app/tenants".to_owned();
+        config.auth.scope_claim = Some("/app/tenants".to_owned());
     })
     .await;
     let token = changed("app", json!({"tenants": ["acme", "*"]}));
@@ -841,10 +841,11 @@ async fn identity_tokens_of_the_emulator_open_the_service_as_googles_would() {
     let account = "123456789012-compute@developer.gserviceaccount.com";
     let grants = json!([grant("email", account, &["acme"], &["start"])]);
     let app = TestApp::with(instant_job(), |config| {
-        config.auth.mode = "jwt".to_owned();
-        config.auth.jwt.preset = "google".to_owned();
-        config.auth.jwt.audience = AUDIENCE.to_owned();
-        config.auth.jwt.jwks_url = format!("{}/oauth2/v3/certs", config.cloud_run.base_url);
+        config.auth.mode = Some(AuthMode::Jwt);
+        config.auth.jwt.preset = Some(Preset::Google);
+        config.auth.jwt.audience = Some(AUDIENCE.to_owned());
+        config.auth.jwt.jwks_url =
+            Some(format!("{}/oauth2/v3/certs", config.cloud_logging.base_url));
         config.auth.grants = serde_json::from_value(grants).unwrap();
     })
     .await;

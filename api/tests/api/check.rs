@@ -3,7 +3,7 @@
 use std::process::Output;
 
 use api::check::{Report, check};
-use api::config::Config;
+use api::config::{AuthMode, Config, Preset};
 use axum::response::IntoResponse;
 use emulator::{Emulator, Fault, FaultBody, Job, Operation, Rule, Settings};
 use serde_json::{Value, json};
@@ -192,7 +192,7 @@ async fn a_job_that_may_surprise_is_warned_of() {
 async fn the_container_is_one_of_the_jobs() {
     let emulator = emulator(real_job()).await;
     let wrong = report(&emulator, |config| {
-        config.cloud_run.container = "nobody".to_owned()
+        config.cloud_run.container = Some("nobody".to_owned())
     })
     .await;
     let wrong = wrong.json();
@@ -201,15 +201,19 @@ async fn the_container_is_one_of_the_jobs() {
 
     let spec = |containers: Value| json!({ "spec": { "template": { "spec": { "template": { "spec": { "containers": containers, "maxRetries": 0 } } } } } });
     let two = spec(json!([{ "name": "main" }, { "name": "proxy" }]));
-    for (container, verdict) in [("", "failed"), ("main", "ok"), ("x", "failed")] {
+    for (container, verdict) in [
+        (None, "failed"),
+        (Some("main"), "ok"),
+        (Some("x"), "failed"),
+    ] {
         emulator.faults().clear();
         emulator.faults().add(nth(1, answered(200, two.clone())));
         let report = report(&emulator, |config| {
-            config.cloud_run.container = container.to_owned()
+            config.cloud_run.container = container.map(str::to_owned)
         });
         let report = report.await.json();
         let found = finding(&report, "container");
-        assert_eq!(found["verdict"], verdict, "{container}");
+        assert_eq!(found["verdict"], verdict, "{container:?}");
         let told = found["cure"] == "export API__CLOUD_RUN__CONTAINER=main";
         assert_eq!(told, verdict == "failed", "{found}");
     }
@@ -265,7 +269,7 @@ async fn what_cannot_be_reached_is_named_with_what_leads_there() {
     let cases: [(&str, Change, &str); 3] = [
         (
             "list",
-            |config, url| config.cloud_run.base_url = url,
+            |config, url| config.cloud_run.base_url = Some(url),
             "unset API__CLOUD_RUN__BASE_URL",
         ),
         (
@@ -327,11 +331,11 @@ async fn without_a_metadata_server_the_rest_is_said_to_be_open() {
 async fn who_may_call_is_told_and_the_issuers_keys_are_fetched() {
     let (emulator, issuer) = (emulator(real_job()).await, Issuer::start().await);
     let jwt = |config: &mut Config| {
-        config.auth.mode = "jwt".to_owned();
-        config.auth.jwt.preset = "google".to_owned();
-        config.auth.jwt.audience = "https://svc.example".to_owned();
-        config.auth.jwt.jwks_url = issuer.jwks_url.clone();
-        config.auth.scope_claim = "scopes".to_owned();
+        config.auth.mode = Some(AuthMode::Jwt);
+        config.auth.jwt.preset = Some(Preset::Google);
+        config.auth.jwt.audience = Some("https://svc.example".to_owned());
+        config.auth.jwt.jwks_url = Some(issuer.jwks_url.clone());
+        config.auth.scope_claim = Some("scopes".to_owned());
     };
     let well = report(&emulator, jwt).await.json();
     assert_eq!(finding(&well, "access")["verdict"], "ok", "{well:#}");
@@ -353,7 +357,7 @@ async fn who_may_call_is_told_and_the_issuers_keys_are_fetched() {
             "{found}"
         );
     }
-    let iam = report(&emulator, |config| config.auth.mode = "iam".to_owned()).await;
+    let iam = report(&emulator, |config| config.auth.mode = Some(AuthMode::Iam)).await;
     assert!(
         iam.to_string()
             .contains("✓ access: whoever Cloud Run's IAM lets through")
@@ -395,11 +399,11 @@ async fn an_issuer_and_an_audience_that_no_token_can_have_are_seen() {
     for (told, verdict, cure) in cases {
         let issuer = discovery(told).await;
         let report = report(&emulator, |config| {
-            config.auth.mode = "jwt".to_owned();
-            config.auth.jwt.issuer = issuer;
-            config.auth.jwt.audience = "https://a.example,https://b.example".to_owned();
-            config.auth.jwt.jwks_url = keys.jwks_url.clone();
-            config.auth.scope_claim = "scopes".to_owned();
+            config.auth.mode = Some(AuthMode::Jwt);
+            config.auth.jwt.issuer = Some(issuer);
+            config.auth.jwt.audience = Some("https://a.example,https://b.example".to_owned());
+            config.auth.jwt.jwks_url = Some(keys.jwks_url.clone());
+            config.auth.scope_claim = Some("scopes".to_owned());
         });
         let report = report.await.json();
         let found = finding(&report, "issuer");

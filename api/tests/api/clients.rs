@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use api::config::AuthMode;
 use serde_json::json;
 use tokio::process::Command;
 
@@ -60,7 +61,10 @@ async fn linters_find_nothing_and_a_generated_client_drives_the_service() {
     if !tool("tsc").exists() {
         return skip("npm's packages are not there: run npm ci in api/tests/typescript");
     }
-    let iam = TestApp::with(instant_job(), |config| config.auth.mode = "iam".to_owned()).await;
+    let iam = TestApp::with(instant_job(), |config| {
+        config.auth.mode = Some(AuthMode::Iam)
+    })
+    .await;
     let app = service(real_job()).await;
     std::fs::create_dir_all(folder.join("generated")).unwrap();
     for (service, file) in [

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use api::config::{AuthMode, Preset};
 use api::http::problem::Kind;
 use emulator::{Emulator, Job, Settings};
 use serde_json::{Value, json};
@@ -192,33 +193,31 @@ async fn every_problem_is_documented_and_explains_itself() {
 
 #[tokio::test]
 async fn what_callers_must_bring_follows_the_mode() {
-    let google = ["google", "https://svc.example"];
-    let iap = ["iap", "/projects/1/locations/us-east4/services/svc"];
+    let google = Some((Preset::Google, "https://svc.example"));
+    let iap = Some((Preset::Iap, "/projects/1/locations/us-east4/services/svc"));
     let cases = [
-        ("public", ["", ""], Value::Null),
-        ("iam", ["", ""], json!("http")),
-        ("jwt", google, json!("http")),
-        ("jwt", iap, json!("apiKey")),
+        (AuthMode::Public, None, Value::Null),
+        (AuthMode::Iam, None, json!("http")),
+        (AuthMode::Jwt, google, json!("http")),
+        (AuthMode::Jwt, iap, json!("apiKey")),
     ];
-    for (mode, [preset, audience], kind) in cases {
+    for (mode, provider, kind) in cases {
         let app = TestApp::with(instant_job(), |config| {
-            config.auth.mode = mode.to_owned();
-            config.auth.jwt.preset = preset.to_owned();
-            config.auth.jwt.audience = audience.to_owned();
-            config.auth.scope_claim = if mode == "jwt" {
-                "scopes".to_owned()
-            } else {
-                String::new()
-            };
+            config.auth.mode = Some(mode);
+            if let Some((preset, audience)) = provider {
+                config.auth.jwt.preset = Some(preset);
+                config.auth.jwt.audience = Some(audience.to_owned());
+                config.auth.scope_claim = Some("scopes".to_owned());
+            }
         })
         .await;
         let document = document(&app).await;
         let scheme = &document["components"]["securitySchemes"]["caller"];
-        assert_eq!(scheme["type"], kind, "{mode} {preset}");
+        assert_eq!(scheme["type"], kind, "{mode:?} {provider:?}");
         for (path, method, operation) in operations(&document) {
             let needed = !kind.is_null() && path.starts_with("/scopes/");
             let told = operation["security"] == json!([{ "caller": [] }]);
-            assert_eq!(told, needed, "{mode}: {method} {path}");
+            assert_eq!(told, needed, "{mode:?}: {method} {path}");
             let unauthenticated = &operation["responses"]["401"]["headers"]["WWW-Authenticate"];
             assert_eq!(
                 unauthenticated.is_object(),
@@ -226,7 +225,7 @@ async fn what_callers_must_bring_follows_the_mode() {
                 "{path}"
             );
         }
-        if preset == "iap" {
+        if provider == iap {
             assert_eq!(scheme["name"], "x-goog-iap-jwt-assertion");
         }
     }

@@ -118,7 +118,7 @@ async fn an_execution_without_a_scope_is_nobodys() {
 #[tokio::test]
 async fn an_unreachable_cloud_run_is_told_as_such() {
     let app = TestApp::with(instant_job(), |config| {
-        config.cloud_run.base_url = "http://127.0.0.1:1".to_owned()
+        config.cloud_run.base_url = Some("http://127.0.0.1:1".to_owned())
     })
     .await;
     let response = app.get("/scopes/acme/executions").send().await.unwrap();

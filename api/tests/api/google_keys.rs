@@ -1,6 +1,6 @@
 //! Starts by Cloud Scheduler and Cloud Tasks, which deliver at least once and send headers that tell one run from the next.
 
-use api::config::Config;
+use api::config::{AuthMode, Config};
 use reqwest::Response;
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::issuer::Issuer;
 
 async fn spawn(configure: impl FnOnce(&mut Config)) -> TestApp {
     TestApp::with(instant_job(), |config| {
-        config.auth.mode = "iam".to_owned();
+        config.auth.mode = Some(AuthMode::Iam);
         config.idempotency.from_google = true;
         configure(config);
     })
@@ -67,7 +67,7 @@ async fn a_key_in_its_own_header_comes_first_and_a_header_that_came_twice_is_non
 
 #[tokio::test]
 async fn without_the_setting_or_in_public_the_headers_are_no_key() {
-    let public = |config: &mut Config| config.auth.mode = "public".to_owned();
+    let public = |config: &mut Config| config.auth.mode = Some(AuthMode::Public);
     let off = |config: &mut Config| config.idempotency.from_google = false;
     for app in [spawn(public).await, spawn(off).await] {
         for _ in 0..2 {

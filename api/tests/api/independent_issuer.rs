@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
+use api::config::{Algorithm, AuthMode};
 use serde_json::{Value, json};
 
 use crate::helpers::{TestApp, instant_job};
@@ -72,15 +73,15 @@ async fn tokens_of_another_implementation_are_understood_and_its_rotation_follow
     if !has_joserfc() {
         return;
     }
-    for algorithm in ["RS256", "ES256"] {
+    for (algorithm, setting) in [("RS256", Algorithm::Rs256), ("ES256", Algorithm::Es256)] {
         let provider = Provider::start(algorithm);
         let app = TestApp::with(instant_job(), |config| {
-            config.auth.mode = "jwt".to_owned();
-            config.auth.jwt.issuer = "https://issuer.example/".to_owned();
-            config.auth.jwt.audience = "cloud-run-job-api".to_owned();
-            config.auth.jwt.jwks_url = format!("{}/keys", provider.url);
-            config.auth.jwt.algorithm = algorithm.to_owned();
-            config.auth.scope_claim = "tenants".to_owned();
+            config.auth.mode = Some(AuthMode::Jwt);
+            config.auth.jwt.issuer = Some("https://issuer.example/".to_owned());
+            config.auth.jwt.audience = Some("cloud-run-job-api".to_owned());
+            config.auth.jwt.jwks_url = Some(format!("{}/keys", provider.url));
+            config.auth.jwt.algorithm = Some(setting);
+            config.auth.scope_claim = Some("tenants".to_owned());
         })
         .await;
         let claims = |change: Value| {

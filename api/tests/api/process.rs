@@ -89,7 +89,7 @@ async fn task_count_timeout_and_container_are_sent_when_set() {
         config.overrides.timeout_seconds = Some(60);
         config.overrides.args = Vec::new();
         // Cloud Run names a container without a name after its image.
-        config.cloud_run.container = "test-job".to_owned();
+        config.cloud_run.container = Some("test-job".to_owned());
     });
     let app = app.await;
     app.post("/scopes/acme/process").send().await.unwrap();

@@ -26,8 +26,14 @@ const JWT: [(&str, &str); 3] = [
 #[test]
 fn settings_that_cannot_work_keep_it_from_starting_and_say_so_in_one_line() {
     let cases: &[(&[(&str, &str)], &str)] = &[
-        (&[("API__AUTH__MODE", "")], "API__AUTH__MODE"),
-        (&[("API__AUTH__MODE", "none")], "API__AUTH__MODE"),
+        (
+            &[("API__AUTH__MODE", "")],
+            "auth.mode (API__AUTH__MODE): must be chosen: public (anyone",
+        ),
+        (
+            &[("API__AUTH__MODE", "none")],
+            "auth.mode (API__AUTH__MODE): `none` is unknown; choose: public (anyone",
+        ),
         (&[("API__AUTH__MODE", "jwt")], "API__AUTH__JWT__ISSUER"),
         (&JWT, "API__AUTH__GRANTS"),
         (
@@ -55,7 +61,7 @@ fn settings_that_cannot_work_keep_it_from_starting_and_say_so_in_one_line() {
         ),
         (
             &[JWT[0], ("API__AUTH__JWT__PRESET", "goggle")],
-            "API__AUTH__JWT__PRESET",
+            "auth.jwt.preset (API__AUTH__JWT__PRESET): `goggle` is unknown; choose google, firebase or iap, or set issuer",
         ),
         (
             &[
@@ -64,7 +70,7 @@ fn settings_that_cannot_work_keep_it_from_starting_and_say_so_in_one_line() {
                 JWT[2],
                 ("API__AUTH__JWT__ALGORITHM", "HS256"),
             ],
-            "API__AUTH__JWT__ALGORITHM",
+            "auth.jwt.algorithm (API__AUTH__JWT__ALGORITHM): must be RS256 or ES256",
         ),
         (
             &[JWT[0], JWT[1], JWT[2], ("API__AUTH__JWT__HEADER", "a b")],
@@ -86,6 +92,10 @@ fn settings_that_cannot_work_keep_it_from_starting_and_say_so_in_one_line() {
             "/nonexistent.toml",
         ),
         (&[("API__CLOUD_RUN__JOB", "")], "API__CLOUD_RUN__JOB"),
+        (
+            &[("API__PROCESSES", "{ import = { job = '' } }")],
+            "processes.import.job",
+        ),
         (&[("API__CLOUD_RUN__JOB", "Job/..")], "API__CLOUD_RUN__JOB"),
         (&[("API__CLOUD_RUN__JOBB", "x")], "jobb"),
         (
@@ -205,6 +215,36 @@ fn a_variable_may_be_written_in_the_usual_forms() {
             "{variables:?}: {output} {error}"
         );
     }
+}
+
+#[test]
+fn an_empty_variable_is_a_setting_that_is_not_set() {
+    let empty = [
+        "AUTH__JWT__PRESET",
+        "AUTH__JWT__ISSUER",
+        "AUTH__JWT__AUDIENCE",
+        "AUTH__JWT__JWKS_URL",
+        "AUTH__JWT__ALGORITHM",
+        "AUTH__JWT__HEADER",
+        "AUTH__JWT__SECRET",
+        "AUTH__SCOPE_CLAIM",
+        "AUTH__GRANTS",
+        "CLOUD_RUN__PROJECT",
+        "CLOUD_RUN__REGION",
+        "CLOUD_RUN__CONTAINER",
+        "CLOUD_RUN__BASE_URL",
+    ];
+    let check = Command::new(env!("CARGO_BIN_EXE_api"))
+        .arg("check")
+        .env_clear()
+        .envs(ENOUGH)
+        .envs(empty.map(|name| (format!("API__{name}"), "")))
+        .env("GCE_METADATA_HOST", "127.0.0.1:1")
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&check.stdout).into_owned();
+    let error = String::from_utf8_lossy(&check.stderr);
+    assert!(output.starts_with("✓ settings"), "{output} {error}");
 }
 
 #[test]

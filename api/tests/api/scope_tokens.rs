@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use api::config::Secrets;
+use api::config::{Algorithm, AuthMode, Secrets};
 use emulator::Operation;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ const NEW_SECRET: &str = "Wq3rT8yU1iO6pA4sD9fG2hJ7kL5zX0cV";
 /// A service that believes tokens signed with this secret, and no others.
 async fn spawn() -> TestApp {
     TestApp::with(instant_job(), |config| {
-        config.auth.mode = "jwt".to_owned();
+        config.auth.mode = Some(AuthMode::Jwt);
         config.auth.jwt.secret = Secrets::new([SECRET.to_owned()]);
         let import = serde_json::from_value(json!({})).unwrap();
         config.processes.insert("import".to_owned(), import);
@@ -177,7 +177,10 @@ async fn a_scope_token_can_be_for_some_processes_alone() {
 #[tokio::test]
 async fn no_algorithm_is_taken_for_another() {
     let (rsa, ec) = (Key::k1(), Key::new_ec());
-    for (algorithm, key) in [("RS256", &rsa), ("ES256", &ec)] {
+    for (algorithm, setting, key) in [
+        ("RS256", Algorithm::Rs256, &rsa),
+        ("ES256", Algorithm::Es256, &ec),
+    ] {
         let issuer = Issuer::start().await;
         let jwk = key.jwk("k1");
         issuer.publish(vec![
@@ -186,7 +189,7 @@ async fn no_algorithm_is_taken_for_another() {
         ]);
         let app = TestApp::with(instant_job(), |config| {
             jwt(config, &issuer, all_to_u1());
-            config.auth.jwt.algorithm = algorithm.to_owned();
+            config.auth.jwt.algorithm = Some(setting);
             config.auth.jwt.secret = Secrets::new([SECRET.to_owned()]);
         })
         .await;
@@ -277,7 +280,7 @@ async fn a_kind_of_token_that_is_not_configured_is_not_taken() {
 async fn during_a_rotation_both_secrets_are_believed() {
     let secrets = [NEW_SECRET.to_owned(), SECRET.to_owned()];
     let app = TestApp::with(instant_job(), |config| {
-        config.auth.mode = "jwt".to_owned();
+        config.auth.mode = Some(AuthMode::Jwt);
         config.auth.jwt.secret = Secrets::new(secrets);
     })
     .await;

@@ -314,7 +314,7 @@ async fn an_execution_that_is_listed_late_is_found_in_time() {
     way.fate([Fate::Passes, Fate::LostAfter], Fate::Passes); // the look-up of the key, then the start
     let service = app
         .another(|config| {
-            config.cloud_run.base_url = format!("http://{}", way.host);
+            config.cloud_run.base_url = Some(format!("http://{}", way.host));
             config.start.deadline_seconds = 2;
             config.start.quiet_seconds = 5;
         })
@@ -330,7 +330,7 @@ async fn a_name_that_does_not_resolve_is_nothing_started() {
     let app = app().await;
     // RFC 2606: no such name ever exists.
     let service = app
-        .another(|config| config.cloud_run.base_url = "https://run.invalid".to_owned())
+        .another(|config| config.cloud_run.base_url = Some("https://run.invalid".to_owned()))
         .await;
     // How soon depends on the machine's resolver; the images are tried with one that is silent.
     problem(service.keyless().await, "upstream-unavailable").await;
@@ -339,7 +339,7 @@ async fn a_name_that_does_not_resolve_is_nothing_started() {
 #[tokio::test]
 async fn no_connection_is_tried_three_times_and_looked_for_never() {
     let app = TestApp::with(instant_job(), |config| {
-        config.cloud_run.base_url = "http://127.0.0.1:1".to_owned()
+        config.cloud_run.base_url = Some("http://127.0.0.1:1".to_owned())
     })
     .await;
     problem(app.keyless().await, "upstream-unavailable").await;
@@ -801,7 +801,7 @@ async fn an_execution_that_is_listed_late_after_an_error_answer_is_not_started_t
         let look_up = key.map(|_| Fate::Passes);
         way.fate(look_up.into_iter().chain([Fate::FailsAfter]), Fate::Passes);
         let service = app
-            .another(|config| config.cloud_run.base_url = format!("http://{}", way.host))
+            .another(|config| config.cloud_run.base_url = Some(format!("http://{}", way.host)))
             .await;
         let execution = match key {
             Some(key) => service.accepted(key).await,

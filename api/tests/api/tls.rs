@@ -138,7 +138,7 @@ where
 /// The service with this server for Cloud Run, trusting the authority alone.
 async fn service(world: &TestApp, authority: &Authority, url: &str) -> TestApp {
     let mut config = config(&world.emulator);
-    config.cloud_run.base_url = url.to_owned();
+    config.cloud_run.base_url = Some(url.to_owned());
     let mut roots = RootCertStore::empty();
     roots.add(authority.root.clone()).unwrap();
     let clients = HttpClients::trusting(roots).unwrap();
@@ -188,7 +188,7 @@ async fn a_server_that_can_is_trusted() {
     assert_eq!(seen.trusted.load(Ordering::Relaxed), 1);
     // One of the roots that the program has vouches for nobody here.
     let program = world
-        .another(|config| config.cloud_run.base_url = url)
+        .another(|config| config.cloud_run.base_url = Some(url))
         .await;
     problem(program.keyless().await, "upstream-unavailable").await;
     eventually(|| seen.connections.load(Ordering::Relaxed) == 1 + MOST_TRIES).await;

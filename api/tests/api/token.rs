@@ -138,8 +138,8 @@ async fn project_and_region_are_asked_of_the_metadata_server_once() {
     }
     assert_eq!(app.calls(Operation::Metadata), 2);
     let told = TestApp::with(instant_job(), |config| {
-        config.cloud_run.project = "demo".to_owned();
-        config.cloud_run.region = "us-east4".to_owned();
+        config.cloud_run.project = Some("demo".to_owned());
+        config.cloud_run.region = Some("us-east4".to_owned());
     })
     .await;
     told.start("acme").await;

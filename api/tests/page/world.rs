@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use api::App;
-use api::config::Config;
+use api::config::{AuthMode, Config};
 use emulator::{Emulator, Job, Settings};
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
@@ -41,9 +41,9 @@ impl World {
         };
         let emulator = Emulator::start(settings).await.unwrap();
         let mut config = Config::defaults().unwrap();
-        config.auth.mode = "public".to_owned();
+        config.auth.mode = Some(AuthMode::Public);
         config.cloud_run.job = "test-job".to_owned();
-        config.cloud_run.base_url = emulator.url();
+        config.cloud_run.base_url = Some(emulator.url());
         config.cloud_logging.base_url = emulator.url();
         config.platform.metadata_host = emulator.host();
         config.overrides.env = object(
