@@ -1,6 +1,7 @@
 //! `api check`: a doctor. Does what the service will do, as far as that harms nothing, and says what is amiss and how to mend it.
 
 mod access;
+mod arguments;
 mod cures;
 mod identity;
 mod jobs;
@@ -34,6 +35,8 @@ const MAX_BYTES: usize = 64 * 1024;
 pub enum Verdict {
     /// As it should be.
     Ok,
+    /// It may be as it should be: nothing of the set-up tells, until the job has run.
+    Unknown,
     /// It will work, but perhaps not as meant; or it could not be tested.
     Warning,
     /// It will not work.
@@ -120,6 +123,10 @@ impl Report {
         self.add(Verdict::Ok, subject, found, None);
     }
 
+    fn unknown(&mut self, subject: &'static str, found: impl Into<String>) {
+        self.add(Verdict::Unknown, subject, found, None);
+    }
+
     fn warn(&mut self, subject: &'static str, found: impl Into<String>, cure: Option<String>) {
         self.add(Verdict::Warning, subject, found, cure);
     }
@@ -135,6 +142,7 @@ impl fmt::Display for Report {
         for finding in &self.findings {
             let mark = match finding.verdict {
                 Verdict::Ok => '✓',
+                Verdict::Unknown => '?',
                 Verdict::Warning => '!',
                 Verdict::Failed => '✗',
             };
@@ -195,7 +203,7 @@ async fn look(app: &App, config: &Config, report: &mut Report) {
         );
         report.fail("project", found, Some(cures.the_project()));
     }
-    look_at_jobs(app, config, &cures, report).await;
+    look_at_jobs(app, config, &reads, &cures, report).await;
     reads.tell(&cures, report);
     if config.idempotency.store == config::Store::Firestore {
         store(app, config, &cures, report).await;

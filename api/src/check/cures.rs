@@ -149,6 +149,14 @@ gcloud projects add-iam-policy-binding {project} --member=serviceAccount:{accoun
         )
     }
 
+    /// Lets arguments reach a program.
+    pub(super) fn arguments(&self, job: &str) -> String {
+        let command = self.update(job, "--command=PROGRAM");
+        format!(
+            "ENTRYPOINT [\"PROGRAM\"] # in the Dockerfile, in place of CMD; or:\n{command} # or:\noverrides.args = [] # in the settings, if the job reads SCOPE"
+        )
+    }
+
     pub(super) fn update(&self, job: &str, flags: &str) -> String {
         format!("gcloud run jobs update {job} {flags} {}", self.place())
     }

@@ -1,23 +1,38 @@
 //! The job of each process, as it is deployed.
 
 use super::Report;
+use super::arguments::arguments;
 use super::cures::{Cures, trouble};
 use super::permissions::permissions;
+use super::reads::Reads;
 use crate::App;
 use crate::config::{self, Config, WholeProcess};
+use crate::execution::Execution;
 use crate::gcp::cloud_run::Job;
 
 /// With more than this of the job's own variables and arguments, in bytes, Cloud Run's list takes more calls.
 const LIGHT_JOB_BYTES: usize = 4 * 1024;
 
 /// The job of each process. Where there are several processes, each finding names its own.
-pub(super) async fn look_at_jobs(app: &App, config: &Config, cures: &Cures, report: &mut Report) {
+pub(super) async fn look_at_jobs(
+    app: &App,
+    config: &Config,
+    reads: &Reads,
+    cures: &Cures,
+    report: &mut Report,
+) {
     let unnamed = config::Process::default();
-    let named = config.processes.iter().map(|(name, own)| (&name[..], own));
-    for (name, own) in std::iter::once(("the unnamed process", &unnamed)).chain(named) {
+    let named = config
+        .processes
+        .iter()
+        .map(|(name, own)| (Some(&name[..]), own));
+    for (name, own) in std::iter::once((None, &unnamed)).chain(named) {
         let begun = report.findings.len();
-        look_at_job(app, &own.within(config), cures, report).await;
+        let process = own.within(config);
+        let started = reads.started(name, &process.job);
+        look_at_job(app, &process, &started, cures, report).await;
         if !config.processes.is_empty() {
+            let name = name.unwrap_or("the unnamed process");
             for finding in &mut report.findings[begun..] {
                 finding.found = format!("{name}: {}", finding.found);
             }
@@ -25,12 +40,21 @@ pub(super) async fn look_at_jobs(app: &App, config: &Config, cures: &Cures, repo
     }
 }
 
-async fn look_at_job(app: &App, process: &WholeProcess, cures: &Cures, report: &mut Report) {
+async fn look_at_job(
+    app: &App,
+    process: &WholeProcess,
+    started: &[&Execution],
+    cures: &Cures,
+    report: &mut Report,
+) {
     let job = &process.job;
     match app.cloud_run.describe(job).await {
         Ok(described) => {
             report.ok("job", format!("{job} exists"));
             container(&described, process.container.as_deref(), report);
+            if let Some(overridden) = described.overridden(process.container.as_deref()) {
+                arguments(overridden, process, started, cures, report);
+            }
             own_size(&described, report);
             tasks(&described, process, cures, report);
         }
@@ -75,7 +99,8 @@ fn own_size(job: &Job, report: &mut Report) {
 
 /// Google applies an override with a name to a job's only container whatever that is called; we read the scope back by the name.
 fn container(job: &Job, wanted: Option<&str>, report: &mut Report) {
-    let names: Vec<_> = job.containers.iter().flatten().cloned().collect();
+    let names = job.containers.iter().filter_map(|own| own.name.clone());
+    let names: Vec<_> = names.collect();
     let choose = || {
         let first = names.first().map_or("", String::as_str);
         Some(format!("export API__CLOUD_RUN__CONTAINER={first}"))

@@ -6,12 +6,19 @@ use super::Report;
 use super::cures::{Api, Cures, status, trouble};
 use crate::App;
 use crate::caller_id::CallerId;
+use crate::execution::Execution;
 use crate::gcp::client::Error;
 use crate::gcp::cloud_logging::{self, Only, PageSize};
 use crate::gcp::log_budget::Priority;
+use crate::scope::ProcessName;
+
+/// How many executions are read: as many as fit into an answer even where each is as large as a start may make it.
+const RECENT: usize = 20;
 
 /// What harms nobody is tried: the very reads that the service will make.
 pub(super) struct Reads {
+    /// The newest executions of all processes, newest first; none if they cannot be listed.
+    recent: Vec<Execution>,
     list: Result<(), Error>,
     follow: Result<(), Error>,
     logs: Result<(), Error>,
@@ -30,8 +37,13 @@ impl Reads {
             caller: CallerId::of("check"),
             priority: Priority::Interactive,
         };
+        let (recent, list) = match app.cloud_run.list(None, RECENT).await {
+            Ok(page) => (page.executions, Ok(())),
+            Err(error) => (Vec::new(), Err(error)),
+        };
         Self {
-            list: app.cloud_run.list(None, 1).await.map(|_| ()),
+            recent,
+            list,
             follow: app.cloud_run.get(&nobody).await.map(|_| ()),
             logs: match app.cloud_logging.lines(&lines).await {
                 Err(cloud_logging::Error::Google(error)) => Err(error),
@@ -41,6 +53,15 @@ impl Reads {
                 }
             },
         }
+    }
+
+    /// The recent executions that the service has started of this process with this job, newest first.
+    pub(super) fn started(&self, process: Option<&str>, job: &str) -> Vec<&Execution> {
+        let own = self.recent.iter().filter(|execution| {
+            let name = execution.process.as_ref().map(ProcessName::as_str);
+            name == process && execution.job == job && execution.invocation_id.is_some()
+        });
+        own.collect()
     }
 
     pub(super) fn are_all_forbidden(&self) -> bool {

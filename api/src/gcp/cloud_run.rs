@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
-pub use self::job::Job;
+pub use self::job::{Job, JobContainer};
 use crate::execution::{self, Condition, Execution, Links, Tasks};
 use crate::gcp::client::{self, Call, Error, Google};
 use crate::gcp::metadata::{Location, Place};

@@ -9,7 +9,7 @@ use emulator::{Emulator, Fault, FaultBody, Job, Operation, Rule, Settings};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::helpers::{JOB, config, real_job};
+use crate::helpers::{JOB, TestApp, client, config, real_job};
 use crate::issuer::{Answer, Issuer};
 
 async fn emulator(job: Job) -> Emulator {
@@ -70,8 +70,13 @@ async fn all_is_well_and_nothing_was_done() {
     let report = report(&emulator, |_| {}).await;
     assert!(report.is_well(), "{report}");
     let text = report.to_string();
-    assert!(text.lines().all(|line| line.starts_with("✓ ")), "{text}");
-    assert_eq!(text.lines().count(), 13, "{text}");
+    let (ok, other): (Vec<_>, Vec<_>) = text.lines().partition(|line| line.starts_with("✓ "));
+    assert_eq!(ok.len(), 13, "{text}");
+    // The job has not run yet, and nothing else shows that its image takes arguments.
+    assert!(
+        other.len() == 1 && other[0].starts_with("? arguments: "),
+        "{text}"
+    );
     let calls = emulator.counters();
     assert_eq!(
         (calls.calls(Operation::Run), calls.calls(Operation::Cancel)),
@@ -216,6 +221,107 @@ async fn the_container_is_one_of_the_jobs() {
         assert_eq!(found["verdict"], verdict, "{container:?}");
         let told = found["cure"] == "export API__CLOUD_RUN__CONTAINER=main";
         assert_eq!(told, verdict == "failed", "{found}");
+    }
+}
+
+/// Deploys the job with this container, as gcloud would.
+async fn deploy(emulator: &Emulator, container: Value) {
+    let spec = json!({ "template": { "spec": { "template": { "spec": { "containers": [container], "maxRetries": 0 } } } } });
+    let job = json!({ "apiVersion": "run.googleapis.com/v1", "kind": "Job", "metadata": { "name": JOB }, "spec": spec });
+    let job_url = format!(
+        "{}/apis/run.googleapis.com/v1/namespaces/demo/jobs/{JOB}",
+        emulator.url()
+    );
+    let answer = client().put(job_url).json(&job).send().await.unwrap();
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+}
+
+async fn open_emulator() -> Emulator {
+    let settings = Settings {
+        jobs: vec![real_job()],
+        allow_anonymous: true,
+        ..Settings::default()
+    };
+    Emulator::start(settings).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_jobs_command_and_options_show_that_arguments_reach_a_program() {
+    let emulator = open_emulator().await;
+    let cases = [
+        (json!({ "command": ["python3", "/app/main.py"] }), "ok"),
+        (json!({ "command": ["python3"], "args": ["main.py"] }), "ok"),
+        (json!({ "args": ["--verbose"] }), "ok"),
+        // In an image without an ENTRYPOINT the first argument can be the program.
+        (json!({ "args": ["python3", "main.py"] }), "unknown"),
+        (json!({}), "unknown"),
+    ];
+    for (mut container, verdict) in cases {
+        container["image"] = json!("images/test-job");
+        deploy(&emulator, container.clone()).await;
+        let with_arguments = report(&emulator, |_| {}).await;
+        assert!(with_arguments.is_well(), "{with_arguments}");
+        let with_arguments = with_arguments.json();
+        let found = finding(&with_arguments, "arguments");
+        assert_eq!(found["verdict"], verdict, "{container}: {found}");
+        let told = found["found"].as_str().unwrap();
+        assert_eq!(
+            told.contains("test-job must have an ENTRYPOINT"),
+            verdict == "unknown",
+            "{told}"
+        );
+        let without = report(&emulator, |config| config.overrides.args.clear()).await;
+        let without = without.json();
+        let found = finding(&without, "arguments");
+        assert_eq!(found["verdict"], "ok", "{container}: {found}");
+    }
+}
+
+#[tokio::test]
+async fn arguments_are_warned_of_once_executions_failed_and_until_one_succeeds() {
+    let app = TestApp::with(real_job(), |config| {
+        let env = &mut config.overrides.env;
+        env.insert("FAIL_WITH".to_owned(), json!("{code}"));
+        let code = json!({ "code": { "type": "integer" } });
+        config.parameters = code.as_object().unwrap().clone();
+    })
+    .await;
+    let run = async |app: &TestApp, body: Value, state: &str| {
+        let started = app.post("/scopes/acme/process").json(&body).send().await;
+        let execution: Value = started.unwrap().json().await.unwrap();
+        app.until(&execution, state).await;
+    };
+    run(&app, json!({ "code": 3 }), "failed").await;
+    let failed = report(&app.emulator, |_| {}).await;
+    assert!(failed.is_well(), "{failed}");
+    let failed = failed.json();
+    let found = finding(&failed, "arguments");
+    assert_eq!(found["verdict"], "warning", "{found}");
+    let cure = found["cure"].as_str().unwrap();
+    for way in [
+        "ENTRYPOINT [",
+        "gcloud run jobs update test-job --command=PROGRAM --region=us-east4 --project=demo",
+        "overrides.args = []",
+    ] {
+        assert!(cure.contains(way), "{cure}");
+    }
+
+    run(&app, json!({}), "succeeded").await;
+    run(&app, json!({ "code": 3 }), "failed").await;
+    let (verdict, _) = verdict(&app.emulator, "arguments").await;
+    assert_eq!(verdict, "ok");
+
+    // What one process's executions show says nothing of another's.
+    let named = report(&app.emulator, |config| {
+        let import = api::config::Process::default();
+        config.processes.insert("import".to_owned(), import);
+    });
+    let text = named.await.to_string();
+    for line in [
+        "✓ arguments: the unnamed process: ",
+        "? arguments: import: no execution ",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
     }
 }
 

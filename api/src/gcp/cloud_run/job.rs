@@ -14,8 +14,8 @@ const DEFAULT_RETRIES: u32 = 3;
 
 /// The job as it is deployed.
 pub struct Job {
-    /// The names of its containers; the only one of a job may have none.
-    pub containers: Vec<Option<String>>,
+    /// Its containers, in the order of its specification.
+    pub containers: Vec<JobContainer>,
     /// Tasks of an execution.
     pub task_count: u32,
     /// Tasks at one time; 0 for as many as there are.
@@ -26,6 +26,61 @@ pub struct Job {
     pub own_bytes: usize,
 }
 
+/// One container of a job.
+#[derive(Deserialize)]
+pub struct JobContainer {
+    /// The only container of a job may have no name.
+    pub name: Option<String>,
+    /// Replaces the ENTRYPOINT of the image; empty if the image's own is executed.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Replace the CMD of the image; empty if the image's own are given.
+    #[serde(default)]
+    pub args: Vec<String>,
+    #[serde(default)]
+    env: Vec<Variable>,
+}
+
+#[derive(Deserialize)]
+struct Variable {
+    name: String,
+    /// A secret's is not told.
+    #[serde(default)]
+    value: Option<String>,
+}
+
+impl Job {
+    /// The container that gets the overrides: the one of this name; without a name, the first.
+    pub fn overridden(&self, name: Option<&str>) -> Option<&JobContainer> {
+        match name {
+            None => self.containers.first(),
+            name => self
+                .containers
+                .iter()
+                .find(|container| container.name.as_deref() == name),
+        }
+    }
+}
+
+impl JobContainer {
+    fn bytes(&self) -> usize {
+        let args = self.args.iter().map(String::len);
+        let env = self
+            .env
+            .iter()
+            .map(|variable| variable.name.len() + variable.value.as_ref().map_or(0, String::len));
+        args.chain(env).sum()
+    }
+
+    /// An empty name is none.
+    fn normalised(self) -> Self {
+        Self {
+            name: self.name.filter(|name| !name.is_empty()),
+            ..self
+        }
+    }
+}
+
 impl CloudRun {
     /// The job as it is deployed.
     pub async fn describe(&self, job: &str) -> Result<Job, Error> {
@@ -34,13 +89,11 @@ impl CloudRun {
         let GoogleJob { spec } = client::json(&answer)?;
         let execution = spec.template.spec;
         let task = execution.template.spec;
-        let own_bytes = task.containers.iter().map(Container::bytes).sum();
-        let names = task.containers.into_iter();
+        let own_bytes = task.containers.iter().map(JobContainer::bytes).sum();
+        let containers = task.containers.into_iter();
         Ok(Job {
             own_bytes,
-            containers: names
-                .map(|container| container.name.filter(|name| !name.is_empty()))
-                .collect(),
+            containers: containers.map(JobContainer::normalised).collect(),
             task_count: execution.task_count.unwrap_or(DEFAULT_TASKS),
             parallelism: execution.parallelism.unwrap_or(0),
             max_retries: task.max_retries.unwrap_or(DEFAULT_RETRIES),
@@ -97,33 +150,6 @@ struct ExecutionSpec {
 #[serde(rename_all = "camelCase")]
 struct TaskSpec {
     #[serde(default)]
-    containers: Vec<Container>,
+    containers: Vec<JobContainer>,
     max_retries: Option<u32>,
-}
-
-#[derive(Deserialize)]
-struct Container {
-    name: Option<String>,
-    #[serde(default)]
-    args: Vec<String>,
-    #[serde(default)]
-    env: Vec<Variable>,
-}
-
-#[derive(Deserialize)]
-struct Variable {
-    name: String,
-    #[serde(default)]
-    value: Option<String>,
-}
-
-impl Container {
-    fn bytes(&self) -> usize {
-        let args = self.args.iter().map(String::len);
-        let env = self
-            .env
-            .iter()
-            .map(|variable| variable.name.len() + variable.value.as_ref().map_or(0, String::len));
-        args.chain(env).sum()
-    }
 }
