@@ -8,10 +8,13 @@ use super::reads::Reads;
 use crate::App;
 use crate::config::{self, Config, WholeProcess};
 use crate::execution::Execution;
-use crate::gcp::cloud_run::Job;
+use crate::gcp::cloud_run::{Job, JobContainer};
+use crate::overrides::{INVOCATION_ID, PARAMETERS, PROCESS, SCOPE};
 
 /// With more than this of the job's own variables and arguments, in bytes, Cloud Run's list takes more calls.
 const LIGHT_JOB_BYTES: usize = 4 * 1024;
+/// The variables from which the service reads what an execution is of.
+const READ_BACK: [&str; 4] = [SCOPE, PROCESS, INVOCATION_ID, PARAMETERS];
 
 /// The job of each process. Where there are several processes, each finding names its own.
 pub(super) async fn look_at_jobs(
@@ -54,6 +57,7 @@ async fn look_at_job(
             container(&described, process.container.as_deref(), report);
             if let Some(overridden) = described.overridden(process.container.as_deref()) {
                 arguments(overridden, process, started, cures, report);
+                own_variables(overridden, &process.job, cures, report);
             }
             own_size(&described, report);
             tasks(&described, process, cures, report);
@@ -95,6 +99,24 @@ fn own_size(job: &Job, report: &mut Report) {
          to find what a key has started: keep large values in a secret or a file that the job reads"
     );
     report.warn("size", told, None);
+}
+
+/// Not every start replaces them all: the unnamed process sets no PROCESS, and whoever starts the job elsewhere sets none.
+fn own_variables(container: &JobContainer, job: &str, cures: &Cures, report: &mut Report) {
+    let own: Vec<_> = READ_BACK
+        .into_iter()
+        .filter(|name| container.sets(name))
+        .collect();
+    if own.is_empty() {
+        return;
+    }
+    let found = format!(
+        "the job {job} itself sets {}. The service reads from these variables what an execution is of, so an execution that \
+         keeps the job's value is shown as what it is not",
+        own.join(", ")
+    );
+    let flag = format!("--remove-env-vars={}", own.join(","));
+    report.warn("variables", found, Some(cures.update(job, &flag)));
 }
 
 /// Google applies an override with a name to a job's only container whatever that is called; we read the scope back by the name.

@@ -325,6 +325,44 @@ async fn arguments_are_warned_of_once_executions_failed_and_until_one_succeeds()
     }
 }
 
+#[tokio::test]
+async fn a_jobs_own_variable_that_the_service_reads_back_is_warned_of() {
+    let emulator = open_emulator().await;
+    let mut container =
+        json!({ "image": "images/test-job", "env": [{ "name": "MODE", "value": "full" }] });
+    deploy(&emulator, container.clone()).await;
+    let harmless = report(&emulator, |_| {}).await.json();
+    let findings = harmless["findings"].as_array().unwrap();
+    assert!(
+        findings
+            .iter()
+            .all(|finding| finding["subject"] != "variables"),
+        "{harmless:#}"
+    );
+    for names in [
+        &["PROCESS"][..],
+        &["SCOPE", "PROCESS", "INVOCATION_ID", "PARAMETERS"],
+    ] {
+        let env = names
+            .iter()
+            .map(|name| json!({ "name": name, "value": "x" }));
+        container["env"] = env.collect();
+        deploy(&emulator, container.clone()).await;
+        let report = report(&emulator, |_| {}).await;
+        assert!(report.is_well(), "{report}");
+        let report = report.json();
+        let found = finding(&report, "variables");
+        assert_eq!(found["verdict"], "warning");
+        let told = found["found"].as_str().unwrap();
+        assert!(told.contains(&names.join(", ")), "{told}");
+        let cure = format!(
+            "gcloud run jobs update test-job --remove-env-vars={} --region=us-east4 --project=demo",
+            names.join(",")
+        );
+        assert_eq!(found["cure"], cure);
+    }
+}
+
 /// No role that the doctor proposes is wider than what the deploy script gives.
 #[tokio::test]
 async fn no_wider_role_is_proposed_than_the_deploy_script_gives() {

@@ -63,6 +63,13 @@ impl Job {
 }
 
 impl JobContainer {
+    /// Whether its own environment has this variable with a value that can be read.
+    pub fn sets(&self, variable: &str) -> bool {
+        self.env
+            .iter()
+            .any(|own| own.name == variable && own.value.is_some())
+    }
+
     fn bytes(&self) -> usize {
         let args = self.args.iter().map(String::len);
         let env = self
