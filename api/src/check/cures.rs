@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 
 use crate::config::Config;
 use crate::gcp::client::Error;
-use crate::gcp::metadata::Place;
+use crate::gcp::metadata::ProjectRegion;
 
 /// The weakest of Google's own roles that may start and cancel.
 const EXECUTOR: &str = "roles/run.jobsExecutorWithOverrides";
@@ -44,7 +44,7 @@ impl Api {
 /// The commands that mend things, with all that is known of the place filled in. The kind of an error chooses among them.
 pub(super) struct Cures {
     pub(super) account: String,
-    pub(super) place: Place,
+    pub(super) place: ProjectRegion,
     /// The unnamed process's job.
     pub(super) job: String,
     /// Settings that lead an API's calls elsewhere.
@@ -52,7 +52,7 @@ pub(super) struct Cures {
 }
 
 impl Cures {
-    pub(super) fn new(account: String, place: Place, job: &str, config: &Config) -> Self {
+    pub(super) fn new(account: String, place: ProjectRegion, job: &str, config: &Config) -> Self {
         let set = |is_set: bool, variable| is_set.then_some(variable);
         let elsewhere =
             config.cloud_logging.base_url != format!("https://{}", Api::CloudLogging.host());

@@ -20,7 +20,7 @@ use tokio::sync::OnceCell;
 pub use self::job::{Job, JobContainer};
 use crate::execution::{self, Condition, Execution, Links, Tasks};
 use crate::gcp::client::{self, Call, Error, Google};
-use crate::gcp::metadata::{Location, Place};
+use crate::gcp::metadata::{Location, ProjectRegion};
 use crate::overrides::{Args, INVOCATION_ID, Overrides, PARAMETERS, PROCESS, SCOPE};
 use crate::scope::{ProcessName, Scope};
 
@@ -265,7 +265,7 @@ impl CloudRun {
         uri.parse().map_err(client::not_a_uri)
     }
 
-    fn root(&self, place: &Place) -> String {
+    fn root(&self, place: &ProjectRegion) -> String {
         let regional = || format!("https://{}-run.googleapis.com", place.region);
         self.base_url.clone().unwrap_or_else(regional)
     }

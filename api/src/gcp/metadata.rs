@@ -122,12 +122,12 @@ pub struct Location {
     metadata: Metadata,
     project: Option<String>,
     region: Option<String>,
-    known: OnceCell<Place>,
+    known: OnceCell<ProjectRegion>,
 }
 
 /// A project and a region, both known.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct ProjectRegion {
     /// The project's id.
     pub project: String,
     /// The region, such as `us-east4`.
@@ -145,8 +145,8 @@ impl Location {
         }
     }
 
-    /// The place; a failure is not remembered.
-    pub async fn get(&self) -> Result<&Place, Error> {
+    /// Both names; a failure is not remembered.
+    pub async fn get(&self) -> Result<&ProjectRegion, Error> {
         self.known.get_or_try_init(|| self.ask()).await
     }
 
@@ -155,12 +155,12 @@ impl Location {
         &self.metadata
     }
 
-    /// The place, if it was asked for before.
-    pub fn known(&self) -> Option<&Place> {
+    /// Both names, if they were asked for before.
+    pub fn known(&self) -> Option<&ProjectRegion> {
         self.known.get()
     }
 
-    async fn ask(&self) -> Result<Place, Error> {
+    async fn ask(&self) -> Result<ProjectRegion, Error> {
         let ask = async |given: &Option<String>, path| match given {
             Some(name) => Ok(name.clone()),
             None => self.metadata.text(path).await,
@@ -168,6 +168,6 @@ impl Location {
         let project = ask(&self.project, "project/project-id");
         let region = ask(&self.region, "instance/region");
         let (project, region) = tokio::try_join!(project, region)?;
-        Ok(Place { project, region })
+        Ok(ProjectRegion { project, region })
     }
 }

@@ -20,7 +20,7 @@ use super::execution_index::KEY_LIFETIME;
 use super::invocation_id::{InvocationId, KeyDigest};
 use crate::config::OnRunning;
 use crate::gcp::client::{self, Call, Google};
-use crate::gcp::metadata::{Location, Place};
+use crate::gcp::metadata::{Location, ProjectRegion};
 use crate::random;
 use crate::scope::ProcessName;
 
@@ -476,7 +476,7 @@ impl Leases {
         uri.parse().map_err(unavailable)
     }
 
-    async fn place(&self) -> Result<&Place, Error> {
+    async fn place(&self) -> Result<&ProjectRegion, Error> {
         self.store.location.get().await.map_err(unavailable)
     }
 
