@@ -95,13 +95,15 @@ fn unknown_argument(argument: &str) -> anyhow::Error {
 
 async fn check(options: CheckOptions) -> ExitCode {
     let settings = Config::load();
-    let report = match options.settings_only {
-        true => check::settings(settings),
-        false => check::check(settings).await,
+    let report = if options.settings_only {
+        check::settings(settings)
+    } else {
+        check::check(settings).await
     };
-    match options.json {
-        true => println!("{:#}", report.json()),
-        false => print!("{report}"),
+    if options.json {
+        println!("{:#}", report.json());
+    } else {
+        print!("{report}");
     }
     ExitCode::from(u8::from(!report.is_well()))
 }

@@ -267,12 +267,13 @@ fn may_be_repeated(name: &str) -> bool {
 /// A number that the job would get as another number than was sent.
 fn inexact(name: &str, parameters: &Parameters) -> Fault {
     let what = "is a number that cannot be passed on exactly: send it as text, as a parameter of type string";
-    match parameters.declares(name) {
-        true => Fault::of(name, what),
-        false => Fault {
+    if parameters.declares(name) {
+        Fault::of(name, what)
+    } else {
+        Fault {
             parameter: None,
             detail: parameters.expected(),
-        },
+        }
     }
 }
 

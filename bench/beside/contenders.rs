@@ -206,12 +206,13 @@ impl Setting<'_> {
     }
 
     fn nginx(&self, program: Option<PathBuf>, log: bool) -> anyhow::Result<Contender> {
-        let (name, what) = match log {
-            false => (
+        let (name, what) = if log {
+            ("nginx-log", "the same with a log in JSON")
+        } else {
+            (
                 "nginx",
                 "nginx as a proxy, with a token in its configuration",
-            ),
-            true => ("nginx-log", "the same with a log in JSON"),
+            )
         };
         let mut nginx = self.contender(name, what, program.context("nginx is missing")?)?;
         let directory = self.directory.join(name);

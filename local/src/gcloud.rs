@@ -20,9 +20,10 @@ impl Gcloud {
         }
         let token = output_of(&arguments).await?;
         let printable = token.bytes().all(|byte| byte.is_ascii_graphic());
-        match printable && !token.is_empty() {
-            true => Ok(token),
-            false => bail!("`gcloud auth print-access-token` printed no token"),
+        if printable && !token.is_empty() {
+            Ok(token)
+        } else {
+            bail!("`gcloud auth print-access-token` printed no token")
         }
     }
 

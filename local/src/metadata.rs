@@ -118,9 +118,10 @@ impl Metadata {
 /// Refuses what a page in a browser could send: calls without the flavor, and calls by a name that some DNS server made
 /// an address of this machine.
 async fn for_programs_of_this_machine(request: Request, next: Next) -> Response {
-    let mut response = match is_of_this_machine(request.headers()) {
-        true => next.run(request).await,
-        false => StatusCode::FORBIDDEN.into_response(),
+    let mut response = if is_of_this_machine(request.headers()) {
+        next.run(request).await
+    } else {
+        StatusCode::FORBIDDEN.into_response()
     };
     let flavor = HeaderValue::from_static("Google");
     response.headers_mut().insert(FLAVOR, flavor);

@@ -173,9 +173,10 @@ impl Permissions {
 
 /// A claim by its name, or by a JSON pointer (RFC 6901) if it lies in another: `/firebase/tenant`.
 fn claim<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
-    match name.starts_with('/') {
-        true => claims.pointer(name),
-        false => claims.get(name),
+    if name.starts_with('/') {
+        claims.pointer(name)
+    } else {
+        claims.get(name)
     }
 }
 

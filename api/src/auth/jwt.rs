@@ -260,9 +260,10 @@ fn check_times(claims: &Value) -> Result<(), Error> {
     if issued > now() + LEEWAY.as_secs_f64() {
         return Err(unauthenticated("the token was issued in the future"));
     }
-    match expires - issued <= MAX_LIFETIME.as_secs_f64() {
-        true => Ok(()),
-        false => Err(unauthenticated("the token is good for too long")),
+    if expires - issued <= MAX_LIFETIME.as_secs_f64() {
+        Ok(())
+    } else {
+        Err(unauthenticated("the token is good for too long"))
     }
 }
 

@@ -17,13 +17,14 @@ pub(super) async fn permissions(app: &App, job: &str, cures: &Cures, report: &mu
                 .into_iter()
                 .filter(|wanted| !granted.iter().any(|own| own == wanted))
                 .collect();
-            match missing.is_empty() {
-                true => report.ok("start", STARTING.join(", ")),
-                false => report.fail(
+            if missing.is_empty() {
+                report.ok("start", STARTING.join(", "))
+            } else {
+                report.fail(
                     "start",
                     format!("no permission: {}", missing.join(", ")),
                     Some(cures.starts(job)),
-                ),
+                )
             }
         }
         Err(error) => report.warn("start", untested(&error), None),

@@ -146,13 +146,16 @@ impl Google {
 
     async fn send(&self, call: &Call<'_>, bearer: Option<HeaderValue>) -> Result<Bytes, Error> {
         let answer = self.http.request(request(call, bearer)).await;
-        let answer = answer.map_err(|error| match had_no_effect(&error) {
-            true => Error::NoEffect(format!(
-                "{}: {}",
-                call.uri.authority().map_or("", Authority::as_str),
-                causes(&error)
-            )),
-            false => Error::NoResponse(causes(&error)),
+        let answer = answer.map_err(|error| {
+            if had_no_effect(&error) {
+                Error::NoEffect(format!(
+                    "{}: {}",
+                    call.uri.authority().map_or("", Authority::as_str),
+                    causes(&error)
+                ))
+            } else {
+                Error::NoResponse(causes(&error))
+            }
         });
         accepted(answer?, call.max_bytes).await
     }

@@ -116,9 +116,10 @@ fn query_fault<T: DeserializeOwned + JsonSchema>(uri: &Uri) -> String {
     let mut seen = HashSet::new();
     for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
         let Some((_, property)) = known.iter().find(|(known, _)| **known == name) else {
-            return match is_field_name(&name) {
-                true => format!("The query has no field {name} here. {fields}"),
-                false => format!("The query has a field that is unknown here. {fields}"),
+            return if is_field_name(&name) {
+                format!("The query has no field {name} here. {fields}")
+            } else {
+                format!("The query has a field that is unknown here. {fields}")
             };
         };
         if !seen.insert(name.clone()) {

@@ -63,10 +63,13 @@ impl Limits {
     /// Until [`Limits::request`] says who calls, the request is its address's.
     pub fn admit(&self, request: &mut Request) -> Result<Option<Permit>, Problem> {
         let uri = request.uri();
-        let pool = match uri.path().starts_with("/scopes/") {
-            true if is_long(uri) => &self.streams,
-            true => &self.in_flight,
-            false => return Ok(None),
+        if !uri.path().starts_with("/scopes/") {
+            return Ok(None);
+        }
+        let pool = if is_long(uri) {
+            &self.streams
+        } else {
+            &self.in_flight
         };
         let address = self.address(request.headers(), request.extensions());
         let permit = pool.take(CallerId::of(Key::Address(address)))?;

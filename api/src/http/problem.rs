@@ -181,9 +181,10 @@ impl Kind {
 
     /// What `GET /problems/SLUG` answers: a page of plain text about the kind.
     pub fn explanation(self) -> String {
-        let again = match self.retryable() {
-            true => "may succeed later",
-            false => "will fail again",
+        let again = if self.retryable() {
+            "may succeed later"
+        } else {
+            "will fail again"
         };
         format!(
             "{title}\n\nStatus {status}, type /problems/{slug}. The same request {again}.\n\nWhy: {why}\n\nWhat to do: {cure}\n",

@@ -70,9 +70,10 @@ impl Bounds {
             .map_or(usize::MAX, |files| files as usize);
         let possible = files.saturating_sub(OTHER_FILES).max(files / 2);
         Self {
-            head: match behind_front_end {
-                true => HEAD_TIMEOUT_BEHIND_FRONT_END,
-                false => HEAD_TIMEOUT,
+            head: if behind_front_end {
+                HEAD_TIMEOUT_BEHIND_FRONT_END
+            } else {
+                HEAD_TIMEOUT
             },
             connections: wanted.min(possible).min(Semaphore::MAX_PERMITS),
         }

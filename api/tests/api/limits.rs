@@ -122,9 +122,10 @@ async fn without_body(app: &TestApp, headers: &str) -> Result<TcpStream, String>
     // Whoever reads the body says so first; whoever refuses does not.
     let mut answer = vec![0; 4096];
     let read = stream.read(&mut answer).await.unwrap();
-    match answer.starts_with(b"HTTP/1.1 100") {
-        true => Ok(stream),
-        false => Err(String::from_utf8_lossy(&answer[..read]).into_owned()),
+    if answer.starts_with(b"HTTP/1.1 100") {
+        Ok(stream)
+    } else {
+        Err(String::from_utf8_lossy(&answer[..read]).into_owned())
     }
 }
 

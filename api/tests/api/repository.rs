@@ -352,12 +352,13 @@ fn imports(text: &str) -> BTreeSet<String> {
             None => rest,
         };
         let end = |c: char| !(c.is_alphanumeric() || c == '_');
-        match rest.starts_with('{') {
-            true => modules.extend(names.split(',').filter_map(|name| {
+        if rest.starts_with('{') {
+            modules.extend(names.split(',').filter_map(|name| {
                 let name = name.trim().split(end).next()?;
                 (!name.is_empty()).then(|| name.to_owned())
-            })),
-            false => modules.extend(names.split(end).next().map(str::to_owned)),
+            }));
+        } else {
+            modules.extend(names.split(end).next().map(str::to_owned));
         }
     }
     modules

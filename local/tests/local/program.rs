@@ -84,10 +84,11 @@ fn a_command_of_ones_own_is_the_job_and_its_failure_is_told() {
     for by_argument in [true, false] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_local"));
         command.env("PATH", &path).env("HOME", "/my/home");
-        match by_argument {
-            true => command.args(["--command", "sh -c 'exec my-job \"$@\"' job"]),
-            false => command.env("JOB_COMMAND", "sh -c 'exec my-job \"$@\"' job"),
-        };
+        if by_argument {
+            command.args(["--command", "sh -c 'exec my-job \"$@\"' job"]);
+        } else {
+            command.env("JOB_COMMAND", "sh -c 'exec my-job \"$@\"' job");
+        }
         let mut terminal = Terminal::run(&mut command);
         let port = terminal.ready();
         start(port);
@@ -119,9 +120,10 @@ fn in_mode_jwt_the_printed_call_works_as_it_is() {
         .args(["-c", &format!("{set}\n{call}")])
         .output();
     let answer = String::from_utf8(curl.unwrap().stdout).unwrap();
-    match answer.is_empty() {
-        true => assert!(std::env::var_os("CI").is_none(), "curl is needed"),
-        false => assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}"),
+    if answer.is_empty() {
+        assert!(std::env::var_os("CI").is_none(), "curl is needed");
+    } else {
+        assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
     }
 }
 

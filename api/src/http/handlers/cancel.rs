@@ -21,24 +21,26 @@ pub async fn cancel(
     _: Fields<NoFields>,
 ) -> Result<Response, Problem> {
     let execution = app.execution(&granted, &name).await?;
-    let (status, execution) = match execution.state.is_finished() {
-        true => (StatusCode::OK, execution),
-        false => match app.cloud_run.cancel(&name).await? {
+    let (status, execution) = if execution.state.is_finished() {
+        (StatusCode::OK, execution)
+    } else {
+        match app.cloud_run.cancel(&name).await? {
             Some(cancelled) => (StatusCode::ACCEPTED, cancelled),
             None => (
                 StatusCode::OK,
                 ended(app.execution(&granted, &name).await?)?,
             ),
-        },
+        }
     };
     Ok(execution_response(status, execution.into()))
 }
 
 /// An execution that Cloud Run did not cancel, since it had ended in between.
 fn ended(execution: Execution) -> Result<Execution, Problem> {
-    match execution.state.is_finished() {
-        true => Ok(execution),
-        false => Err(Problem::from(Kind::UpstreamRejected)
-            .because("Cloud Run refused to cancel an unfinished execution")),
+    if execution.state.is_finished() {
+        Ok(execution)
+    } else {
+        Err(Problem::from(Kind::UpstreamRejected)
+            .because("Cloud Run refused to cancel an unfinished execution"))
     }
 }
