@@ -22,6 +22,7 @@
 )]
 
 pub mod auth;
+mod backoff;
 pub mod caller_id;
 pub mod check;
 pub mod config;

@@ -10,6 +10,7 @@ use tower::retry::budget::{Budget, TpsBudget};
 use super::Start;
 use super::error::Error;
 use super::execution_index::{ExecutionIndex, Horizon};
+use crate::backoff::full_jitter;
 use crate::execution::Execution;
 use crate::gcp::client;
 use crate::gcp::cloud_run::{CloudRun, RUN_TIMEOUT};
@@ -126,7 +127,8 @@ impl Submitter {
             let again = sends < MAX_SENDS;
             match send_failure(&error) {
                 SendFailure::NoEffect(wait) if again => {
-                    let wait = wait.unwrap_or_else(|| backoff(sends));
+                    let wait =
+                        wait.unwrap_or_else(|| full_jitter(BACKOFF_BASE, BACKOFF_CAP, sends));
                     if Instant::now() + wait >= deadline || !self.budget.withdraw() {
                         return Err(failure(ambiguous_since, error));
                     }
@@ -265,11 +267,6 @@ fn failure(ambiguous_since: Option<Instant>, error: client::Error) -> Failure {
         Some(sent_by) => Failure::Ambiguous(sent_by, error.to_string()),
         None => Failure::NotStarted(error),
     }
-}
-
-fn backoff(sends: u32) -> Duration {
-    let most = BACKOFF_CAP.min(BACKOFF_BASE * 2_u32.saturating_pow(sends - 1));
-    most.mul_f64(random::fraction())
 }
 
 #[cfg(test)]

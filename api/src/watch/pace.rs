@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::log_buffer::Source;
-use crate::random;
+use crate::backoff::full_jitter;
 
 /// The time between two reads of a young execution. Its end is noticed that much later.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -95,9 +95,7 @@ pub fn poll_interval(age: Duration) -> Duration {
 
 /// A pause that doubles with each failure, with jitter so that watched executions do not all retry at once.
 pub fn pause_after_failure(failures: u32, longest: Duration) -> Duration {
-    let span =
-        (POLL_INTERVAL / 2 * 2_u32.saturating_pow(failures.min(10))).min(longest - POLL_INTERVAL);
-    POLL_INTERVAL + span.mul_f64(random::fraction())
+    POLL_INTERVAL + full_jitter(POLL_INTERVAL, longest - POLL_INTERVAL, failures)
 }
 
 #[cfg(test)]
