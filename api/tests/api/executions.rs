@@ -52,6 +52,22 @@ async fn pages_follow_each_other_without_gap_or_repetition() {
 }
 
 #[tokio::test]
+async fn a_scope_without_executions_costs_few_reads_of_a_long_list() {
+    let app = TestApp::with(instant_job(), |_| {}).await;
+    app.emulator
+        .add_past_executions("test-job", 1_000, |_| {
+            vec![("SCOPE".to_owned(), "globex".to_owned())]
+        })
+        .unwrap();
+    let before = app.calls(Operation::List);
+    let answer = json(app.get("/scopes/acme/executions")).await;
+    assert_eq!(names(&answer), Vec::<&str>::new());
+    assert_eq!(answer["nextPage"], Value::Null);
+    let reads = app.calls(Operation::List) - before;
+    assert!(reads <= 3, "{reads} reads of the list");
+}
+
+#[tokio::test]
 async fn an_execution_of_another_scope_is_as_unknown_as_one_that_never_was() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let execution = app.start("acme").await;

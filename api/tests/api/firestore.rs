@@ -360,6 +360,42 @@ async fn a_thousand_at_once_with_one_key_start_one_on_three_processes() {
     assert_eq!(counters.runs, 1);
 }
 
+/// The effect of a send comes long after its answer was lost, and the process that sent it has been replaced by then.
+#[tokio::test]
+async fn a_start_in_doubt_survives_a_clean_restart() {
+    let Some(store) = firestore() else { return };
+    let emulator = emulator(instant_job(), &project()).await;
+    let late = run(Fault::Reset).late(Duration::from_secs(4));
+    emulator.faults().add(late.first(1));
+    let variables = [
+        ("FIRESTORE_EMULATOR_HOST", &store[..]),
+        ("API__IDEMPOTENCY__STORE", "firestore"),
+        ("API__START__DEADLINE_SECONDS", "2"),
+        ("API__START__QUIET_SECONDS", "6"),
+    ];
+    let start = async |process: &Process| {
+        let url = format!("{}/scopes/acme/process", process.url);
+        let request = client().post(url).header("idempotency-key", "k");
+        request.send().await.unwrap()
+    };
+    let first = Process::start(&emulator, &variables).await;
+    problem(start(&first).await, "start-outcome-unknown").await;
+    assert_eq!(first.terminate().await, Some(0));
+    let next = Process::start(&emulator, &variables).await;
+    let execution: Value = loop {
+        let response = start(&next).await;
+        if response.status() == 202 {
+            break response.json().await.unwrap();
+        }
+        assert!(matches!(response.status().as_u16(), 409 | 504));
+        tokio::time::sleep(Duration::from_millis(200)).await; // as a client repeats
+    };
+    let executions = emulator.executions();
+    assert_eq!(executions.len(), 1);
+    assert_eq!(execution["name"], executions[0].name);
+    assert_eq!(emulator.counters().calls(Operation::Run), 1);
+}
+
 /// Two services of one project and database, each for a job of its own.
 #[tokio::test]
 async fn two_services_never_touch_each_others_leases() {
