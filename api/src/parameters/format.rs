@@ -76,51 +76,35 @@ fn is_date(text: &str) -> bool {
     has_shape(text, "0000-00-00") && text.parse::<civil::Date>().is_ok()
 }
 
-/// RFC 3339's date-time; of leap seconds only those that could be.
+/// RFC 3339's date-time; of leap seconds only those that could be: the last of a day in UTC. jiff reads them as second 59.
 fn is_date_time(text: &str) -> bool {
-    let Some((date, time)) = text.split_at_checked(10) else {
+    let Some(plain) = without_fraction(text) else {
         return false;
     };
-    let Some((clock, rest)) = time.split_at_checked("T00:00:00".len()) else {
+    let has_sign = |sign| has_shape(&plain, &format!("0000-00-00T00:00:00{sign}00:00"));
+    let is_ahead = has_sign('+');
+    if !is_ahead && !has_sign('-') {
+        return false;
+    }
+    let parse = |clock: &str| clock.parse::<civil::Time>();
+    let (Ok(time), Ok(offset)) = (parse(&plain[11..19]), parse(&plain[20..])) else {
         return false;
     };
+    let offset = offset.duration_since(civil::Time::midnight());
+    let utc = time.wrapping_sub(if is_ahead { offset } else { -offset });
+    is_date(&plain[..10]) && (&plain[17..19] != "60" || utc == civil::time(23, 59, 59, 0))
+}
+
+/// The date-time without a fraction of a second, and with an offset from UTC in digits.
+fn without_fraction(text: &str) -> Option<String> {
+    let (start, rest) = text.split_at_checked("0000-00-00T00:00:00".len())?;
     let digits = |c: char| c.is_ascii_digit();
     let offset = match rest.strip_prefix('.') {
         Some(fraction) if fraction.starts_with(digits) => fraction.trim_start_matches(digits),
         _ => rest,
     };
-    let Some(offset) = offset_minutes(offset) else {
-        return false;
-    };
-    if !is_date(date) || !has_shape(&clock.to_ascii_uppercase(), "T00:00:00") {
-        return false;
-    }
-    let (hour, minute, second) = (two(clock, 1), two(clock, 4), two(clock, 7));
-    let minute_of_the_day = (hour * 60 + minute - offset).rem_euclid(24 * 60); // in UTC, where leap seconds are
-    let last_second = if minute_of_the_day == 24 * 60 - 1 {
-        60
-    } else {
-        59
-    };
-    hour <= 23 && minute <= 59 && second <= last_second
-}
-
-/// What a time's offset from UTC amounts to.
-fn offset_minutes(offset: &str) -> Option<i32> {
-    let sign = match offset.as_bytes() {
-        [b'Z' | b'z'] => return Some(0),
-        [b'+', ..] => 1,
-        [b'-', ..] => -1,
-        _ => return None,
-    };
-    let (hours, minutes) =
-        (has_shape(&offset[1..], "00:00")).then(|| (two(offset, 1), two(offset, 4)))?;
-    (hours <= 23 && minutes <= 59).then_some(sign * (hours * 60 + minutes))
-}
-
-/// The number that two digits of the text are.
-fn two(digits: &str, at: usize) -> i32 {
-    digits[at..at + 2].parse().unwrap_or(i32::MAX)
+    let plain = [start, offset].concat().to_ascii_uppercase();
+    Some(plain.replace('Z', "+00:00"))
 }
 
 /// Whether the text is the shape: a digit for each 0, a hexadecimal one for each x, and the rest as it is.
@@ -197,6 +181,21 @@ mod tests {
             "2017-01-01T00:59:60+01:00",
             "2026-11-24T09:30:00+24:00",
             "2026-11-24T09:60:00Z",
+            "2026-11-24T09:30:61Z",
+            "2026-11-24T09:30:00+23:59",
+            "2026-11-24T09:30:00+02:60",
+            "2026-11-24T09:30:00-00:00",
+            "2026-11-24T09:30:00+2:00",
+            "2026-11-24T09:30:00.1234567890123Z",
+            "2026-11-24T09:30:00,5Z",
+            "2026-02-29T09:30:00Z",
+            "2026-11-24T",
+            "2016-12-31T15:59:60-08:00",
+            "2016-12-31T15:59:60.5-08:00",
+            "2016-12-31T15:59:60+08:00",
+            "0000-01-01T00:00:00+23:59",
+            "9999-12-31T23:59:59Z",
+            "9999-12-31T23:59:59-23:59",
             "a@b",
             "a@example.com",
             "a.b+c@example.com",
