@@ -1,5 +1,6 @@
 //! Patterns of ECMA-262, which JSON Schema takes, for an engine whose time is linear in the text: no pattern can be made to
-//! hang on a body.
+//! hang on a body. The crate `jsonschema-regex` (0.61) is for the same, but refuses `[]`, `[^]` and `[\b]`, and leaves `\<` as the
+//! beginning of a word.
 
 use std::iter::Peekable;
 use std::str::Chars;
