@@ -15,16 +15,16 @@
 //! A page begins with nothing of the pages before it: no variable, no terminal. A block that only reads is run again until its
 //! output is as shown: "soon" is part of what the documents say.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::terminal::{PATIENCE, STARTING, Terminal};
+use crate::terminal::{PATIENCE, STARTING, Terminal, lines_of};
 
 /// What the shell prints after each block, followed by the exit status.
 const END: &str = "== end of block ==";
@@ -227,14 +227,7 @@ impl Shell {
             .spawn()
             .unwrap();
         let input = process.stdin.take().unwrap();
-        let output = BufReader::new(process.stdout.take().unwrap());
-        let (printed, lines) = channel();
-        thread::spawn(move || {
-            output
-                .lines()
-                .map_while(Result::ok)
-                .try_for_each(|line| printed.send(line))
-        });
+        let lines = lines_of(process.stdout.take().unwrap());
         Self {
             process,
             input,

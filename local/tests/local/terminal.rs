@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,14 +32,7 @@ impl Terminal {
             .stdout(Stdio::piped())
             .process_group(0);
         let mut program = command.spawn().unwrap();
-        let output = BufReader::new(program.stdout.take().unwrap());
-        let (printed, lines) = channel();
-        thread::spawn(move || {
-            output
-                .lines()
-                .map_while(Result::ok)
-                .try_for_each(|line| printed.send(line))
-        });
+        let lines = lines_of(program.stdout.take().unwrap());
         Self {
             program,
             lines,
@@ -123,4 +116,16 @@ impl Drop for Terminal {
             let _ = self.program.wait();
         }
     }
+}
+
+/// The lines that a process prints, read as they come so that the process never waits for a full pipe.
+pub fn lines_of(output: ChildStdout) -> Receiver<String> {
+    let (printed, lines) = channel();
+    thread::spawn(move || {
+        BufReader::new(output)
+            .lines()
+            .map_while(Result::ok)
+            .try_for_each(|line| printed.send(line))
+    });
+    lines
 }
