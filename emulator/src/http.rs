@@ -10,6 +10,7 @@ pub(crate) mod metadata;
 pub(crate) mod paging;
 pub(crate) mod policy;
 pub(crate) mod project;
+pub(crate) mod resource_json;
 pub(crate) mod routes;
 pub(crate) mod server;
 pub(crate) mod v1;

@@ -17,6 +17,7 @@
 //! ```
 
 mod attempt;
+mod camel_case;
 mod cloud;
 mod http;
 mod job_binary;

@@ -1,10 +1,14 @@
 //! Refusals as Google's APIs answer them, `{"error": {"code", "message", "status"}}`, and as its front end does.
 
+use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::refusal::{Code, Refusal};
+
+/// The answer of most handlers.
+pub(crate) type Answer = Result<Json<Value>, Refusal>;
 
 impl Code {
     pub(crate) fn http(self) -> StatusCode {
@@ -40,7 +44,7 @@ impl IntoResponse for Refusal {
 
 pub(crate) fn google_error(code: StatusCode, status: &str, message: &str) -> Response {
     let error = json!({ "code": code.as_u16(), "message": message, "status": status });
-    (code, axum::Json(json!({ "error": error }))).into_response()
+    (code, Json(json!({ "error": error }))).into_response()
 }
 
 /// The answer for a status that a fault names, with Google's name for it where there is one.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::model::container::Variable;
-use crate::model::overrides::ContainerOverride;
+use crate::model::overrides::{ContainerOverride, Overrides};
 use crate::refusal::Refusal;
 
 /// The query; parameters that are not named in `T` are ignored.
@@ -113,4 +113,18 @@ impl TryFrom<SentContainerOverride> for ContainerOverride {
             env: variables(sent.env)?,
         })
     }
+}
+
+/// The overrides of a run, of either API.
+pub(crate) fn overrides(
+    containers: Vec<SentContainerOverride>,
+    Int(task_count): Int,
+    timeout_seconds: i64,
+) -> Result<Overrides, Refusal> {
+    let containers = containers.into_iter().map(ContainerOverride::try_from);
+    Ok(Overrides {
+        containers: containers.collect::<Result<_, _>>()?,
+        task_count,
+        timeout_seconds,
+    })
 }

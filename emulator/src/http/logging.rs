@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::error::Answer;
 use super::faults::HideFromLists;
-use super::v1::Answer;
 use crate::cloud::Cloud;
 use crate::model::filter::Filter;
 use crate::model::logs::Window;

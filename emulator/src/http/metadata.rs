@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::error::front_end;
+use crate::camel_case::camel_case;
 use crate::cloud::Cloud;
 use crate::site::{PROJECT_NUMBER, default_account};
 
@@ -154,7 +155,7 @@ fn all_below(directory: &Map<String, Value>) -> Value {
         let name = if name.contains('@') {
             name.clone()
         } else {
-            camel_case(name)
+            camel_case(name, '-')
         };
         Some((name, value))
     });
@@ -181,18 +182,6 @@ fn plain(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// `service-accounts` as `serviceAccounts`.
-fn camel_case(name: &str) -> String {
-    let mut words = name.split('-');
-    let mut camel = words.next().unwrap_or_default().to_owned();
-    for word in words {
-        let mut letters = word.chars();
-        camel.extend(letters.next().map(|letter| letter.to_ascii_uppercase()));
-        camel.push_str(letters.as_str());
-    }
-    camel
 }
 
 fn token(cloud: &Cloud) -> Response {

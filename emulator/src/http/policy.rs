@@ -7,12 +7,12 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
+use super::error::Answer;
 use super::extract::parsed;
 use crate::cloud::Cloud;
 use crate::model::jobs::policy_etag;
 use crate::refusal::{Code, Refusal};
 
-type Answer = Result<Json<Value>, Refusal>;
 type Parts = Path<(String, String, String)>;
 
 /// `GET /v1/…/jobs/{job}:getIamPolicy`.

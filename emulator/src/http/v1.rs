@@ -10,10 +10,6 @@ pub(crate) mod tasks;
 use axum::Json;
 use serde_json::{Value, json};
 
-use crate::refusal::Refusal;
-
-pub(crate) type Answer = Result<Json<Value>, Refusal>;
-
 /// Kubernetes' way to say that something is gone.
 fn deleted() -> Json<Value> {
     Json(json!({ "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Success" }))

@@ -7,14 +7,11 @@ pub(crate) mod jobs;
 pub(crate) mod operations;
 pub(crate) mod tasks;
 
-use axum::Json;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::http::paging::PageRequest;
 use crate::refusal::Refusal;
-
-type Answer = Result<Json<Value>, Refusal>;
 
 /// The query of a list call. `showDeleted` is ignored: what is deleted is gone at once.
 #[derive(Debug, Deserialize)]

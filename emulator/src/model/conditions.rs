@@ -133,20 +133,19 @@ fn completed(execution: &Execution) -> Condition {
             "Cancelled by user.".to_owned(),
         ),
     };
-    let end = execution.completed.as_ref().map(|(time, _)| *time);
     Condition {
         kind: "Completed",
         status,
         reason,
         message,
-        changed: end.or(Some(execution.created)),
+        changed: execution.completed_at().or(Some(execution.created)),
     }
 }
 
 /// The steps before completion. An execution that ends before it starts says so in `Started`, or gcloud waits for it
 /// for ever.
 fn earlier(execution: &Execution) -> [Condition; 3] {
-    let end = execution.completed.as_ref().map(|(time, _)| *time);
+    let end = execution.completed_at();
     let condition = |kind, status, reason, message| Condition {
         kind,
         status,

@@ -374,8 +374,12 @@ impl Execution {
 
     /// When it changed last.
     pub(crate) fn updated(&self) -> Timestamp {
-        let end = self.completed.as_ref().map(|(time, _)| *time);
+        let end = self.completed_at();
         end.or(self.started).unwrap_or(self.created)
+    }
+
+    pub(crate) fn completed_at(&self) -> Option<Timestamp> {
+        self.completed.as_ref().map(|(time, _)| *time)
     }
 
     /// The id of a task: the execution's, with the task's number in its last group. Stable without being stored.

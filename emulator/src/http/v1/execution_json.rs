@@ -6,6 +6,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use super::job_json::task_spec;
+use crate::http::resource_json::{set_numbers, set_times};
 use crate::model::conditions::{Condition, Reason, Status, counts, of_execution};
 use crate::model::executions::Execution;
 use crate::site::{PROJECT_NUMBER, Site, default_account, rfc3339};
@@ -50,18 +51,12 @@ fn status(site: &Site, execution: &Execution) -> Value {
     let log_uri = site.log_uri(&execution.name);
     let mut status =
         json!({ "observedGeneration": 1, "conditions": conditions, "logUri": log_uri });
-    if let Some(started) = execution.started {
-        status["startTime"] = json!(rfc3339(started));
-    }
-    if let Some((completed, _)) = &execution.completed {
-        status["completionTime"] = json!(rfc3339(*completed));
-    }
-    // Google leaves a count of 0 out.
-    for (name, count) in counts(execution).named() {
-        if count > 0 {
-            status[name] = json!(count);
-        }
-    }
+    let times = [
+        ("startTime", execution.started),
+        ("completionTime", execution.completed_at()),
+    ];
+    set_times(&mut status, times);
+    set_numbers(&mut status, counts(execution).named());
     status
 }
 

@@ -7,10 +7,11 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use tokio::time::Instant;
 
+use super::deleted;
 use super::execution_json::{execution_json, execution_text};
 use super::listing::{Listing, Page};
-use super::{Answer, deleted};
 use crate::cloud::Cloud;
+use crate::http::error::Answer;
 use crate::http::extract::Parameters;
 use crate::model::executions::Execution;
 use crate::refusal::Refusal;

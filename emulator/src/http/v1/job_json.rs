@@ -3,9 +3,9 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::http::extract::{EnvVar, Int, or_default, variables};
-use crate::model::container::{Container, Variable};
-use crate::model::executions::{Execution, State};
+use crate::http::extract::{Int, or_default};
+use crate::http::resource_json::{SentContainer, completion_status, container_json};
+use crate::model::executions::Execution;
 use crate::model::images::Images;
 use crate::model::jobs::{Job, JobSpec};
 use crate::model::kept::{Api, Kept, refuse_tokens};
@@ -77,21 +77,6 @@ struct SentTaskSpec {
     kept: Map<String, Value>,
 }
 
-#[derive(Debug, Deserialize)]
-struct SentContainer {
-    name: Option<String>,
-    #[serde(default, deserialize_with = "or_default")]
-    image: String,
-    #[serde(default, deserialize_with = "or_default")]
-    command: Vec<String>,
-    #[serde(default, deserialize_with = "or_default")]
-    args: Vec<String>,
-    #[serde(default, deserialize_with = "or_default")]
-    env: Vec<EnvVar>,
-    #[serde(flatten)]
-    kept: Map<String, Value>,
-}
-
 impl SentJob {
     pub(crate) fn name(&self) -> &str {
         &self.metadata.name
@@ -107,7 +92,8 @@ impl SentJob {
             spec: execution,
         } = spec.template;
         let task = execution.template.spec;
-        let containers = task.containers.into_iter().map(SentContainer::container);
+        let containers = task.containers.into_iter();
+        let containers = containers.map(|sent| sent.container(|fields| Ok(keep(fields))));
         let wanted = WantedTemplate {
             labels: of_execution.labels,
             annotations: of_execution.annotations,
@@ -125,19 +111,6 @@ impl SentJob {
             annotations: metadata.annotations,
             template: wanted.completed(images)?,
             kept: keep(spec.kept),
-        })
-    }
-}
-
-impl SentContainer {
-    fn container(self) -> Result<Container, Refusal> {
-        Ok(Container {
-            name: self.name,
-            image: self.image,
-            command: self.command,
-            args: self.args,
-            env: variables(self.env)?,
-            kept: Kept::new(Api::V1, self.kept),
         })
     }
 }
@@ -179,13 +152,7 @@ pub(crate) fn job_json(site: &Site, job: &Job, latest: Option<&Execution>) -> Va
 
 /// What the job's `status.latestCreatedExecution` says of an execution.
 fn reference(execution: &Execution) -> Value {
-    let status = match execution.state() {
-        State::Pending => "EXECUTION_PENDING",
-        State::Running => "EXECUTION_RUNNING",
-        State::Succeeded => "EXECUTION_SUCCEEDED",
-        State::Failed => "EXECUTION_FAILED",
-        State::Cancelled => "EXECUTION_CANCELLED",
-    };
+    let status = completion_status(execution.state());
     let mut reference = json!({ "name": execution.name, "creationTimestamp": rfc3339(execution.created), "completionStatus": status });
     if let Some((completed, _)) = &execution.completed {
         reference["completionTimestamp"] = json!(rfc3339(*completed));
@@ -219,32 +186,13 @@ fn execution_template(template: &ExecutionTemplate) -> Value {
 /// The spec that each task has; `timeoutSeconds` is an int64, hence a string.
 pub(crate) fn task_spec(task: &TaskTemplate) -> Value {
     let mut spec = task.kept.shown_by(Api::V1);
-    spec.insert("containers".into(), json!([container(&task.container)]));
+    spec.insert(
+        "containers".into(),
+        json!([container_json(&task.container, Api::V1)]),
+    );
     spec.insert("maxRetries".into(), json!(task.max_retries));
     spec.insert("serviceAccountName".into(), json!(task.service_account));
     let timeout = task.timeout_seconds.to_string();
     spec.insert("timeoutSeconds".into(), json!(timeout));
     Value::Object(spec)
-}
-
-fn container(container: &Container) -> Value {
-    let mut json = container.kept.shown_by(Api::V1);
-    json.insert("image".into(), json!(container.image));
-    if let Some(name) = &container.name {
-        json.insert("name".into(), json!(name));
-    }
-    for (key, words) in [("command", &container.command), ("args", &container.args)] {
-        if !words.is_empty() {
-            json.insert(key.into(), json!(words));
-        }
-    }
-    if !container.env.is_empty() {
-        let env = container.env.iter().map(variable);
-        json.insert("env".into(), env.collect());
-    }
-    Value::Object(json)
-}
-
-fn variable(Variable { name, value }: &Variable) -> Value {
-    json!({ "name": name, "value": value })
 }

@@ -9,12 +9,13 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::deleted;
 use super::execution_json::execution_json;
 use super::job_json::{SentJob, job_json};
 use super::listing::{Listing, Page};
-use super::{Answer, deleted};
 use crate::cloud::Cloud;
-use crate::http::extract::{Int, Parameters, SentContainerOverride, or_default, parsed};
+use crate::http::error::Answer;
+use crate::http::extract::{Int, Parameters, SentContainerOverride, or_default, overrides, parsed};
 use crate::http::faults::HideFromLists;
 use crate::model::executions::Execution;
 use crate::model::jobs::Job;
@@ -111,7 +112,7 @@ pub(crate) async fn verb(
     let sent: Value = parsed(&body)?;
     let request: RunRequest = parsed(&body)?;
     let what = Start {
-        overrides: request.overrides.try_into()?,
+        overrides: request.overrides.overrides()?,
         sent: sent.get("overrides").cloned().unwrap_or_default(),
         hidden: hide.map_or(Duration::ZERO, |Extension(HideFromLists(time))| time),
         validate_only: false,
@@ -138,17 +139,9 @@ struct SentOverrides {
     timeout_seconds: Int,
 }
 
-impl TryFrom<SentOverrides> for Overrides {
-    type Error = Refusal;
-
-    fn try_from(sent: SentOverrides) -> Result<Self, Refusal> {
-        let containers = sent.container_overrides.into_iter();
-        Ok(Self {
-            containers: containers
-                .map(TryInto::try_into)
-                .collect::<Result<_, _>>()?,
-            task_count: sent.task_count.0,
-            timeout_seconds: sent.timeout_seconds.0,
-        })
+impl SentOverrides {
+    fn overrides(self) -> Result<Overrides, Refusal> {
+        let timeout_seconds = self.timeout_seconds.0;
+        overrides(self.container_overrides, self.task_count, timeout_seconds)
     }
 }

@@ -6,15 +6,16 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
-use super::Answer;
 use super::execution_json::{condition_json, owner};
 use super::job_json::task_spec;
 use super::listing::{Listing, Page};
 use crate::cloud::Cloud;
+use crate::http::error::Answer;
 use crate::http::extract::Parameters;
-use crate::model::conditions::{attempt_status, of_task};
+use crate::http::resource_json::{attempt_result, set_numbers, set_times};
+use crate::model::conditions::of_task;
 use crate::model::executions::Execution;
-use crate::model::tasks::{End, Task};
+use crate::model::tasks::Task;
 use crate::refusal::Refusal;
 use crate::site::{PROJECT_NUMBER, Site, rfc3339};
 
@@ -86,34 +87,14 @@ fn status(site: &Site, execution: &Execution, index: usize) -> Value {
         "observedGeneration": 1, "logUri": site.log_uri(&execution.name),
         "conditions": of_task(task).iter().map(condition_json).collect::<Value>(),
     });
-    // Protobuf leaves zeros out.
-    for (key, number) in [("index", index), ("retried", task.retries)] {
-        if number > 0 {
-            status[key] = json!(number);
-        }
-    }
-    for (key, time) in [
+    let times = [
         ("startTime", task.started),
         ("completionTime", task.completed),
-    ] {
-        if let Some(time) = time {
-            status[key] = json!(rfc3339(time));
-        }
-    }
+    ];
+    set_times(&mut status, times);
+    set_numbers(&mut status, [("index", index), ("retried", task.retries)]);
     if let Some(last) = &task.last {
-        status["lastAttemptResult"] = last_attempt_result(last);
+        status["lastAttemptResult"] = attempt_result(last);
     }
     status
-}
-
-/// A task's `lastAttemptResult`, with the codes of google.rpc.Code.
-pub(crate) fn last_attempt_result(end: &End) -> Value {
-    let status = match attempt_status(end) {
-        Some((code, message)) => json!({ "code": code, "message": message }),
-        None => json!({}),
-    };
-    match end {
-        End::Exited(code) if *code != 0 => json!({ "exitCode": code, "status": status }),
-        _ => json!({ "status": status }),
-    }
 }

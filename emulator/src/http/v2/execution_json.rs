@@ -3,11 +3,9 @@
 use serde_json::{Value, json};
 
 use super::job_json::task_template;
-use crate::model::conditions::{
-    Condition, Reason, Status, attempt_status, counts, of_execution, of_task,
-};
+use crate::http::resource_json::{attempt_result, set_numbers, set_times};
+use crate::model::conditions::{Condition, Reason, Status, counts, of_execution, of_task};
 use crate::model::executions::Execution;
-use crate::model::tasks::End;
 use crate::site::{Site, default_account, rfc3339};
 
 pub(crate) fn execution_json(site: &Site, execution: &Execution) -> Value {
@@ -29,18 +27,12 @@ pub(crate) fn execution_json(site: &Site, execution: &Execution) -> Value {
     if !execution.template.annotations.is_empty() {
         json["annotations"] = json!(execution.template.annotations);
     }
-    if let Some(started) = execution.started {
-        json["startTime"] = json!(rfc3339(started));
-    }
-    if let Some((completed, _)) = &execution.completed {
-        json["completionTime"] = json!(rfc3339(*completed));
-    }
-    // Protobuf's JSON leaves zeros out.
-    for (name, count) in counts(execution).named() {
-        if count > 0 {
-            json[name] = json!(count);
-        }
-    }
+    let times = [
+        ("startTime", execution.started),
+        ("completionTime", execution.completed_at()),
+    ];
+    set_times(&mut json, times);
+    set_numbers(&mut json, counts(execution).named());
     json
 }
 
@@ -68,38 +60,17 @@ pub(crate) fn task_json(site: &Site, execution: &Execution, index: usize) -> Val
     );
     set("logUri", json!(site.log_uri(&execution.name)));
     set("etag", json!(format!("\"{:08x}\"", task.changes())));
-    for (key, time) in [
-        ("scheduledTime", task.started),
-        ("startTime", task.started),
-        ("completionTime", task.completed),
-    ] {
-        if let Some(time) = time {
-            set(key, json!(rfc3339(time)));
-        }
-    }
-    for (key, number) in [("index", index), ("retried", task.retries)] {
-        if number > 0 {
-            set(key, json!(number));
-        }
-    }
     if let Some(last) = &task.last {
         set("lastAttemptResult", attempt_result(last));
     }
+    let times = [
+        ("scheduledTime", task.started),
+        ("startTime", task.started),
+        ("completionTime", task.completed),
+    ];
+    set_times(&mut json, times);
+    set_numbers(&mut json, [("index", index), ("retried", task.retries)]);
     json
-}
-
-fn attempt_result(end: &End) -> Value {
-    let status = match attempt_status(end) {
-        Some((code, message)) => json!({ "code": code, "message": message }),
-        None => json!({}),
-    };
-    let mut result = json!({ "status": status });
-    if let End::Exited(code) = end
-        && *code != 0
-    {
-        result["exitCode"] = json!(code);
-    }
-    result
 }
 
 fn condition_json(condition: &Condition) -> Value {

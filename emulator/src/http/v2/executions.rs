@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use super::execution_json::execution_json;
 use super::operations::{any, deleted, finished, only_validated, operation_json};
-use super::{Answer, Change, Listing, page};
+use super::{Change, Listing, page};
 use crate::cloud::{self, Cloud};
+use crate::http::error::Answer;
 use crate::http::extract::{Parameters, or_default, parsed};
 use crate::model::executions::Execution;
 use crate::model::operations::Subject;

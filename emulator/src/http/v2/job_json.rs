@@ -3,9 +3,10 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::http::extract::{EnvVar, Int, or_default, parsed, variables};
-use crate::model::container::Container;
-use crate::model::executions::{Execution, State};
+use crate::camel_case::camel_case;
+use crate::http::extract::{Int, or_default, parsed};
+use crate::http::resource_json::{SentContainer, completion_status, container_json};
+use crate::model::executions::Execution;
 use crate::model::images::Images;
 use crate::model::jobs::{Job, JobSpec};
 use crate::model::kept::{Api, Kept, refuse_tokens};
@@ -91,21 +92,6 @@ struct SentTaskTemplate {
     timeout: Seconds,
     #[serde(default, deserialize_with = "or_default")]
     service_account: String,
-    #[serde(flatten)]
-    rest: Map<String, Value>,
-}
-
-#[derive(Debug, Deserialize)]
-struct SentContainer {
-    name: Option<String>,
-    #[serde(default, deserialize_with = "or_default")]
-    image: String,
-    #[serde(default, deserialize_with = "or_default")]
-    command: Vec<String>,
-    #[serde(default, deserialize_with = "or_default")]
-    args: Vec<String>,
-    #[serde(default, deserialize_with = "or_default")]
-    env: Vec<EnvVar>,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -215,7 +201,8 @@ impl SentExecutionTemplate {
                 .extend(other.map(|name| (ENVIRONMENT.to_owned(), json!(name))));
         }
         let set = |number: i64| (number != 0).then_some(number);
-        let containers = task.containers.into_iter().map(SentContainer::container);
+        let containers = task.containers.into_iter();
+        let containers = containers.map(|sent| sent.container(kept_of_container));
         let account = task.service_account;
         Ok(WantedTemplate {
             labels: self.labels,
@@ -232,32 +219,24 @@ impl SentExecutionTemplate {
     }
 }
 
-impl SentContainer {
-    fn container(self) -> Result<Container, Refusal> {
-        const KEPT: [&str; 13] = [
-            "resources",
-            "ports",
-            "volumeMounts",
-            "workingDir",
-            "livenessProbe",
-            "startupProbe",
-            "readinessProbe",
-            "dependsOn",
-            "baseImageUri",
-            "buildInfo",
-            "buildConfig",
-            "sourceCode",
-            "sandboxLauncher",
-        ];
-        Ok(Container {
-            name: self.name,
-            image: self.image,
-            command: self.command,
-            args: self.args,
-            env: variables(self.env)?,
-            kept: kept("job.template.template.containers[0]", self.rest, &KEPT, &[])?,
-        })
-    }
+/// The fields of a container to keep.
+fn kept_of_container(fields: Map<String, Value>) -> Result<Kept, Refusal> {
+    const KEPT: [&str; 13] = [
+        "resources",
+        "ports",
+        "volumeMounts",
+        "workingDir",
+        "livenessProbe",
+        "startupProbe",
+        "readinessProbe",
+        "dependsOn",
+        "baseImageUri",
+        "buildInfo",
+        "buildConfig",
+        "sourceCode",
+        "sandboxLauncher",
+    ];
+    kept("job.template.template.containers[0]", fields, &KEPT, &[])
 }
 
 /// The fields to keep, without those to ignore; a field that Google does not know is refused.
@@ -305,23 +284,12 @@ pub(crate) fn with_camel_case_keys(value: Value) -> Value {
                 } else {
                     with_camel_case_keys(value)
                 };
-                (camel_case(&key), value)
+                (camel_case(&key, '_'), value)
             };
             Value::Object(fields.into_iter().map(camel).collect())
         }
         other => other,
     }
-}
-
-fn camel_case(key: &str) -> String {
-    let mut words = key.split('_');
-    let mut camel = words.next().unwrap_or_default().to_owned();
-    for word in words {
-        let mut letters = word.chars();
-        camel.extend(letters.next().map(|first| first.to_ascii_uppercase()));
-        camel.push_str(letters.as_str());
-    }
-    camel
 }
 
 pub(crate) fn job_json(site: &Site, job: &Job, latest: Option<&Execution>) -> Value {
@@ -385,13 +353,7 @@ fn set_labels(json: &mut Map<String, Value>, labels: &Labels, annotations: &Labe
 }
 
 fn reference(execution: &Execution) -> Value {
-    let status = match execution.state() {
-        State::Pending => "EXECUTION_PENDING",
-        State::Running => "EXECUTION_RUNNING",
-        State::Succeeded => "EXECUTION_SUCCEEDED",
-        State::Failed => "EXECUTION_FAILED",
-        State::Cancelled => "EXECUTION_CANCELLED",
-    };
+    let status = completion_status(execution.state());
     let created = rfc3339(execution.created);
     let mut reference =
         json!({ "name": execution.name, "createTime": created, "completionStatus": status });
@@ -420,31 +382,13 @@ pub(crate) fn task_template(task: &TaskTemplate) -> Map<String, Value> {
     let mut json = task.kept.shown_by(Api::V2);
     json.entry(ENVIRONMENT)
         .or_insert_with(|| json!(GENERATION_2));
-    json.insert("containers".into(), json!([container(&task.container)]));
+    json.insert(
+        "containers".into(),
+        json!([container_json(&task.container, Api::V2)]),
+    );
     json.insert("maxRetries".into(), json!(task.max_retries));
     let timeout = format!("{}s", task.timeout_seconds);
     json.insert("timeout".into(), json!(timeout));
     json.insert("serviceAccount".into(), json!(task.service_account));
     json
-}
-
-fn container(container: &Container) -> Value {
-    let mut json = container.kept.shown_by(Api::V2);
-    json.insert("image".into(), json!(container.image));
-    if let Some(name) = &container.name {
-        json.insert("name".into(), json!(name));
-    }
-    for (key, words) in [("command", &container.command), ("args", &container.args)] {
-        if !words.is_empty() {
-            json.insert(key.into(), json!(words));
-        }
-    }
-    let env = container.env.iter();
-    let env: Vec<Value> = env
-        .map(|variable| json!({ "name": variable.name, "value": variable.value }))
-        .collect();
-    if !env.is_empty() {
-        json.insert("env".into(), json!(env));
-    }
-    Value::Object(json)
 }

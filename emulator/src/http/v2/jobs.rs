@@ -12,9 +12,10 @@ use serde_json::Value;
 use super::execution_json::execution_json;
 use super::job_json::{Seconds, SentJob, job_json, with_camel_case_keys};
 use super::operations::{any, deleted, finished, only_validated, operation_json};
-use super::{Answer, Change, Listing, page};
+use super::{Change, Listing, page};
 use crate::cloud::Cloud;
-use crate::http::extract::{Int, Parameters, SentContainerOverride, or_default, parsed};
+use crate::http::error::Answer;
+use crate::http::extract::{Int, Parameters, SentContainerOverride, or_default, overrides, parsed};
 use crate::http::faults::HideFromLists;
 use crate::http::policy;
 use crate::model::executions::Execution;
@@ -140,7 +141,7 @@ fn run(cloud: &Arc<Cloud>, job: &str, body: &[u8], hidden: Duration) -> Answer {
     let request: RunRequest = serde_json::from_value(sent.clone())
         .map_err(|error| Refusal::invalid(format!("Invalid JSON payload received. {error}")))?;
     let what = Start {
-        overrides: request.overrides.try_into()?,
+        overrides: request.overrides.overrides()?,
         sent: sent.get("overrides").cloned().unwrap_or_default(),
         hidden,
         validate_only: request.validate_only,
@@ -182,17 +183,9 @@ struct SentOverrides {
     timeout: Seconds,
 }
 
-impl TryFrom<SentOverrides> for Overrides {
-    type Error = Refusal;
-
-    fn try_from(sent: SentOverrides) -> Result<Self, Refusal> {
-        let containers = sent.container_overrides.into_iter();
-        Ok(Self {
-            containers: containers
-                .map(TryInto::try_into)
-                .collect::<Result<_, _>>()?,
-            task_count: sent.task_count.0,
-            timeout_seconds: sent.timeout.0,
-        })
+impl SentOverrides {
+    fn overrides(self) -> Result<Overrides, Refusal> {
+        let timeout_seconds = self.timeout.0;
+        overrides(self.container_overrides, self.task_count, timeout_seconds)
     }
 }

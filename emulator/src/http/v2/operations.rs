@@ -13,8 +13,9 @@ use tokio::time::timeout;
 
 use super::execution_json::execution_json;
 use super::job_json::Seconds;
-use super::{Answer, Listing, page};
+use super::{Listing, page};
 use crate::cloud::{self, Cloud};
+use crate::http::error::Answer;
 use crate::http::extract::{Parameters, or_default, parsed};
 use crate::model::conditions::failure;
 use crate::model::operations::Subject;

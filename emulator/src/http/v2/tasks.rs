@@ -7,8 +7,9 @@ use axum::extract::{Path, State};
 
 use super::execution_json::task_json;
 use super::executions::{find, is_of};
-use super::{Answer, Listing, page};
+use super::{Listing, page};
 use crate::cloud::Cloud;
+use crate::http::error::Answer;
 use crate::http::extract::Parameters;
 
 pub(crate) async fn get(

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
+use crate::camel_case::camel_case;
+
 /// The type of a field.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Kind {
@@ -95,7 +97,7 @@ const DEFINED: [(&str, Kind); 40] = [
 impl Field {
     /// The field of that path. Names that LogEntry defines may be in snake case too.
     pub(super) fn resolve(path: &[String]) -> Result<Self, String> {
-        let camel: Vec<String> = path.iter().map(|name| camel_case(name)).collect();
+        let camel: Vec<String> = path.iter().map(|name| camel_case(name, '_')).collect();
         if let Some(map) = MAPS.into_iter().find(|map| is_within(&camel, map)) {
             return match &path[map.len()..] {
                 [key] => Ok(Self::new(map, std::slice::from_ref(key), Kind::Label)),
@@ -159,16 +161,4 @@ impl Kind {
 /// Whether the path leads to something in the field of these names.
 fn is_within(path: &[String], names: &[&str]) -> bool {
     path.len() > names.len() && path.iter().zip(names).all(|(name, known)| name == known)
-}
-
-/// `insert_id` as `insertId`.
-fn camel_case(name: &str) -> String {
-    let mut words = name.split('_');
-    let mut camel = words.next().unwrap_or_default().to_owned();
-    for word in words {
-        let mut letters = word.chars();
-        camel.extend(letters.next().map(|letter| letter.to_ascii_uppercase()));
-        camel.push_str(letters.as_str());
-    }
-    camel
 }
