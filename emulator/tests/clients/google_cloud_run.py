@@ -5,6 +5,8 @@ import os
 from google.api_core import exceptions
 from google.cloud import run_v2
 
+from helpers import completed, refused
+
 PARENT = "projects/demo/locations/us-east4"
 options = {"api_endpoint": os.environ["EMULATOR_URL"]}
 jobs = run_v2.JobsClient(transport="rest", client_options=options)
@@ -32,18 +34,6 @@ def run(name, env, **overrides):
     container = {"name": "main", "env": variables}
     overrides = {"container_overrides": [container], **overrides}
     return jobs.run_job({"name": f"{PARENT}/jobs/{name}", "overrides": overrides})
-
-
-def completed(execution):
-    return next(c for c in execution.conditions if c.type_ == "Completed")
-
-
-def refused(kind, call):
-    try:
-        call()
-    except kind:
-        return
-    raise AssertionError(f"not refused as {kind}")
 
 
 create("python", max_retries=0)

@@ -12,6 +12,8 @@ from google.cloud.run_v2.services.executions.transports import ExecutionsGrpcTra
 from google.cloud.run_v2.services.jobs.transports import JobsGrpcTransport
 from google.cloud.run_v2.services.tasks.transports import TasksGrpcTransport
 
+from helpers import completed, refused
+
 PARENT = "projects/demo/locations/us-east4"
 channel = grpc.insecure_channel(urlsplit(os.environ["EMULATOR_URL"]).netloc)
 jobs = run_v2.JobsClient(transport=JobsGrpcTransport(channel=channel))
@@ -30,18 +32,6 @@ def run(name, env, **overrides):
     variables = [run_v2.EnvVar(name=key, value=value) for key, value in env.items()]
     overrides = {"container_overrides": [{"env": variables}], **overrides}
     return jobs.run_job({"name": f"{PARENT}/jobs/{name}", "overrides": overrides})
-
-
-def completed(execution):
-    return next(c for c in execution.conditions if c.type_ == "Completed")
-
-
-def refused(kind, call):
-    try:
-        call()
-    except kind as error:
-        return error
-    raise AssertionError(f"not refused as {kind}")
 
 
 created = jobs.create_job(parent=PARENT, job=job(max_retries=0), job_id="grpc").result(timeout=30)
