@@ -16,12 +16,13 @@ use crate::model::log_entry::{Source, Stream};
 use crate::model::tasks::{CANNOT_START, End};
 use crate::processes::Group;
 
-/// A longer line becomes several entries: Cloud Logging's limit for one is 256 KiB.
+/// The most bytes of a line in one log entry, as in Cloud Logging. A longer line becomes several entries.
 const LONGEST_LINE: usize = 256 * 1024;
-/// How long output may still arrive after the process is gone, should a descendant have left its group.
+/// How long output is still read after the process has ended: a descendant that left its group may keep the pipe
+/// open.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
-/// What one attempt is to run.
+/// What to run for one attempt, and for how long.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     command: Arc<[OsString]>,
@@ -64,7 +65,7 @@ impl Attempt {
     }
 }
 
-/// Runs the attempt to its end. Its lines become log entries as they come.
+/// Runs the attempt to its end and writes its lines to the log as they arrive.
 pub(crate) async fn run(cloud: &Cloud, attempt: Attempt, cancelled: &mut Cancelled) -> End {
     if *cancelled.borrow() {
         return End::Cancelled;
@@ -78,8 +79,8 @@ pub(crate) async fn run(cloud: &Cloud, attempt: Attempt, cancelled: &mut Cancell
         .args(&attempt.args)
         .env_clear()
         .envs(inherited(&cloud.settings.inherit_env))
-        // Where Google's client libraries find the metadata server, which Cloud Run has at an address of its own. Python's
-        // looks for it with the second one. What the job sets itself counts more.
+        // Google's client libraries find the metadata server by the first variable; Python's also reads the second.
+        // The job's own variables override both.
         .env("GCE_METADATA_HOST", cloud.address.to_string())
         .env("GCE_METADATA_IP", cloud.address.to_string())
         .envs(attempt.env.iter().cloned());
@@ -98,7 +99,7 @@ pub(crate) async fn run(cloud: &Cloud, attempt: Attempt, cancelled: &mut Cancell
     }
 }
 
-/// The variables of our own environment that tasks get too.
+/// The variables of the emulator's own environment that tasks inherit.
 fn inherited(names: &[String]) -> impl Iterator<Item = (&String, OsString)> {
     let variable = |name| Some((name, std::env::var_os(name)?));
     names.iter().filter_map(variable)
@@ -115,7 +116,7 @@ async fn supervise(
     let gone = Notify::new();
     let process = async {
         let end = wait(cloud, attempt.timeout, &mut child, &group, cancelled).await;
-        // What the process started ends with it, as it does with a container.
+        // This kills the descendants of the process, as the end of a container does.
         drop(group);
         gone.notify_one();
         end
@@ -143,7 +144,7 @@ async fn supervise(
     tokio::join!(process, output).0
 }
 
-/// Waits for the process, its time, or the cancellation, whichever is first.
+/// Waits until the process exits, its time is up or it is cancelled. In the last two cases it ends the process.
 async fn wait(
     cloud: &Cloud,
     time: Duration,
@@ -159,13 +160,13 @@ async fn wait(
     group.ask_to_end();
     if timeout(cloud.settings.grace, child.wait()).await.is_err() {
         group.kill();
-        // It cannot refuse, so this is only to not leave it behind unreaped.
+        // A process cannot ignore SIGKILL, so this wait only reaps it.
         let _reaped = child.wait().await;
     }
     end
 }
 
-/// Calls `line` for each line, without its end, that the pipe brings.
+/// Calls `line` with each line of the pipe, without its line ending.
 async fn each_line(pipe: Option<impl AsyncRead + Unpin>, mut line: impl FnMut(&[u8])) {
     let Some(mut pipe) = pipe else { return };
     let mut chunk = vec![0; 16 * 1024];
@@ -189,7 +190,7 @@ async fn each_line(pipe: Option<impl AsyncRead + Unpin>, mut line: impl FnMut(&[
     }
 }
 
-/// The last place up to `limit` where no UTF-8 character is cut in two.
+/// The last index up to `limit` that does not split a UTF-8 character.
 fn character_boundary(bytes: &[u8], limit: usize) -> usize {
     let starts_here = |&cut: &usize| bytes[cut] & 0b1100_0000 != 0b1000_0000;
     (limit - 3..=limit).rev().find(starts_here).unwrap_or(limit)

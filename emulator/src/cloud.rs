@@ -1,4 +1,4 @@
-//! Everything there is in the emulated project.
+//! The settings and the whole state of the emulated project.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ use crate::site::Site;
 #[derive(Debug)]
 pub(crate) struct Cloud {
     pub(crate) settings: Settings,
-    /// Where programs on this machine, and so the tasks, reach the emulator.
+    /// The address at which programs on this machine, including tasks, reach the emulator.
     pub(crate) address: SocketAddr,
     pub(crate) site: Site,
     pub(crate) images: Images,
@@ -35,7 +35,7 @@ pub(crate) struct Cloud {
     pub(crate) children: Children,
     /// One permit for each child process.
     pub(crate) processes: Semaphore,
-    /// An execution has ended.
+    /// Notified whenever an execution ends.
     pub(crate) one_ended: Notify,
     state: Mutex<State>,
 }
@@ -88,7 +88,7 @@ impl Cloud {
         })
     }
 
-    /// The jobs and executions, for a moment. A panic while it was held leaves a state that is still of use.
+    /// Locks the jobs, executions and operations. A poisoned lock is taken too, because a panic leaves them usable.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

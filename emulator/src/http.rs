@@ -1,4 +1,4 @@
-//! What clients see: the emulated APIs and the emulator's own endpoints.
+//! The HTTP interface: the emulated APIs and the emulator's own endpoints.
 
 pub(crate) mod control;
 pub(crate) mod error;

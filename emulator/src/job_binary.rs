@@ -1,4 +1,4 @@
-//! The sibling sample job, built.
+//! Builds the sample job of this workspace.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
-/// Where the job lies once it was built; one build per process is enough.
+/// The path of the job once it has been built. One build per process is enough.
 static BUILT: Mutex<Option<PathBuf>> = Mutex::new(None);
 
-/// Builds the package `job` of this workspace, in the profile that this program was built in, and says where its
-/// program is. Blocks until then. Cargo is `$CARGO`, else `cargo` on the PATH.
+/// Builds the package `job` in the profile of this program and returns the path of its executable. Blocks until the
+/// build ends. It runs `$CARGO`, or `cargo` on the PATH if that is not set.
 ///
 /// # Errors
-/// Cargo cannot be started, or the job does not compile; Cargo's own messages are on our standard error.
+/// Cargo cannot be started, or the job does not compile. Cargo writes its own messages to standard error.
 pub fn job_binary() -> io::Result<PathBuf> {
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(path) = built.as_ref().filter(|path| path.exists()) {
@@ -58,13 +58,13 @@ fn build() -> io::Result<PathBuf> {
         .ok_or_else(|| io::Error::other("Cargo named no executable of the package `job`"))
 }
 
-/// This workspace as it was when this program was compiled.
+/// The folder of this workspace when this program was compiled.
 fn workspace() -> &'static Path {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.parent().unwrap_or(package)
 }
 
-/// The program that one of Cargo's JSON messages says is the job's.
+/// The executable of the job, if this JSON message of Cargo names it.
 fn executable(message: &str) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(message).ok()?;
     let of_job = message["target"]["name"] == "job" && message["reason"] == "compiler-artifact";

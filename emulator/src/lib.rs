@@ -1,8 +1,7 @@
-//! Cloud Run Jobs, the metadata server and Cloud Logging reads, on loopback.
+//! An emulator of Cloud Run Jobs, the metadata server and reads of Cloud Logging, on loopback.
 //!
-//! One listener speaks the v1 REST API of Cloud Run Jobs, `entries:list` of Cloud Logging and the metadata
-//! server, told apart by path. A job's task is a child process of this one. What is emulated, and what is not,
-//! stands in the package's README.
+//! One listener serves Cloud Run Jobs in v1 and v2 (REST and gRPC), `entries:list` of Cloud Logging and the metadata
+//! server. Each attempt of a task is a child process. The package's README lists what is emulated and what is not.
 //!
 //! ```no_run
 //! # async fn example() -> std::io::Result<()> {
@@ -56,7 +55,7 @@ impl Emulator {
     /// Listens and serves until stopped or dropped.
     ///
     /// # Errors
-    /// The port is taken, or a job of the settings is one that Cloud Run would refuse.
+    /// The port is taken, or Cloud Run would refuse a job of the settings.
     pub async fn start(settings: Settings) -> io::Result<Self> {
         let wanted = SocketAddr::new(settings.host, settings.port);
         let listener = TcpListener::bind(wanted).await.map_err(|error| {
@@ -68,20 +67,20 @@ impl Emulator {
         Ok(Self { cloud, server })
     }
 
-    /// Where every emulated API is for programs on this machine: `http://127.0.0.1:PORT`, without a slash at the end.
+    /// The base URL of every emulated API for programs on this machine: `http://127.0.0.1:PORT`, without a trailing
+    /// slash.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.cloud.address)
     }
 
-    /// The same as `127.0.0.1:PORT`, as `GCE_METADATA_HOST` wants it.
+    /// The address as `127.0.0.1:PORT`, the form of `GCE_METADATA_HOST`.
     #[must_use]
     pub fn host(&self) -> String {
         self.cloud.address.to_string()
     }
 
-    /// What to paste into a shell so that the gcloud CLI, or a program with Google's client libraries, talks to
-    /// this emulator.
+    /// Shell commands that make the gcloud CLI, or a program with Google's client libraries, use this emulator.
     #[must_use]
     pub fn instructions(&self) -> String {
         let Settings {
@@ -95,7 +94,7 @@ impl Emulator {
         let credentials = if *allow_anonymous {
             "CLOUDSDK_AUTH_DISABLE_CREDENTIALS=true".to_owned()
         } else {
-            // A configuration of its own, so that no account of the user is asked for a token.
+            // With a configuration of its own, gcloud asks no account of the user for a token.
             format!("GCE_METADATA_ROOT={host} CLOUDSDK_CONFIG=$(mktemp -d)")
         };
         format!(
@@ -117,19 +116,19 @@ For gcloud:
         )
     }
 
-    /// What goes wrong, and when: rules can be added and cleared while the emulator runs.
+    /// The fault rules, which can be added and cleared while the emulator runs.
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.cloud.faults
     }
 
-    /// What has been called so far.
+    /// The counts of calls and executions so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.cloud.counters.snapshot()
     }
 
-    /// Every execution still kept, oldest first.
+    /// The executions that are kept, oldest first.
     #[must_use]
     pub fn executions(&self) -> Vec<ExecutionRecord> {
         self.cloud
@@ -140,9 +139,10 @@ For gcloud:
             .collect()
     }
 
-    /// Adds `count` executions of `job` that succeeded an hour ago and before, a second apart, without running
-    /// anything. `env` gives the override environment of each; 0 is the newest. They are older than every
-    /// execution there is. As on Google, only the newest 1,000 finished ones are kept.
+    /// Adds `count` executions of `job` that have succeeded, without running anything. The newest is an hour old,
+    /// each further one a second older, and all come before the existing ones. `env` returns the overridden
+    /// environment of each; index 0 is the newest. As on Google Cloud, only the newest 1,000 finished executions are
+    /// kept.
     ///
     /// # Errors
     /// There is no such job.
@@ -157,7 +157,7 @@ For gcloud:
         starts::add_past(&self.cloud, job, count, env).map_err(missing)
     }
 
-    /// Makes every access token handed out so far invalid; the metadata server gives out a new one.
+    /// Invalidates every access token issued so far. The metadata server then issues a new one.
     pub fn revoke_tokens(&self) {
         self.cloud.tokens.revoke();
     }
@@ -178,7 +178,7 @@ impl Drop for Emulator {
     }
 }
 
-/// Where a program on this machine reaches what listens on this address: loopback, if it listens on all of them.
+/// The address at which programs on this machine reach the listener: loopback if it listens on all addresses.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {

@@ -1,4 +1,4 @@
-//! The emulator alone. `--help` says how.
+//! The emulator as a program. `--help` lists its options.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -9,27 +9,27 @@ use lexopt::{Arg, Parser, ValueExt};
 use tokio::signal::unix::{SignalKind, signal};
 
 const HELP: &str = "\
-Cloud Run Jobs, the metadata server and Cloud Logging reads, on loopback.
+An emulator of Cloud Run Jobs, the metadata server and reads of Cloud Logging, on loopback.
 
 Usage: emulator [OPTION]... --job NAME=COMMAND...
 
-  --host ADDRESS       the IP address to listen on (127.0.0.1). Whoever reaches another one, such as 0.0.0.0, can
-                       run the commands of the jobs
+  --host ADDRESS       the IP address to listen on (127.0.0.1). On another one, such as 0.0.0.0, other machines
+                       can run the commands of the jobs
   --allow-host NAME    a host name by which clients call, such as that of a container; repeat it for more names.
-                       IP addresses, localhost and Google's names are always answered
+                       IP addresses, localhost and Google's names are always accepted
   --port PORT          listen on this port; 0 for any free one (8787)
   --project ID         the project (demo)
   --region REGION      the region (us-east4)
   --job NAME=COMMAND   a job and the local command its image stands for, split into words as a shell does;
                        repeat it for more jobs. A job that gcloud creates runs the command of the job whose
                        name its image ends in, else the first one
-  --allow-commands     run the command that a job's container has of its own, as a local program with all that it
-                       may do here; else the image's command is run in its place
-  --inherit-env NAMES  give every task these variables of the emulator's own environment, such as PATH,HOME; a
-                       task has none of them otherwise, as it would have none of yours in the cloud
-  --allow-anonymous    let calls through that bring no access token of the emulator's metadata server
+  --allow-commands     run the `command` of a job's container as a local program, with the rights of your account;
+                       without this option the command of its image runs instead
+  --inherit-env NAMES  pass these variables of the emulator's own environment, such as PATH,HOME, to every task;
+                       without this option a task inherits none, as on Cloud Run
+  --allow-anonymous    accept calls without an access token of the emulator's metadata server
   --faults             serve /emulator/faults and /emulator/counters
-  --quiet              do not print the lines of tasks, for who starts it by a program and does not read them
+  --quiet              do not print the lines of tasks, for programs that start the emulator and do not read them
   --help, --version
 ";
 
@@ -93,7 +93,9 @@ fn wanted(mut arguments: Parser) -> Result<Wanted, lexopt::Error> {
         }
     }
     if settings.jobs.is_empty() {
-        return Err("--job NAME=COMMAND is missing: without one there is nothing that an image could stand for".into());
+        return Err(
+            "--job NAME=COMMAND is missing: images need a local command that they stand for".into(),
+        );
     }
     Ok(Wanted::Serve(settings.into()))
 }

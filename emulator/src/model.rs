@@ -1,4 +1,4 @@
-//! What there is and how it behaves: nothing here knows of HTTP or of the whole.
+//! The emulated resources and their behaviour. Nothing here imports `http` or `cloud`.
 
 pub(crate) mod conditions;
 pub(crate) mod container;

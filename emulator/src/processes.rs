@@ -1,4 +1,4 @@
-//! The child processes: each in a process group of its own, and all ended at once when the emulator stops.
+//! The child processes, each in a process group of its own. All are killed when the emulator stops.
 
 use std::collections::HashSet;
 use std::io;
@@ -11,10 +11,10 @@ use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// How long a killed process may take to be gone: only one that waits in the kernel, as for a disk, takes any time.
+/// How long a killed process may take to end. Only one that waits in the kernel, as for a disk, needs any time.
 const DYING: Duration = Duration::from_secs(5);
 
-/// Every process group that runs, so that all can be ended at once, whatever their tasks are waiting for.
+/// The running process groups, so that all can be killed at once, whatever their tasks are waiting for.
 #[derive(Debug, Default)]
 pub(crate) struct Children {
     registry: Mutex<Registry>,
@@ -27,7 +27,7 @@ struct Registry {
     groups: HashSet<Pid>,
 }
 
-/// A running process group. Dropping it kills what is left of it.
+/// A running process group. Dropping it kills the processes that are left.
 #[derive(Debug)]
 pub(crate) struct Group<'a> {
     leader: Option<Pid>,
@@ -39,8 +39,8 @@ impl Children {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts the command at the head of a new process group. The lock is held meanwhile: a child must not
-    /// start unseen while all are being ended.
+    /// Starts the command as the leader of a new process group. The lock is held during that, so that `close` misses
+    /// no child.
     pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<(Child, Group<'_>)> {
         let mut registry = self.registry();
         if registry.closed {
@@ -67,7 +67,7 @@ impl Children {
         ))
     }
 
-    /// Kills every group and lets no further one start.
+    /// Kills every group and refuses to start new ones.
     pub(crate) fn close(&self) {
         let mut registry = self.registry();
         registry.closed = true;
@@ -76,11 +76,11 @@ impl Children {
         }
     }
 
-    /// Returns once every process that was started has been waited for, or after [`DYING`].
+    /// Returns when every child has been reaped, or after [`DYING`].
     pub(crate) async fn ended(&self) {
         let all = async {
             loop {
-                // Registered before looking, so that an end in between is not missed.
+                // Registered before the check, so that an end in between is not missed.
                 let one_ended = self.one_ended.notified();
                 if self.registry().groups.is_empty() {
                     return;
@@ -93,14 +93,14 @@ impl Children {
 }
 
 impl Group<'_> {
-    /// SIGTERM to the process that was started, and to no other: a container's first process gets it alone too.
+    /// Sends SIGTERM to the leader alone, as a container's first process alone gets it.
     pub(crate) fn ask_to_end(&self) {
         let _gone = self.leader.map(|leader| kill_process(leader, Signal::TERM));
     }
 
-    /// SIGKILL to all that is left.
+    /// Sends SIGKILL to all processes of the group.
     pub(crate) fn kill(&self) {
-        // It fails only if nothing is.
+        // It fails only if no process is left.
         let _gone = self
             .leader
             .map(|leader| kill_process_group(leader, Signal::KILL));

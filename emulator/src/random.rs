@@ -1,9 +1,9 @@
-//! Unpredictable names, and predictable faults.
+//! Random names and ids, and the reproducible choice of faults.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-/// 64 bits that differ each time. std's hash keys come from the operating system's randomness; enough for
-/// names and for tokens that guard a loopback port, without one more dependency.
+/// 64 random bits. The hash keys of std come from the operating system's randomness, which is enough for names and
+/// for tokens that guard a loopback port, and needs no further dependency.
 pub(crate) fn bits() -> u64 {
     RandomState::new().build_hasher().finish()
 }
@@ -33,7 +33,7 @@ pub(crate) fn suffix() -> String {
     (0..5).map(|_| next()).collect()
 }
 
-/// The `n`th number in [0, 1) of the series that `seed` names (SplitMix64).
+/// The `n`th number in [0, 1) of the pseudorandom series with this seed (SplitMix64).
 pub(crate) fn nth(seed: u64, n: u64) -> f64 {
     let mut z = seed.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

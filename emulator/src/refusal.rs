@@ -1,6 +1,6 @@
-//! How Google refuses a call: a code of google.rpc and a sentence.
+//! The refusal of a call in Google's form: a code of google.rpc and a message.
 
-/// The codes of google.rpc that the emulator's own refusals have.
+/// The codes of google.rpc that the emulator uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
     InvalidArgument,

@@ -1,4 +1,4 @@
-//! An execution's life: pending, its tasks side by side, each with its attempts, the end.
+//! Runs an execution: pending at first, then its tasks in parallel, each with its attempts, then its end.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::cloud::Cloud;
 use crate::model::executions::{Cancelled, Execution, asked_to_end};
 use crate::model::tasks::{End, Phase, Task};
 
-/// Takes the execution called `name` from pending to its end.
+/// Runs the execution `name` from pending to its end.
 pub(crate) async fn follow(cloud: Arc<Cloud>, name: String, mut cancelled: Cancelled) {
     let pending = sleep(cloud.settings.pending);
     tokio::select! {
@@ -27,7 +27,7 @@ pub(crate) async fn follow(cloud: Arc<Cloud>, name: String, mut cancelled: Cance
         .executions
         .finish(&name, cloud.settings.retained_executions);
     if let Some(execution) = state.executions.get(&name).filter(|_| cloud.settings.echo) {
-        // A closed terminal is no reason to stop.
+        // A closed terminal must not stop the emulator.
         let _closed = writeln!(std::io::stdout().lock(), "{}", execution.end_in_words());
     }
     drop(state);
@@ -82,7 +82,7 @@ async fn run_task(cloud: &Cloud, execution: &str, index: usize, mut cancelled: C
     }
 }
 
-/// Marks the attempt as running and says what it is to run and whether another may follow.
+/// Marks the attempt as running. Returns it, and whether a retry may follow it.
 fn begin(cloud: &Cloud, execution: &str, index: usize, attempt: usize) -> Option<(Attempt, bool)> {
     update(cloud, execution, |execution| {
         Task::begin_attempt(&mut execution.tasks[index], attempt);

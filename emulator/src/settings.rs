@@ -1,49 +1,49 @@
-//! What an emulator is started with.
+//! The settings of an emulator.
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-/// How an emulator is to run. Start from the default and change what matters.
+/// The settings of an emulator. Start from the default and change single fields.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The address to listen on. Whoever reaches another one than loopback can run the jobs' commands.
+    /// The address to listen on. Beyond loopback, other machines can run the jobs' commands.
     pub host: IpAddr,
-    /// The port; 0 takes any that is free.
+    /// The port; 0 stands for any free one.
     pub port: u16,
-    /// Host names by which clients call, beside `localhost`, those of Google, and any IP address. Pages in a browser
-    /// that come by another name are refused.
+    /// Host names by which clients may call, beside `localhost`, Google's names and any IP address. Other names are
+    /// refused, because a page in a browser could use one by DNS rebinding.
     pub allow_hosts: Vec<String>,
-    /// The only project there is.
+    /// The id of the only project.
     pub project: String,
-    /// The only region there is.
+    /// The only region.
     pub region: String,
-    /// Jobs that exist from the start. The first one's command is also that of jobs created later whose image
-    /// is not named like a job of this list.
+    /// Jobs that exist from the start. A job that is created later runs the command of the job that its image is
+    /// named after, or else that of the first job.
     pub jobs: Vec<Job>,
-    /// Lets calls through that bring no access token. The real gcloud CLI needs that with its credentials disabled.
+    /// Accepts calls without an access token. The gcloud CLI needs that if its credentials are disabled.
     pub allow_anonymous: bool,
-    /// Runs a container's own `command` as a local program. Else the command behind its image is run in its place.
+    /// Runs a container's own `command` as a local program. Otherwise the command of its image runs instead.
     pub allow_commands: bool,
-    /// Variables of the emulator's own environment that every task gets, `PATH` and `HOME` for instance.
+    /// Variables of the emulator's own environment that every task inherits, such as `PATH` and `HOME`.
     pub inherit_env: Vec<String>,
-    /// Serves `/emulator/faults` and `/emulator/counters` too.
+    /// Also serves `/emulator/faults` and `/emulator/counters`.
     pub faults: bool,
-    /// How long an access token of the metadata server lives.
+    /// The lifetime of the metadata server's access tokens.
     pub token_lifetime: Duration,
     /// How long an execution stays pending before its tasks start.
     pub pending: Duration,
-    /// How long after its creation lists begin to show an execution.
+    /// The time from the creation of an execution until lists show it.
     pub listing_lag: Duration,
-    /// From SIGTERM to SIGKILL when a task is cancelled or out of time.
+    /// The time from SIGTERM to SIGKILL when a task is cancelled or times out.
     pub grace: Duration,
-    /// Prints every line of a task on our standard output too, after the execution's name.
+    /// Also prints every line of a task on standard output, after the name of its execution.
     pub echo: bool,
-    /// Unfinished executions beyond which `:run` answers 429. Google's default quota.
+    /// The most unfinished executions, beyond which `:run` answers 429. The default is Google's default quota.
     pub max_running_executions: usize,
-    /// Finished executions kept per job, the newest. Google's number.
+    /// The number of finished executions that are kept for each job, the newest ones. The default is Google's number.
     pub retained_executions: usize,
-    /// Child processes at one time. Further tasks wait, as they do on Cloud Run when capacity is short.
+    /// The most child processes at one time. Further tasks wait, as they do on Cloud Run when capacity is short.
     pub max_processes: usize,
 }
 
@@ -75,27 +75,27 @@ impl Default for Settings {
 /// A job that exists from the start, with Cloud Run's defaults.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// Its name, and that of the image that stands for its command.
+    /// The name of the job, and of the image that stands for its command.
     pub name: String,
-    /// Program and leading arguments: what an image's ENTRYPOINT would be. Empty: tasks succeed without a process,
-    /// for tests that want very many executions.
+    /// The program and its leading arguments, in the role of an image's ENTRYPOINT. If it is empty, tasks succeed
+    /// without a process, for tests that need very many executions.
     pub command: Vec<OsString>,
     /// The job's own arguments, which an override replaces.
     pub args: Vec<String>,
     /// The job's own environment, which an override is merged into.
     pub env: Vec<(String, String)>,
-    /// Tasks of an execution, 1 to 10,000.
+    /// The number of tasks of an execution, 1 to 10,000.
     pub task_count: u32,
-    /// Tasks at one time; 0 for as many as there are.
+    /// The most tasks at one time; 0 stands for all.
     pub parallelism: u32,
-    /// Attempts of a task after the first, 0 to 10.
+    /// The retries of a task, 0 to 10.
     pub max_retries: u32,
-    /// Seconds an attempt may take.
+    /// The timeout of an attempt, in seconds.
     pub timeout_seconds: u32,
 }
 
 impl Job {
-    /// A job of one task, three retries and ten minutes, as Cloud Run makes it when nothing else is said.
+    /// A job with Cloud Run's defaults: one task, three retries and a timeout of ten minutes.
     pub fn new(
         name: impl Into<String>,
         command: impl IntoIterator<Item = impl Into<OsString>>,

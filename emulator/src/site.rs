@@ -1,4 +1,4 @@
-//! The one project and region that the emulator is.
+//! The one project and the one region of the emulator.
 
 use jiff::Timestamp;
 
@@ -7,7 +7,7 @@ use crate::refusal::Refusal;
 /// The project's number, which Google's answers use in place of its id. Any number will do.
 pub(crate) const PROJECT_NUMBER: &str = "123456789012";
 
-/// Where everything is.
+/// The project and the region.
 #[derive(Clone, Debug)]
 pub(crate) struct Site {
     pub(crate) project: String,
@@ -15,12 +15,12 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Google takes a project's number wherever it takes its id.
+    /// Whether this names the project, by its id or, as Google allows everywhere, by its number.
     pub(crate) fn is_project(&self, name: &str) -> bool {
         name == self.project || name == PROJECT_NUMBER
     }
 
-    /// Google's sentence for a thing that does not exist; `kind` is `JOB`, `EXECUTION` or `TASK`.
+    /// Google's message for a resource that does not exist; `kind` is `JOB`, `EXECUTION` or `TASK`.
     pub(crate) fn missing(&self, kind: &str, name: &str) -> Refusal {
         let Self { project, region } = self;
         Refusal::not_found(format!(
@@ -33,7 +33,7 @@ impl Site {
         format!("projects/{project}/locations/{region}")
     }
 
-    /// The full name of a job, as v2 has it; v2 says the project's id, v1 its number.
+    /// The full name of a job in v2, which uses the project's id where v1 uses its number.
     pub(crate) fn job_name(&self, job: &str) -> String {
         format!("{}/jobs/{job}", self.location())
     }
@@ -46,7 +46,7 @@ impl Site {
         format!("{}/operations/{id}", self.location())
     }
 
-    /// The console's page with the execution's lines.
+    /// The page of Google's console that shows the lines of the execution.
     pub(crate) fn log_uri(&self, execution: &str) -> String {
         let project = &self.project;
         let filter = format!(
@@ -58,12 +58,12 @@ impl Site {
     }
 }
 
-/// Google's account for whatever runs without another one: that of the project.
+/// The default service account of the project, under which jobs run that name no other.
 pub(crate) fn default_account() -> String {
     format!("{PROJECT_NUMBER}-compute@developer.gserviceaccount.com")
 }
 
-/// A time as the v1 API writes it: UTC, microseconds.
+/// A time as both APIs write it: in UTC, with microseconds.
 pub(crate) fn rfc3339(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }

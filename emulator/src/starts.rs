@@ -1,4 +1,4 @@
-//! New executions: those that run, and those of the past.
+//! Creates executions: those that run, and past ones for tests.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -18,19 +18,19 @@ use crate::refusal::Refusal;
 use crate::site::Site;
 use crate::{random, runner};
 
-/// What an execution is started with.
+/// The parameters of a start.
 #[derive(Debug, Default)]
 pub(crate) struct Start {
     pub(crate) overrides: Overrides,
-    /// The overrides as they were sent.
+    /// The overrides exactly as the client sent them.
     pub(crate) sent: Value,
     /// How long lists do not show the execution.
     pub(crate) hidden: Duration,
-    /// Only whether it could be started.
+    /// Only checks whether the execution could be started.
     pub(crate) validate_only: bool,
 }
 
-/// Starts an execution and returns what `show` makes of it while it is still pending.
+/// Starts an execution. Returns the result of `show`, which sees it while it is pending.
 pub(crate) fn start<T>(
     cloud: &Arc<Cloud>,
     job: &str,
@@ -65,7 +65,7 @@ pub(crate) fn start<T>(
     Ok(answer)
 }
 
-/// Executions of the past that never ran here: the newest an hour ago, the others a second apart before it.
+/// Adds executions of the past that never ran. The newest is an hour old, and each further one a second older.
 pub(crate) fn add_past(
     cloud: &Cloud,
     job_name: &str,
@@ -107,7 +107,8 @@ fn new_execution(
     Execution::new(site, job, name, template, created)
 }
 
-/// Gives the image a digest, as Cloud Run does when it makes an execution. Ours is of the name only.
+/// Adds a digest to the image, as Cloud Run does when it creates an execution. Here the digest depends on the name
+/// only.
 fn pin(image: &mut String) {
     if image.contains('@') {
         return;

@@ -1,4 +1,4 @@
-//! The emulator's own endpoints: faults and counters over HTTP, if they were asked for.
+//! The emulator's own endpoints for faults and counters, which `--faults` enables.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(crate) async fn add_fault(
     Ok((StatusCode::CREATED, Json(rule)))
 }
 
-/// `GET /emulator/faults`: the rules in force, and the calls that each was about.
+/// `GET /emulator/faults`: the rules in force, each with the number of calls that it has matched.
 pub(crate) async fn faults(State(cloud): State<Arc<Cloud>>) -> Json<Value> {
     let rules = cloud
         .faults
@@ -35,13 +35,13 @@ pub(crate) async fn faults(State(cloud): State<Arc<Cloud>>) -> Json<Value> {
     Json(json!({ "faults": rules.collect::<Vec<_>>() }))
 }
 
-/// `DELETE /emulator/faults`: all is well again.
+/// `DELETE /emulator/faults`: removes all rules.
 pub(crate) async fn clear_faults(State(cloud): State<Arc<Cloud>>) -> StatusCode {
     cloud.faults.clear();
     StatusCode::NO_CONTENT
 }
 
-/// `GET /emulator/counters`.
+/// `GET /emulator/counters`: the counters so far.
 pub(crate) async fn counters(State(cloud): State<Arc<Cloud>>) -> Json<Counters> {
     Json(cloud.counters.snapshot())
 }

@@ -1,4 +1,4 @@
-//! Refusals as Google's APIs answer them, `{"error": {"code", "message", "status"}}`, and as its front end does.
+//! Refusals in the form of Google's APIs, `{"error": {"code", "message", "status"}}`, and of its front end.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::refusal::{Code, Refusal};
 
-/// The answer of most handlers.
+/// The result of most handlers: JSON or a refusal.
 pub(crate) type Answer = Result<Json<Value>, Refusal>;
 
 impl Code {
@@ -47,7 +47,10 @@ pub(crate) fn google_error(code: StatusCode, status: &str, message: &str) -> Res
     (code, Json(json!({ "error": error }))).into_response()
 }
 
-/// The answer for a status that a fault names, with Google's name for it where there is one.
+/// The message of every injected error.
+pub(crate) const INJECTED: &str = "This error was injected by a fault rule of the emulator.";
+
+/// The error response for the HTTP status of a fault, with Google's name for that status if there is one.
 pub(crate) fn error_of_status(code: StatusCode) -> Response {
     let status = match code.as_u16() {
         400 => "INVALID_ARGUMENT",
@@ -61,10 +64,10 @@ pub(crate) fn error_of_status(code: StatusCode) -> Response {
         504 => "DEADLINE_EXCEEDED",
         _ => "UNKNOWN",
     };
-    google_error(code, status, "A fault of the emulator.")
+    google_error(code, status, INJECTED)
 }
 
-/// What Google's front end answers before any API is reached: not JSON.
+/// An error page of Google's front end, which answers in HTML before any API is reached.
 pub(crate) fn front_end(code: StatusCode, sentence: &str) -> Response {
     let title = format!(
         "Error {} ({})",

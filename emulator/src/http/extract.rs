@@ -1,4 +1,4 @@
-//! What handlers take from a request, refused in Google's form.
+//! Extractors and parsers of requests, which refuse invalid input in Google's form.
 
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
@@ -10,7 +10,7 @@ use crate::model::container::Variable;
 use crate::model::overrides::{ContainerOverride, Overrides};
 use crate::refusal::Refusal;
 
-/// The query; parameters that are not named in `T` are ignored.
+/// The query parameters. Those that `T` does not name are ignored.
 #[derive(Debug)]
 pub(crate) struct Parameters<T>(pub(crate) T);
 
@@ -25,7 +25,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Parameters<T> {
     }
 }
 
-/// A body of JSON; an empty one is an empty object.
+/// Parses a JSON body. An empty body counts as an empty object.
 pub(crate) fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     let body = if body.trim_ascii().is_empty() {
         b"{}"
@@ -36,14 +36,14 @@ pub(crate) fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
         .map_err(|error| Refusal::invalid(format!("Invalid JSON payload received. {error}")))
 }
 
-/// Null is the default, as in all of protobuf's JSON.
+/// Reads null as the default value, as protobuf's JSON does.
 pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-/// An integer of protobuf's JSON, where it may be a string as well.
+/// An integer in protobuf's JSON, which may also be written as a string.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Int(pub(crate) i64);
 
@@ -58,7 +58,7 @@ impl<'de> Deserialize<'de> for Int {
     }
 }
 
-/// An environment variable of either API.
+/// An environment variable in the form of either API.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct EnvVar {
@@ -88,7 +88,7 @@ pub(crate) fn variables(env: Vec<EnvVar>) -> Result<Vec<Variable>, Refusal> {
     env.into_iter().map(Variable::try_from).collect()
 }
 
-/// An override of a container, of either API.
+/// An override of a container in the form of either API.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct SentContainerOverride {
@@ -115,7 +115,7 @@ impl TryFrom<SentContainerOverride> for ContainerOverride {
     }
 }
 
-/// The overrides of a run, of either API.
+/// The overrides of a run, from the fields that both APIs have.
 pub(crate) fn overrides(
     containers: Vec<SentContainerOverride>,
     Int(task_count): Int,

@@ -1,4 +1,4 @@
-//! The layer that counts every call and lets it meet its fault.
+//! The middleware that counts every call and injects faults.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,20 +12,20 @@ use axum::response::Response;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::error::{error_of_status, front_end, google_error};
+use super::error::{INJECTED, error_of_status, front_end, google_error};
 use super::wire;
 use crate::cloud::Cloud;
 use crate::model::executions::Execution;
 use crate::model::faults::{Call, Fault, FaultBody, Operation, Rule, When, header};
 
-/// Bytes of a request that are read at most.
+/// The largest request body that is read, in bytes.
 const LARGEST_REQUEST: usize = 32 * 1024 * 1024;
 
-/// In a request's extensions: lists are not to show the new execution for this long.
+/// A request extension: how old an execution or a log line must be before lists show it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HideFromLists(pub(crate) Duration);
 
-/// The layer over every emulated API: counts the call and lets it meet its fault.
+/// Counts a call of any emulated API and injects the fault of the first rule that applies.
 pub(crate) async fn layer(
     State(cloud): State<Arc<Cloud>>,
     request: Request,
@@ -50,7 +50,8 @@ pub(crate) async fn layer(
     }
 }
 
-/// Runs the call as the rule says. The effect has a task of its own: it comes whether or not the client waits.
+/// Runs the call with the fault of the rule. The effect runs in a task of its own, so it happens even if the client
+/// disconnects.
 async fn with_fault(rule: Rule, mut request: Request, next: Next) -> Response {
     if let Fault::Invisible { ms } = rule.fault {
         request
@@ -76,7 +77,7 @@ async fn with_fault(rule: Rule, mut request: Request, next: Next) -> Response {
     apply(rule.fault, answer).await
 }
 
-/// The answer, or what a caller gets to see if there was none.
+/// The answer, or status 504 if there is none.
 fn answered(answer: Option<Response>) -> Response {
     answer.unwrap_or_else(|| error_of_status(StatusCode::GATEWAY_TIMEOUT))
 }
@@ -140,7 +141,7 @@ fn operation(method: &Method, path: &str) -> Operation {
     }
 }
 
-/// What the caller gets to see; `answer` is there if the effect has happened.
+/// The response to the caller. `answer` is set if the effect has happened.
 async fn apply(fault: Fault, answer: Option<Response>) -> Response {
     let milliseconds = Duration::from_millis;
     match fault {
@@ -164,17 +165,17 @@ async fn apply(fault: Fault, answer: Option<Response>) -> Response {
         }
         Fault::Huge { bytes } => wire::huge(bytes),
         Fault::HangUp { ms } => wire::hung_up(answered(answer), milliseconds(ms)),
-        // Only ever seen before the effect.
+        // `with_fault` has handled this fault before the effect.
         Fault::Invisible { .. } => answered(answer),
     }
 }
 
 fn status(code: u16, headers: &BTreeMap<String, String>, body: FaultBody) -> Response {
-    // Checked when the rule was added.
+    // `Rule::check` has checked the code.
     let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = match body {
         FaultBody::Google => error_of_status(code),
-        FaultBody::Html => front_end(code, "A fault of the emulator."),
+        FaultBody::Html => front_end(code, INJECTED),
         FaultBody::Text(text) => {
             let mut response = wire::json(text);
             *response.status_mut() = code;

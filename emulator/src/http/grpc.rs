@@ -1,5 +1,5 @@
-//! The v2 API over gRPC. Each call is translated to its REST form by Google's own descriptors and answered by the same
-//! handlers, so that there is nothing that one does and the other does not.
+//! The v2 API over gRPC. Each call is translated to REST by Google's own descriptors and answered by the handlers of
+//! REST, so that both protocols behave alike.
 
 use std::io;
 use std::sync::LazyLock;
@@ -22,12 +22,12 @@ use super::wire::Reset;
 static DESCRIPTORS: LazyLock<Option<DescriptorPool>> =
     LazyLock::new(|| DescriptorPool::decode(&include_bytes!("../../data/run-v2.binpb")[..]).ok());
 
-/// Bytes of a request that are read at most.
+/// The largest request body that is read, in bytes.
 const LARGEST_REQUEST: usize = 4 * 1024 * 1024;
-/// Before each message: whether it is compressed, and its length.
+/// The length of the prefix of each message: a byte for the compression and four for the message's length.
 const PREFIX: usize = 5;
 
-/// What of a request the body of its REST form is.
+/// The part of a request that is the body of its REST form.
 #[derive(Clone, Copy, Debug)]
 enum Content {
     Nothing,
@@ -38,7 +38,7 @@ enum Content {
 /// The REST form of a method: its verb, its URL below `/v2/` with fields of the request in braces, and its body.
 type Rest = (Method, &'static str, Content);
 
-/// The methods, as the annotations of the protos and of the service's configuration say.
+/// The REST form of a gRPC method, from the annotations of the protos and the service's configuration.
 fn rest_form(path: &str) -> Option<Rest> {
     use Content::{Field, Nothing, Rest};
     Some(match path {
@@ -73,7 +73,7 @@ fn rest_form(path: &str) -> Option<Rest> {
     })
 }
 
-/// Why a call fails: a code of google.rpc and a sentence.
+/// The status of a call: a code of google.rpc and a message.
 #[derive(Debug)]
 struct Status(u8, String);
 
@@ -146,10 +146,10 @@ fn method(path: &str) -> Option<MethodDescriptor> {
     service.methods().find(|method| method.name() == name)
 }
 
-/// The message in a body, which holds exactly one.
+/// The single message of a body.
 fn content(body: &[u8]) -> Result<&[u8], Status> {
     let Some(([compressed, length @ ..], message)) = body.split_first_chunk::<PREFIX>() else {
-        return Err(Status::invalid("The body is no message of gRPC."));
+        return Err(Status::invalid("The body is not a gRPC message."));
     };
     if *compressed != 0 {
         return Err(Status(12, "Compressed messages are not served.".into()));
@@ -158,14 +158,12 @@ fn content(body: &[u8]) -> Result<&[u8], Status> {
         .iter()
         .fold(0, |length, byte| length << 8 | usize::from(*byte));
     if length != message.len() {
-        return Err(Status::invalid(
-            "The body is not one whole message of gRPC.",
-        ));
+        return Err(Status::invalid("The body is not exactly one gRPC message."));
     }
     Ok(message)
 }
 
-/// The REST request: the fields that the URL does not name are the body, or the query.
+/// The REST request. The fields that are not in the URL go into the body or the query.
 fn rest_request(
     uri: &Uri,
     mut headers: HeaderMap,
@@ -225,7 +223,7 @@ fn percent_encoded(text: &str) -> String {
     text.bytes().map(encode).collect()
 }
 
-/// What a refusal of the REST form is in gRPC.
+/// The gRPC status for an error response of REST.
 fn failure(code: StatusCode, body: &[u8]) -> Status {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let error = &body["error"];
@@ -250,7 +248,7 @@ fn failure(code: StatusCode, body: &[u8]) -> Status {
     )
 }
 
-/// The answer, whose status is a trailer after the message.
+/// The response, with the status in a trailer after the message.
 fn response(Status(code, text): &Status, message: Option<Bytes>) -> Response<Body> {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from(u16::from(*code)));

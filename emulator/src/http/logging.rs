@@ -17,7 +17,7 @@ use crate::model::filter::Filter;
 use crate::model::logs::Window;
 use crate::refusal::Refusal;
 
-/// Google's numbers for `entries.list`.
+/// Google's limits of `entries.list`.
 const PAGE: usize = 50;
 const LARGEST_PAGE: usize = 1000;
 const LONGEST_FILTER: usize = 20_000;
@@ -63,7 +63,7 @@ pub(crate) async fn list(
         .map(|(time, _)| time.to_string());
     let entries: Vec<Value> = found.into_iter().map(|(_, entry)| entry).collect();
     let mut answer = Map::new();
-    // Protobuf's JSON leaves an empty list and an empty token out.
+    // Protobuf's JSON omits an empty list and an empty token.
     if !entries.is_empty() {
         answer.insert("entries".into(), Value::Array(entries));
     }
@@ -128,7 +128,7 @@ impl ListRequest {
         }
     }
 
-    /// The time of the last entry of the page before.
+    /// The time of the last entry of the previous page, which the page token holds.
     fn after(&self) -> Result<Option<i128>, Refusal> {
         if self.page_token.is_empty() {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! The metadata server: who and where this is, access tokens, and identity tokens.
+//! The metadata server: project, region and service account, access tokens and identity tokens.
 
 use std::sync::Arc;
 
@@ -18,11 +18,11 @@ use crate::site::{PROJECT_NUMBER, default_account};
 
 const CLOUD_PLATFORM: &str = "https://www.googleapis.com/auth/cloud-platform";
 const UNIVERSE: &str = "googleapis.com";
-/// Where all metadata is.
+/// The path below which all metadata is.
 const ROOT: &str = "/computeMetadata";
 
-/// Refuses what Google's server refuses: a request that might come from a browser or through a proxy. Every answer
-/// says that it is Google's, by which the client libraries know the server.
+/// Refuses requests that could come from a browser or through a proxy, as Google's server does. Every response has
+/// the header `Metadata-Flavor: Google`, by which the client libraries recognise the server.
 pub(crate) async fn guard(headers: HeaderMap, request: Request, next: Next) -> Response {
     let flavored = headers
         .get("metadata-flavor")
@@ -42,7 +42,7 @@ pub(crate) async fn guard(headers: HeaderMap, request: Request, next: Next) -> R
     response
 }
 
-/// `GET /`: what the client libraries look for to learn whether they are on Google Cloud.
+/// `GET /`: the client libraries call it to detect whether they run on Google Cloud.
 pub(crate) async fn ping() -> Response {
     text(format!("{}/\n", ROOT.trim_start_matches('/')))
 }
@@ -94,7 +94,7 @@ pub(crate) async fn get(
     }
 }
 
-/// The metadata can be read and not written.
+/// The metadata is read-only.
 pub(crate) async fn method_not_allowed() -> Response {
     front_end(
         StatusCode::METHOD_NOT_ALLOWED,
@@ -102,7 +102,8 @@ pub(crate) async fn method_not_allowed() -> Response {
     )
 }
 
-/// All metadata. Objects are directories; null is what is made when it is asked for, and no part of a recursive answer.
+/// All metadata. Objects are directories. A null stands for a token, which is made on request and is not part of a
+/// recursive answer.
 fn tree(cloud: &Cloud) -> Value {
     let (project, region) = (&cloud.site.project, &cloud.site.region);
     let account = json!({
@@ -125,7 +126,7 @@ fn tree(cloud: &Cloud) -> Value {
     } })
 }
 
-/// The names in the directory, one a line; all that is below it if that is asked for.
+/// The names in the directory, one a line, or with `recursive` everything below it.
 fn list(directory: &Map<String, Value>, options: &Options) -> Response {
     let recursive = options.recursive.eq_ignore_ascii_case("true");
     if recursive && options.alt == "text" {
@@ -143,8 +144,8 @@ fn list(directory: &Map<String, Value>, options: &Options) -> Response {
     text(names.collect())
 }
 
-/// Everything below the directory. Names are in camel case in JSON, as Google has them; an account's is no name but an
-/// address.
+/// Everything below the directory, with names in camel case as in Google's JSON. The name of a service account is an
+/// e-mail address and stays as it is.
 fn all_below(directory: &Map<String, Value>) -> Value {
     let values = directory.iter().filter_map(|(name, value)| {
         let value = match value {
@@ -162,7 +163,7 @@ fn all_below(directory: &Map<String, Value>) -> Value {
     Value::Object(values.collect())
 }
 
-/// A line for each value below the directory: its path and the value.
+/// Writes a line with path and value for each value below the directory.
 fn write_values(lines: &mut String, prefix: &str, directory: &Map<String, Value>) {
     for (name, value) in directory {
         match value {

@@ -1,13 +1,15 @@
-//! Pages of lists. A token names the last item's place in time, so that what is created meanwhile repeats nothing.
+//! Pages of lists. A page token holds the position of the last item, so that items created later do not make the next
+//! page repeat one.
 
 use crate::model::executions::Place;
 use crate::refusal::Refusal;
 
-/// Items of a page when the caller does not say; also the most there can be, so that a page stays a few MiB.
+/// The number of items on a page if the request names none.
 const PAGE: usize = 100;
+/// The most items on a page, so that it stays a few MiB.
 const LARGEST_PAGE: usize = 1000;
 
-/// Which page is wanted.
+/// The size of a page, and the place after which it begins.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageRequest {
     size: usize,
@@ -15,7 +17,7 @@ pub(crate) struct PageRequest {
 }
 
 impl PageRequest {
-    /// 0 and an empty token mean "not given".
+    /// A size of 0 and an empty token count as absent.
     pub(crate) fn new(size: Option<i64>, token: Option<&str>) -> Result<Self, Refusal> {
         let size = usize::try_from(size.unwrap_or(0))
             .map_err(|_| Refusal::invalid("The page size must not be negative."))?;
@@ -34,12 +36,13 @@ impl PageRequest {
         Ok(Self { size, after })
     }
 
-    /// The position that the items of the page are older than.
+    /// All items of the page are older than this position.
     pub(crate) fn older_than(&self) -> Option<i64> {
         self.after.map(|(position, _)| position)
     }
 
-    /// The page's items, of those that come after its token, and the token of the next one.
+    /// Takes the items of the page from those that follow its token. Returns them with the token of the next page, if
+    /// there is one.
     pub(crate) fn cut<T>(
         &self,
         items: impl Iterator<Item = (Place, T)>,

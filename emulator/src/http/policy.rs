@@ -1,4 +1,4 @@
-//! The IAM policy of a job: kept and given back, never enforced. The same in both APIs.
+//! The IAM policy of a job, in both APIs. It is stored and returned but not enforced.
 
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ pub(crate) fn read(cloud: &Cloud, job: &str) -> Answer {
     Ok(Json(job.policy.clone()))
 }
 
-/// Sets the policy unless somebody else has changed it since it was read.
+/// Sets the policy, unless it has changed since the caller read it.
 pub(crate) fn set(cloud: &Cloud, job: &str, body: &[u8]) -> Answer {
     let mut request: Value = parsed(body)?;
     let policy = request.get_mut("policy").map(Value::take);
@@ -68,7 +68,7 @@ pub(crate) fn set(cloud: &Cloud, job: &str, body: &[u8]) -> Answer {
     Ok(Json(job.policy.clone()))
 }
 
-/// The caller has every permission that it asks about.
+/// Answers that the caller has every permission that the request names.
 pub(crate) fn test(cloud: &Cloud, job: &str, body: &[u8]) -> Answer {
     let request: Value = parsed(body)?;
     cloud.state().jobs.find(&cloud.site, job)?;

@@ -1,4 +1,4 @@
-//! The project itself, and what clients list in it beside jobs.
+//! The project, and the lists of its locations, services and logs, which gcloud reads.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(crate) async fn locations(State(cloud): State<Arc<Cloud>>) -> Json<Value> {
     Json(json!({ "locations": [{ "name": name, "locationId": region, "displayName": region }] }))
 }
 
-/// `GET /apis/serving.knative.dev/v1/namespaces/{project}/services`, and that of all regions: there are none.
+/// `GET /apis/serving.knative.dev/v1/namespaces/{project}/services`, and the same for all regions: an empty list.
 pub(crate) async fn services() -> Json<Value> {
     Json(json!({
         "apiVersion": "serving.knative.dev/v1", "kind": "ServiceList", "metadata": {}, "items": [],

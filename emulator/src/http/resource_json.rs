@@ -30,7 +30,7 @@ pub(crate) struct SentContainer {
 }
 
 impl SentContainer {
-    /// The container; `keep` decides about the fields that the emulator does not use.
+    /// Converts the container. `keep` decides which of the fields without effect are stored.
     pub(crate) fn container(
         self,
         keep: impl FnOnce(Map<String, Value>) -> Result<Kept, Refusal>,

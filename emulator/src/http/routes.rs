@@ -1,6 +1,6 @@
-//! Every URL, and who gets through to it.
+//! Every URL, and the checks that a request passes before its handler.
 //!
-//! axum takes `{name}` for whole segments only, so that Google's `{name}:verb` is split in the handlers.
+//! axum matches `{name}` with whole segments only, so the handlers split Google's `{name}:verb`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::{control, faults, logging, metadata, policy, project, v2};
 use crate::cloud::Cloud;
 use crate::refusal::{Code, Refusal};
 
-/// What Google takes in the place of a region to mean every one.
+/// Google's placeholder for all regions.
 const ALL_REGIONS: &str = "-";
 
 pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
@@ -140,7 +140,7 @@ fn v2_routes() -> Router<Arc<Cloud>> {
         )
 }
 
-/// The answer to what Google may serve, and the emulator does not.
+/// Refuses a URL that the emulator does not serve.
 async fn not_served(method: Method, uri: Uri) -> Refusal {
     Refusal::not_found(format!(
         "The emulator does not serve {method} {}. It serves the jobs, executions and tasks of Cloud Run (v1 and v2), entries:list of \
@@ -149,8 +149,8 @@ async fn not_served(method: Method, uri: Uri) -> Refusal {
     ))
 }
 
-/// Refuses pages in a browser: one of another site could otherwise reach this port, directly or by a host name that
-/// it makes lead here, and start programs on the developer's machine.
+/// Refuses pages in a browser. Otherwise a page of any site could reach this port, directly or by DNS rebinding, and
+/// start programs on the developer's machine.
 async fn programs_only(State(cloud): State<Arc<Cloud>>, request: Request, next: Next) -> Response {
     if request.headers().contains_key(ORIGIN) {
         return Refusal::denied("The emulator answers programs, not pages in a browser.")
@@ -161,13 +161,13 @@ async fn programs_only(State(cloud): State<Arc<Cloud>>, request: Request, next: 
         return next.run(request).await;
     }
     Refusal::denied(format!(
-        "The emulator is not known by the host name '{name}'. Start it with --allow-host {name} if that is its name, or call it at {}.",
+        "The emulator does not answer to the host name '{name}'. Start it with --allow-host {name} if this is its name, or call it at {}.",
         cloud.address
     ))
     .into_response()
 }
 
-/// Whether clients may call by that name. An address is no name that another site could make lead here.
+/// Whether clients may call the emulator by this name. IP addresses are allowed, because DNS rebinding needs a name.
 fn is_own_name(name: &str, allowed: &[String]) -> bool {
     matches!(name, "localhost" | "metadata.google.internal")
         || name.ends_with(".googleapis.com")
@@ -175,7 +175,7 @@ fn is_own_name(name: &str, allowed: &[String]) -> bool {
         || allowed.iter().any(|own| own.eq_ignore_ascii_case(name))
 }
 
-/// The name or address without the port: `[::1]:8787` is `::1`.
+/// The host name or address without the port, such as `::1` of `[::1]:8787`.
 fn host_name(host: &str) -> &str {
     match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
@@ -183,7 +183,7 @@ fn host_name(host: &str) -> &str {
     }
 }
 
-/// Google's front door: the token first, then the region and the project.
+/// Checks the access token first, then the region and the project, as Google does.
 async fn gate(State(cloud): State<Arc<Cloud>>, request: Request, next: Next) -> Response {
     match admitted(&cloud, &request) {
         Ok(()) => next.run(request).await,
@@ -219,13 +219,13 @@ fn admitted(cloud: &Cloud, request: &Request) -> Result<(), Refusal> {
     {
         let own = &cloud.site.region;
         return Err(Refusal::not_found(format!(
-            "This emulator is region '{own}', not '{other}': start it with --region {other}, or ask for {own}."
+            "This emulator serves region '{own}', not '{other}'. Start it with --region {other}, or use {own}."
         )));
     }
     let project = segment_after(path, "namespaces").or_else(|| segment_after(path, "projects"));
     match project.filter(|project| !cloud.site.is_project(project)) {
         Some(other) => Err(Refusal::denied(format!(
-            "Permission denied on resource project {other} (or it may not exist): this emulator is project '{}'.",
+            "Permission denied on resource project {other} (or it may not exist): this emulator serves project '{}'.",
             cloud.site.project
         ))),
         None => Ok(()),
@@ -253,7 +253,8 @@ fn authenticated(cloud: &Cloud, request: &Request) -> Result<(), Refusal> {
     }
 }
 
-/// Where the request was sent; gcloud's come through `http_proxy`, with the whole URL in the first line.
+/// The host that the request is for. gcloud's requests come through `http_proxy`, with the whole URL in the request
+/// line.
 fn host(request: &Request) -> &str {
     let header = || {
         request

@@ -1,4 +1,4 @@
-//! The accept loop. It is our own, because some faults are a matter of the socket.
+//! The accept loop. `axum::serve` cannot reset a connection or close it after a response, which some faults require.
 
 use std::convert::Infallible;
 use std::io;
@@ -26,10 +26,10 @@ use super::wire::{HangUp, Reset};
 use super::{grpc, routes};
 use crate::cloud::Cloud;
 
-/// Until the next try when no connection can be accepted: out of file descriptors, most likely.
+/// The pause after a failed `accept`, most likely for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until it is aborted; the connections end with it.
+/// Serves until the task is aborted, which also closes the connections.
 pub(crate) async fn serve(listener: TcpListener, cloud: Arc<Cloud>) {
     let router = routes::router(Arc::clone(&cloud));
     let mut connections = JoinSet::new();
@@ -47,7 +47,7 @@ pub(crate) async fn serve(listener: TcpListener, cloud: Arc<Cloud>) {
     }
 }
 
-/// What a fault does to the socket.
+/// The faults that a response has requested for its connection.
 #[derive(Debug, Default)]
 struct SocketFault {
     reset: AtomicBool,
@@ -55,13 +55,13 @@ struct SocketFault {
 }
 
 async fn serve_connection(socket: TcpStream, router: Router) {
-    // Answers are small: waiting to fill a packet would only slow every call down.
+    // Responses are small, so Nagle's algorithm would only delay them.
     let _best_effort = socket.set_nodelay(true);
     if speaks_http2(&socket).await {
         let service = service_fn(|request| answer_http2(router.clone(), request));
         let connection = http2::Builder::new(TokioExecutor::new())
             .serve_connection(TokioIo::new(socket), service);
-        // The client's leaving is no error of ours.
+        // A client that disconnects is not an error.
         let _ended = connection.await;
         return;
     }
@@ -73,13 +73,13 @@ async fn serve_connection(socket: TcpStream, router: Router) {
     let service = service_fn(|request| answer(router.clone(), request, Arc::clone(&fault)));
     let connection = http1::Builder::new().serve_connection(socket, service);
     tokio::select! {
-        // The client's leaving, or a fault, is no error of ours.
+        // Neither a client that disconnects nor a fault is an error.
         _ended = connection => {}
         () = fault.hang_up.notified() => {}
     }
 }
 
-/// Whether the client begins as clients of gRPC do. Nothing is taken from the socket.
+/// Whether the connection begins with the preface of HTTP/2, which gRPC uses. The bytes stay in the socket.
 async fn speaks_http2(socket: &TcpStream) -> bool {
     const PREFACE: &[u8] = b"PRI ";
     let mut first = [0; PREFACE.len()];
@@ -97,7 +97,7 @@ async fn answer_http2(
     router.oneshot(request).await
 }
 
-/// The router's answer, or an error where none is to be sent.
+/// The router's response, or an error if a fault resets the connection.
 async fn answer(
     router: Router,
     request: hyper::Request<Incoming>,
@@ -120,7 +120,7 @@ async fn answer(
     Ok(response)
 }
 
-/// A socket that is closed as the fault says.
+/// A socket that resets its connection on drop if a fault has requested that.
 #[derive(Debug)]
 struct Socket {
     socket: TcpStream,

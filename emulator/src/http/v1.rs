@@ -10,7 +10,7 @@ pub(crate) mod tasks;
 use axum::Json;
 use serde_json::{Value, json};
 
-/// Kubernetes' way to say that something is gone.
+/// The answer to a deletion, as Kubernetes gives it.
 fn deleted() -> Json<Value> {
     Json(json!({ "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Success" }))
 }

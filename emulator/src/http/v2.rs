@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::http::paging::PageRequest;
 use crate::refusal::Refusal;
 
-/// The query of a list call. `showDeleted` is ignored: what is deleted is gone at once.
+/// The query of a list call. `showDeleted` is ignored, because a deletion takes effect at once.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Listing {
@@ -27,7 +27,7 @@ impl Listing {
     }
 }
 
-/// The query of a call that changes something. An `etag` is taken and not compared, as Google does.
+/// The query of a call that changes something. An `etag` is accepted but not compared, as on Google Cloud.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Change {
@@ -39,7 +39,7 @@ pub(crate) struct Change {
     validate_only: bool,
 }
 
-/// A page of a list. Protobuf's JSON leaves an empty list and an empty token out.
+/// A page of a list. Protobuf's JSON omits an empty list and an empty token.
 fn page(key: &str, (items, next): (Vec<Value>, Option<String>)) -> Value {
     let mut page = serde_json::Map::new();
     if !items.is_empty() {

@@ -1,4 +1,4 @@
-//! Answers that are broken on the wire.
+//! Responses that are faulty on the wire.
 
 use std::convert::Infallible;
 use std::io;
@@ -12,11 +12,11 @@ use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
 use tokio::time::sleep;
 
-/// In an answer's extensions: the connection is to be reset instead.
+/// A response extension: the connection is reset instead of sending the response.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reset;
 
-/// In an answer's extensions: the connection is to be closed so much later.
+/// A response extension: the connection is closed this long after the response.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HangUp(pub(crate) Duration);
 
@@ -31,14 +31,14 @@ pub(crate) fn hung_up(mut response: Response, later: Duration) -> Response {
     response
 }
 
-/// `sent` bytes of the body at most, and one less than announced.
+/// Sends at most `sent` bytes of the body, and announces more.
 pub(crate) async fn truncated(response: Response, sent: usize) -> Response {
     let (mut head, body) = collected(response).await;
     let announced = body.len().max(sent + 1);
     let body = body.slice(..sent.min(body.len()));
     head.headers
         .insert(CONTENT_LENGTH, HeaderValue::from(announced));
-    // The pause lets what was sent leave before the connection ends.
+    // The pause lets the bytes leave before the connection is closed.
     let end = stream::once(async {
         sleep(Duration::from_millis(20)).await;
         Err(io::Error::other("truncated on purpose"))
@@ -49,7 +49,7 @@ pub(crate) async fn truncated(response: Response, sent: usize) -> Response {
     )
 }
 
-/// The body, one byte per interval.
+/// Sends the body at one byte per interval.
 pub(crate) async fn dripping(response: Response, interval: Duration) -> Response {
     let (mut head, body) = collected(response).await;
     head.headers
@@ -64,7 +64,7 @@ pub(crate) async fn dripping(response: Response, interval: Duration) -> Response
     HttpResponse::from_parts(head, Body::from_stream(bytes))
 }
 
-/// `length` bytes that are JSON: spaces, and `{}` at the end.
+/// A JSON body of `length` bytes: spaces, and `{}` at the end.
 pub(crate) fn huge(length: u64) -> Response {
     const CHUNK: usize = 64 * 1024;
     let spaces = length.saturating_sub(2);
@@ -89,7 +89,7 @@ pub(crate) fn json(body: impl Into<Body>) -> Response {
 
 async fn collected(response: Response) -> (axum::http::response::Parts, Bytes) {
     let (head, body) = response.into_parts();
-    // Our own bodies are in memory already and cannot fail.
+    // The emulator's bodies are in memory already, so that reading them cannot fail.
     (
         head,
         body.collect()

@@ -1,11 +1,11 @@
-//! How executions and tasks stand, step by step, in Google's terms.
+//! The conditions of executions and tasks, as Google defines them.
 
 use jiff::Timestamp;
 
 use super::executions::{Execution, Outcome};
 use super::tasks::{End, Phase, Task};
 
-/// Whether a step has been reached.
+/// Whether a condition holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
     Unknown,
@@ -13,7 +13,7 @@ pub(crate) enum Status {
     False,
 }
 
-/// Why it has not, or what happens next.
+/// The reason for the status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     NonZeroExitCode,
@@ -23,7 +23,7 @@ pub(crate) enum Reason {
     WaitingForOperation,
 }
 
-/// One step of an execution or a task.
+/// One condition of an execution or a task.
 #[derive(Clone, Debug)]
 pub(crate) struct Condition {
     pub(crate) kind: &'static str,
@@ -33,7 +33,7 @@ pub(crate) struct Condition {
     pub(crate) changed: Option<Timestamp>,
 }
 
-/// Tasks by where they stand.
+/// The numbers of tasks in each phase.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counts {
     pub(crate) running: usize,
@@ -44,7 +44,7 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// Each with the name that both APIs give it.
+    /// The numbers with their names, which are the same in both APIs.
     pub(crate) fn named(self) -> [(&'static str, usize); 5] {
         [
             ("runningCount", self.running),
@@ -56,7 +56,7 @@ impl Counts {
     }
 }
 
-/// Google's code of google.rpc and its sentence for how an attempt ended.
+/// The code of google.rpc and Google's message for the end of an attempt; `None` for a success.
 pub(crate) fn attempt_status(end: &End) -> Option<(u8, &'static str)> {
     match end {
         End::Exited(0) => None,
@@ -66,7 +66,7 @@ pub(crate) fn attempt_status(end: &End) -> Option<(u8, &'static str)> {
     }
 }
 
-/// The code and the sentence of a failed execution.
+/// The code and the message of a failed execution.
 pub(crate) fn failure(execution: &Execution) -> Option<(u8, String)> {
     let Some((_, Outcome::Failed { task })) = execution.completed else {
         return None;
@@ -142,8 +142,8 @@ fn completed(execution: &Execution) -> Condition {
     }
 }
 
-/// The steps before completion. An execution that ends before it starts says so in `Started`, or gcloud waits for it
-/// for ever.
+/// The conditions before completion. If an execution ends before it starts, `Started` is false: otherwise gcloud
+/// would wait for it forever.
 fn earlier(execution: &Execution) -> [Condition; 3] {
     let end = execution.completed_at();
     let condition = |kind, status, reason, message| Condition {

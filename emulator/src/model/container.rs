@@ -1,4 +1,4 @@
-//! A container: its command, arguments and environment, and what these may be.
+//! A container: its command, arguments and environment, and their limits.
 
 use super::kept::Kept;
 use crate::refusal::Refusal;
@@ -7,7 +7,7 @@ use crate::refusal::Refusal;
 const MAX_VARIABLES: usize = 1000;
 const MAX_VALUE_BYTES: usize = 32 * 1024;
 const MAX_ARGS: usize = 1000;
-/// Names that Cloud Run sets itself and refuses to have set.
+/// Environment variables that Cloud Run reserves for itself.
 const RESERVED: [&str; 11] = [
     "CLOUD_RUN_JOB",
     "CLOUD_RUN_EXECUTION",
@@ -70,7 +70,7 @@ pub(crate) fn in_range(name: &str, number: i64, least: i64, most: i64) -> Result
     )))
 }
 
-/// Refuses a command or arguments that no process could be given.
+/// Refuses a command or arguments with NUL, or with more strings than Google allows.
 pub(crate) fn check_words(name: &str, words: &[String]) -> Result<(), Refusal> {
     if words.len() > MAX_ARGS || words.iter().any(|word| word.contains('\0')) {
         return Err(Refusal::invalid(format!(

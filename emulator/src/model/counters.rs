@@ -1,4 +1,4 @@
-//! What has been called, and what that started.
+//! Counts of calls and executions.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,18 +10,18 @@ use tokio::time::Instant;
 use super::executions::Execution;
 use super::faults::Operation;
 
-/// Arrivals remembered one by one; the counts go on beyond.
+/// The most arrivals that are kept one by one. The counts include the others too.
 const MOST_ARRIVALS: usize = 100_000;
 
-/// What has been called since the emulator started.
+/// The calls and executions since the emulator started.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counters {
-    /// Calls by operation, those that a fault or a refusal met included.
+    /// Calls by operation, including those that were refused or met a fault.
     pub calls: BTreeMap<Operation, u64>,
     /// TCP connections accepted.
     pub connections: u64,
-    /// Executions really created.
+    /// Executions created.
     pub runs: u64,
     /// Executions created, by the `INVOCATION_ID` of their environment.
     pub runs_by_invocation: BTreeMap<String, u64>,
@@ -35,12 +35,12 @@ pub struct Counters {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Arrival {
-    /// What was asked.
+    /// The operation.
     pub operation: Operation,
-    /// When, since the emulator started; in JSON `atMs`, milliseconds.
+    /// The time since the emulator started; in JSON `atMs`, in milliseconds.
     #[serde(rename = "atMs", serialize_with = "milliseconds")]
     pub at: Duration,
-    /// A run's `INVOCATION_ID`.
+    /// The `INVOCATION_ID` of a run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invocation: Option<String>,
 }
@@ -50,7 +50,7 @@ fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::
 }
 
 impl Counters {
-    /// How often `operation` was called; `Any` for all calls together.
+    /// The number of calls of `operation`; `Any` stands for all calls.
     #[must_use]
     pub fn calls(&self, operation: Operation) -> u64 {
         match operation {
@@ -60,7 +60,7 @@ impl Counters {
     }
 }
 
-/// The counters as they grow.
+/// The counters that calls and executions increment.
 #[derive(Debug)]
 pub(crate) struct CounterBook {
     since: Instant,

@@ -1,4 +1,4 @@
-//! Executions: what is known of one, and the list of all.
+//! Executions: the state of each, and the collection of all.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::OnceLock;
@@ -17,19 +17,19 @@ use crate::random;
 use crate::refusal::Refusal;
 use crate::site::Site;
 
-/// Executions that were deleted and are kept for their operations, the last ones.
+/// The number of deleted executions that are kept, so that their operations can still be read.
 const MOST_DELETED: usize = 50;
 
-/// A place in time: the position of a job, an execution or an operation, higher if it is newer. A task has its
-/// execution's, and its own index.
+/// A place in a list: the position of a job, an execution or an operation, which is higher if it is newer, and an
+/// index. A task has the position of its execution and an index of its own; for the others the index is 0.
 pub(crate) type Place = (i64, usize);
 
-/// Becomes true, or closes, when the tasks are to end.
+/// Becomes true, or closes, when the tasks must end.
 pub(crate) type Cancelled = watch::Receiver<bool>;
 
 /// Returns when the execution is cancelled or deleted.
 pub(crate) async fn asked_to_end(cancelled: &mut Cancelled) {
-    // An error means that the execution is gone.
+    // An error means that the execution has been dropped.
     let _closed = cancelled.wait_for(|cancelled| *cancelled).await.map(drop);
 }
 
@@ -40,10 +40,10 @@ pub(crate) struct Execution {
     pub(crate) job: String,
     pub(crate) template: ExecutionTemplate,
     pub(crate) tasks: Vec<Task>,
-    /// The overrides as they were sent.
+    /// The overrides exactly as the client sent them.
     pub(crate) overrides: Value,
     pub(crate) listed_from: Instant,
-    /// Turns true when somebody cancels or deletes the execution.
+    /// Becomes true when the execution is cancelled or deleted.
     pub(crate) cancelled: watch::Sender<bool>,
     pub(crate) uid: String,
     pub(crate) labels: Labels,
@@ -52,7 +52,7 @@ pub(crate) struct Execution {
     pub(crate) created: Timestamp,
     pub(crate) started: Option<Timestamp>,
     pub(crate) completed: Option<(Timestamp, Outcome)>,
-    /// What v1 shows of a finished one, once it was asked for: lists of hundreds are read again and again.
+    /// The v1 JSON of a completed execution, cached because lists of hundreds are read repeatedly.
     pub(crate) shown_by_v1: OnceLock<Box<RawValue>>,
 }
 
@@ -67,28 +67,28 @@ pub(crate) enum Outcome {
     Cancelled,
 }
 
-/// An execution as a test wants to see it.
+/// An execution in a form for tests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExecutionRecord {
     /// `{job}-{five characters}`.
     pub name: String,
-    /// The job it is of.
+    /// The name of its job.
     pub job: String,
     /// The merged environment: the job's own and the overrides'.
     pub env: BTreeMap<String, String>,
     /// The arguments after merging.
     pub args: Vec<String>,
-    /// The overrides exactly as they came over the wire; null without any.
+    /// The overrides exactly as the client sent them; null if there were none.
     pub overrides: Value,
-    /// Tasks, after merging.
+    /// The number of tasks after merging.
     pub task_count: usize,
-    /// Seconds an attempt may take, after merging.
+    /// The timeout of an attempt in seconds, after merging.
     pub timeout_seconds: u64,
-    /// Where it stands.
+    /// Its state.
     pub state: State,
 }
 
-/// Where an execution stands.
+/// The state of an execution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -98,13 +98,13 @@ pub enum State {
     Running,
     /// Every task succeeded.
     Succeeded,
-    /// A task failed for good.
+    /// A task failed and is not retried.
     Failed,
-    /// Cancelled before it was through.
+    /// Cancelled before it completed.
     Cancelled,
 }
 
-/// Every execution by its place in time: a higher position is newer.
+/// All executions by position. A higher position is newer.
 #[derive(Debug, Default)]
 pub(crate) struct Executions {
     by_position: BTreeMap<i64, Execution>,
@@ -123,7 +123,7 @@ impl Executions {
         self.by_position.get(self.positions.get(name)?)
     }
 
-    /// The execution, be it one that was deleted lately.
+    /// The execution, even if it was deleted recently.
     pub(crate) fn get_or_deleted(&self, name: &str) -> Option<&Execution> {
         let deleted = || self.deleted.iter().find(|execution| execution.name == name);
         self.get(name).or_else(deleted)
@@ -137,7 +137,7 @@ impl Executions {
         self.by_position.values()
     }
 
-    /// Newest first, those older than position `after` only.
+    /// The executions older than position `after`, newest first.
     pub(crate) fn newest_first(
         &self,
         after: Option<i64>,
@@ -149,7 +149,7 @@ impl Executions {
             .map(|(position, execution)| (*position, execution))
     }
 
-    /// Every task after a place: those of newer executions first, within one by index.
+    /// The tasks after a place. Tasks of newer executions come first, those of one execution by index.
     pub(crate) fn tasks_after(
         &self,
         after: Option<Place>,
@@ -165,7 +165,7 @@ impl Executions {
         })
     }
 
-    /// How many have not ended.
+    /// The number of executions that have not ended.
     pub(crate) fn unfinished(&self) -> usize {
         self.unfinished
     }
@@ -192,7 +192,7 @@ impl Executions {
         self.by_position.insert(position, execution);
     }
 
-    /// Ends an execution that is still there, and forgets the job's oldest ones beyond `retained`.
+    /// Completes an execution, unless it has been deleted, and evicts the oldest ones of its job beyond `retained`.
     pub(crate) fn finish(&mut self, name: &str, retained: usize) {
         let Some(execution) = self.get_mut(name) else {
             return;
@@ -203,7 +203,7 @@ impl Executions {
         self.evict(&job, retained);
     }
 
-    /// Forgets the finished executions of `job` but the newest `retained`.
+    /// Evicts the finished executions of `job`, except the newest `retained`.
     pub(crate) fn evict(&mut self, job: &str, retained: usize) {
         if self.by_position.len() <= retained {
             return;
@@ -228,7 +228,7 @@ impl Executions {
         }
     }
 
-    /// Deletes an execution; one that still runs is cancelled. Returns what is left of it.
+    /// Deletes an execution, and cancels it if it still runs. Returns its last state.
     pub(crate) fn delete(&mut self, name: &str) -> Option<&Execution> {
         let mut execution = self.remove(name)?;
         execution.cancelled.send_replace(true);
@@ -312,7 +312,7 @@ impl Execution {
         Ok(())
     }
 
-    /// Ends the tasks that have not ended.
+    /// Marks the tasks that have not ended as cancelled.
     pub(crate) fn cancel_tasks(&mut self) {
         let unfinished = |task: &&mut Task| matches!(task.phase, Phase::Pending | Phase::Running);
         for task in self.tasks.iter_mut().filter(unfinished) {
@@ -325,7 +325,7 @@ impl Execution {
         self.completed = Some((Timestamp::now(), self.outcome()));
     }
 
-    /// As if every task had run and succeeded at the time of creation.
+    /// Completes the execution as if every task had succeeded at the time of its creation.
     pub(crate) fn finish_at_once(&mut self) {
         self.started = Some(self.created);
         self.tasks
@@ -334,7 +334,7 @@ impl Execution {
         self.completed = Some((self.created, Outcome::Succeeded));
     }
 
-    /// What the tasks' ends make of the whole.
+    /// The outcome that follows from the ends of the tasks.
     fn outcome(&self) -> Outcome {
         let failed = self
             .tasks
@@ -372,7 +372,7 @@ impl Execution {
         attempts * 4 + phase
     }
 
-    /// When it changed last.
+    /// The time of the last change.
     pub(crate) fn updated(&self) -> Timestamp {
         let end = self.completed_at();
         end.or(self.started).unwrap_or(self.created)
@@ -382,7 +382,8 @@ impl Execution {
         self.completed.as_ref().map(|(time, _)| *time)
     }
 
-    /// The id of a task: the execution's, with the task's number in its last group. Stable without being stored.
+    /// The id of a task: that of its execution, with the task's index in the last group. It is stable without being
+    /// stored.
     pub(crate) fn task_uid(&self, index: usize) -> String {
         format!("{}{index:012x}", self.uid.get(..24).unwrap_or_default())
     }
@@ -400,14 +401,14 @@ impl Execution {
         }
     }
 
-    /// What the terminal says once it has ended.
+    /// The line that the terminal shows when the execution has ended.
     pub(crate) fn end_in_words(&self) -> String {
         let name = &self.name;
         let failed = |(_, task): &(usize, &Task)| task.phase == Phase::Failed;
         let reason = match self.tasks.iter().enumerate().find(failed) {
             Some((index, task)) => match task.last {
                 Some(End::Exited(code)) => format!(": task {index} ended with exit code {code}"),
-                Some(End::TimedOut) => format!(": the time of task {index} was up"),
+                Some(End::TimedOut) => format!(": task {index} timed out"),
                 Some(End::Cancelled) | None => String::new(),
             },
             None => String::new(),

@@ -1,4 +1,4 @@
-//! What goes wrong, and when.
+//! Fault injection: rules that select calls and make them fail.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::random;
 
-/// What a call asks for.
+/// The operation of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Operation {
@@ -23,108 +23,109 @@ pub enum Operation {
     Cancel,
     /// An access token of the metadata server.
     Token,
-    /// Everything else that the metadata server is asked.
+    /// Every other call of the metadata server.
     Metadata,
     /// `entries.list` of Cloud Logging.
     Logs,
     /// Every other call: jobs, tasks, deletions, policies.
     Other,
-    /// In a rule: whatever is called.
+    /// In a rule: every operation.
     Any,
 }
 
-/// One thing that goes wrong.
+/// A rule that injects a fault into the calls that it matches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// Which calls it is about.
+    /// The operation of the calls that it matches.
     pub operation: Operation,
-    /// Only calls about this scope: the variable `SCOPE` of a run's overrides, or of the execution that a get or
-    /// a cancel names.
+    /// Matches only calls for this scope: the variable `SCOPE` in the overrides of a run, or in the environment of
+    /// the execution that a get or a cancel names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
-    /// Only the nth of those calls, counted from 1 since the rule was added.
+    /// Applies only to the nth matching call, counted from 1 since the rule was added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nth: Option<u64>,
-    /// Only the first so many of those calls.
+    /// Applies only to the first n matching calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<u64>,
-    /// Only this share of those calls, 0 to 1, picked by `seed`: the same seed picks the same calls.
+    /// Applies only to this share of the matching calls, 0 to 1. The same seed picks the same calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probability: Option<f64>,
-    /// Of `probability`.
+    /// The seed of `probability`.
     #[serde(default)]
     pub seed: u64,
-    /// Before the effect, after it, or with the effect to follow.
+    /// When the fault happens, relative to the effect of the call.
     #[serde(default)]
     pub when: When,
     /// What goes wrong.
     pub fault: Fault,
 }
 
-/// Where in a call the fault happens.
+/// When a fault happens, relative to the effect of the call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum When {
     /// Instead of the effect: nothing is started, cancelled or read.
     #[default]
     Before,
-    /// The effect has happened; its answer is what suffers.
+    /// After the effect: only the answer is faulty.
     After,
-    /// The answer suffers at once, and the effect happens so many milliseconds later.
+    /// The faulty answer comes at once, and the effect happens this many milliseconds later.
     LateMs(u64),
 }
 
-/// What goes wrong. Times are in milliseconds.
+/// A fault. Times are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Fault {
-    /// This status instead of the answer; a 3xx with a `location` is a redirect.
+    /// Answers with this status. A 3xx with a `location` header is a redirect.
     Status {
-        /// 200 to 599.
+        /// The status code, 200 to 599.
         code: u16,
-        /// More headers.
+        /// Further headers.
         #[serde(default)]
         headers: BTreeMap<String, String>,
-        /// What the body is.
+        /// The body.
         #[serde(default)]
         body: FaultBody,
     },
-    /// The call takes so much longer. Before the effect this delays it too, even if the client has left by then.
+    /// Delays the answer. With `When::Before` it delays the effect too, which happens even if the client has
+    /// disconnected by then.
     Delay {
-        /// How much longer.
+        /// The delay.
         ms: u64,
     },
-    /// The connection is reset (a TCP RST) in place of an answer.
+    /// Resets the connection (a TCP RST) instead of answering.
     Reset,
-    /// The connection ends (a TCP FIN) after so many bytes of a body that was announced as longer.
+    /// Closes the connection (a TCP FIN) before the end of the body that the headers announce.
     Truncated {
-        /// Bytes of the body that are sent at most.
+        /// The most bytes of the body that are sent.
         sent: usize,
     },
-    /// 200 and `application/json`, but not JSON.
+    /// Answers 200 with `application/json` and a body that is not JSON.
     Garbage,
-    /// Never an answer; the connection stays open.
+    /// Never answers, and keeps the connection open.
     Hang,
-    /// The body comes byte by byte.
+    /// Sends the body byte by byte.
     Drip {
-        /// From one byte to the next.
+        /// The time from one byte to the next.
         interval_ms: u64,
     },
-    /// 200 and `application/json` with a body of so many spaces before its end.
+    /// Answers 200 with a JSON body that consists of spaces and an empty object.
     Huge {
-        /// Its length.
+        /// The length of the body.
         bytes: u64,
     },
-    /// The answer is as it should be, and so many milliseconds later the connection is closed unannounced.
+    /// Answers correctly, and closes the connection some time later without announcing it.
     HangUp {
-        /// Until the connection is closed.
+        /// The time from the answer until the connection is closed.
         ms: u64,
     },
-    /// Run: all goes well, but lists do not show the execution for so long. Logs: the answer lacks the lines that are
-    /// younger than this, as Cloud Logging shows lines a little late.
+    /// Hides what is new from lists, as Google's lists lag behind. A run succeeds, but lists do not show its
+    /// execution at first. A read of logs omits lines that are too young.
     Invisible {
-        /// From the creation of the execution, or of the line.
+        /// The age from which an execution or a line is visible.
         ms: u64,
     },
 }
@@ -136,20 +137,20 @@ pub enum FaultBody {
     /// Google's JSON for an error of that status.
     #[default]
     Google,
-    /// A page of HTML, as Google's front end answers.
+    /// An HTML page, as Google's front end sends it.
     Html,
-    /// This, as `application/json`.
+    /// This text, with the content type `application/json`.
     Text(String),
 }
 
 impl Fault {
-    /// This status, with Google's JSON for it.
+    /// Answers with this status and Google's JSON for it.
     #[must_use]
     pub fn status(code: u16) -> Self {
         Self::answer(code, FaultBody::Google)
     }
 
-    /// This status with this body.
+    /// Answers with this status and this body.
     #[must_use]
     pub fn answer(code: u16, body: FaultBody) -> Self {
         Self::Status {
@@ -165,7 +166,7 @@ impl Fault {
 pub struct Faults(Mutex<Vec<(Rule, u64)>>);
 
 impl Rule {
-    /// Every call of `operation` meets `fault` before its effect, until said otherwise.
+    /// A rule that injects `fault` into every call of `operation` before its effect. The methods below narrow it.
     #[must_use]
     pub fn new(operation: Operation, fault: Fault) -> Self {
         Self {
@@ -180,49 +181,49 @@ impl Rule {
         }
     }
 
-    /// Only calls about this scope.
+    /// Matches only calls for this scope.
     #[must_use]
     pub fn scope(mut self, scope: impl Into<String>) -> Self {
         self.scope = Some(scope.into());
         self
     }
 
-    /// Only the nth call, counted from 1.
+    /// Applies only to the nth matching call, counted from 1.
     #[must_use]
     pub fn nth(mut self, nth: u64) -> Self {
         self.nth = Some(nth);
         self
     }
 
-    /// Only the first `first` calls.
+    /// Applies only to the first `first` matching calls.
     #[must_use]
     pub fn first(mut self, first: u64) -> Self {
         self.first = Some(first);
         self
     }
 
-    /// Only this share of the calls, picked by `seed`.
+    /// Applies only to this share of the matching calls, which `seed` picks.
     #[must_use]
     pub fn probability(mut self, probability: f64, seed: u64) -> Self {
         (self.probability, self.seed) = (Some(probability), seed);
         self
     }
 
-    /// After the effect instead of before it.
+    /// Lets the fault happen after the effect instead of before it.
     #[must_use]
     pub fn after(mut self) -> Self {
         self.when = When::After;
         self
     }
 
-    /// At once, with the effect to follow.
+    /// Lets the fault happen at once, and the effect after this time.
     #[must_use]
     pub fn late(mut self, effect: Duration) -> Self {
         self.when = When::LateMs(u64::try_from(effect.as_millis()).unwrap_or(u64::MAX));
         self
     }
 
-    /// Whether the `seen`th call that the rule is about meets the fault.
+    /// Whether the rule applies to the `seen`th call that it matches.
     fn applies_to(&self, seen: u64) -> bool {
         self.nth.is_none_or(|nth| seen == nth)
             && self.first.is_none_or(|first| seen <= first)
@@ -231,7 +232,7 @@ impl Rule {
                 .is_none_or(|probability| random::nth(self.seed, seen) < probability)
     }
 
-    fn is_about(&self, call: &Call) -> bool {
+    fn matches(&self, call: &Call) -> bool {
         let operation = self.operation == Operation::Any || self.operation == call.operation;
         operation
             && self
@@ -240,7 +241,7 @@ impl Rule {
                 .is_none_or(|scope| call.scope.as_ref() == Some(scope))
     }
 
-    /// What is wrong with the rule itself, if anything.
+    /// Checks that the rule is valid. The error says what is wrong with it.
     pub(crate) fn check(&self) -> Result<(), String> {
         match &self.fault {
             Fault::Status { code, .. } if !(200..=599).contains(code) => {
@@ -251,7 +252,7 @@ impl Rule {
                     .iter()
                     .all(|(name, value)| header(name, value).is_some()) =>
             {
-                Err("headers: one of them is not a legal header".into())
+                Err("headers: at least one is not a valid HTTP header".into())
             }
             Fault::Invisible { .. }
                 if !matches!(
@@ -259,7 +260,7 @@ impl Rule {
                     Operation::Run | Operation::Logs | Operation::Any
                 ) =>
             {
-                Err("invisible: is for the operations 'run' and 'logs' only".into())
+                Err("invisible: applies to the operations 'run' and 'logs' only".into())
             }
             _ => Ok(()),
         }
@@ -274,7 +275,7 @@ impl Faults {
     /// Adds a rule after the others.
     ///
     /// # Panics
-    /// The rule's status or one of its headers is none; a slip of the test that wrote it.
+    /// The rule is invalid, which is a mistake in the test that wrote it.
     pub fn add(&self, rule: Rule) {
         if let Err(reason) = rule.check() {
             panic!("{reason}");
@@ -282,24 +283,24 @@ impl Faults {
         self.rules().push((rule, 0));
     }
 
-    /// Takes all rules away. Calls that are held by one stay held.
+    /// Removes all rules. Calls that a rule already delays stay delayed.
     pub fn clear(&self) {
         self.rules().clear();
     }
 
-    /// The rules in force, each with the number of calls that it was about so far.
+    /// The rules in force, each with the number of calls that it has matched.
     #[must_use]
     pub fn list(&self) -> Vec<(Rule, u64)> {
         self.rules().clone()
     }
 
-    /// Counts the call for every rule that is about it, and returns the first one that applies.
+    /// Counts the call for every rule that matches it, and returns the first rule that applies.
     pub(crate) fn first_match(&self, call: &Call) -> Option<Rule> {
         let mut found = None;
         for (rule, seen) in self
             .rules()
             .iter_mut()
-            .filter(|(rule, _)| rule.is_about(call))
+            .filter(|(rule, _)| rule.matches(call))
         {
             *seen += 1;
             if found.is_none() && rule.applies_to(*seen) {
@@ -310,7 +311,7 @@ impl Faults {
     }
 }
 
-/// What of a call matters to the counters and the rules.
+/// The properties of a call that the counters and the rules use.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) operation: Operation,
@@ -318,7 +319,7 @@ pub(crate) struct Call {
     pub(crate) invocation: Option<String>,
 }
 
-/// A header, if it is a legal one.
+/// Parses a header; `None` if it is invalid.
 pub(crate) fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
     Some((name.parse().ok()?, value.parse().ok()?))
 }

@@ -1,7 +1,7 @@
-//! The query language of Cloud Logging: what a filter asks of one log entry.
+//! Filters in the query language of Cloud Logging, and whether a log entry matches one.
 //!
-//! Google describes it on the page "Logging query language". What is not understood here is refused, so that no
-//! filter is answered with other entries than Google would choose.
+//! Google describes the language on the page "Logging query language". Unsupported syntax is refused, so that no
+//! filter returns other entries than Google would.
 
 mod fields;
 mod pattern;
@@ -73,7 +73,7 @@ enum Operand {
     Severity(usize),
     /// Nanoseconds since the epoch.
     Time(i128),
-    /// In lower case, for a field of a payload, which has a type in each entry only.
+    /// In lower case, for a field of a payload, whose type depends on the entry.
     Untyped(String),
 }
 
@@ -82,12 +82,12 @@ impl Filter {
         syntax::parse(text).map(Self)
     }
 
-    /// Whether the entry is wanted. `entry` returns the field of that name of a LogEntry in JSON.
+    /// Whether the entry matches. `entry` returns the JSON of the LogEntry's field with this name.
     pub(crate) fn matches(&self, entry: &impl Fn(&str) -> Option<Value>) -> bool {
         self.0.holds(entry)
     }
 
-    /// The execution that every match is of, if the filter names one.
+    /// The execution to which every match belongs, if the filter requires one.
     pub(crate) fn execution(&self) -> Option<&str> {
         self.required().find_map(|comparison| match comparison {
             Comparison {
@@ -98,7 +98,7 @@ impl Filter {
         })
     }
 
-    /// No match is older than this time, in nanoseconds since the epoch.
+    /// The time that no match precedes, in nanoseconds since the epoch.
     pub(crate) fn not_before(&self) -> i128 {
         let bounds = self.required().filter_map(|comparison| match comparison {
             Comparison {
@@ -171,7 +171,7 @@ impl Comparison {
             return !found.is_empty();
         }
         if found.is_empty() {
-            // A field that LogEntry defines has its default value, any other comparison fails.
+            // A missing field has its default value if LogEntry defines it. Otherwise the comparison fails.
             return self
                 .field
                 .kind
@@ -188,13 +188,13 @@ fn expression_for(field: &Field, literal: &syntax::Literal) -> Result<Regex, Str
     let is_text = matches!(field.kind, Kind::Text | Kind::Label | Kind::Payload);
     if !is_text || field.is_compound() {
         return Err(format!(
-            "{field} is not a text that a regular expression could match"
+            "{field} cannot be matched by a regular expression, because it is not a text"
         ));
     }
     pattern::compile(&literal.raw_text()?)
 }
 
-/// The values at the end of the path: one, or several where a list is on the way, or none.
+/// Collects the values at the end of the path. There can be several if the path leads through a list.
 fn descend<'a>(value: &'a Value, path: &[String], found: &mut Vec<&'a Value>) {
     match (value, path) {
         (Value::Array(elements), _) => {
@@ -212,7 +212,7 @@ fn descend<'a>(value: &'a Value, path: &[String], found: &mut Vec<&'a Value>) {
     }
 }
 
-/// Whether the text, in lower case, is within the value or anything in it.
+/// Whether the value, or one nested in it, contains the text, which is in lower case.
 fn contains(value: &Value, text: &str) -> bool {
     match value {
         Value::Null => false,
@@ -283,7 +283,7 @@ impl Operand {
         })
     }
 
-    /// How the entry's value stands to this one; nothing if they cannot be compared.
+    /// The order of the entry's value relative to this one; `None` if they cannot be compared.
     fn order(&self, kind: Kind, value: &Value) -> Option<Ordering> {
         match self {
             Self::Text(text) => Some(value.as_str()?.to_lowercase().as_str().cmp(text)),
@@ -305,7 +305,7 @@ impl Operand {
     }
 }
 
-/// A number, also one that JSON carries as a text because it has 64 bits.
+/// A number, which is a string in JSON if it has 64 bits.
 fn as_number(value: &Value) -> Option<f64> {
     value.as_f64().or_else(|| value.as_str()?.parse().ok())
 }
@@ -318,7 +318,7 @@ fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// The time in RFC 3339, or in ISO 8601 without a zone or without a time of the day; UTC then.
+/// Parses a time in RFC 3339, or in ISO 8601 without a zone or without a time of day, which is then in UTC.
 fn nanoseconds(text: &str) -> Option<i128> {
     let in_utc = |time: DateTime| TimeZone::UTC.to_timestamp(time).ok();
     let time = text

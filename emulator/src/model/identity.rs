@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 
 use crate::site::default_account;
 
-/// Everybody has this private key: it lies in the emulator's source. A token signed with it proves nothing, and nothing
-/// but a program under test may accept one.
+/// This private key is public, because it is part of the emulator's source. A token signed with it proves nothing,
+/// and only a program under test may accept one.
 const WORTHLESS_KEY: &[u8] = include_bytes!("../../data/worthless-key.pk8");
 const KEY_ID: &str = "emulator-worthless-key";
-/// Google's issuer, because programs under test compare it.
+/// Google's issuer, which programs under test compare.
 const ISSUER: &str = "https://accounts.google.com";
 /// The unique id of the service account; Google's have 21 digits too.
 const ACCOUNT_ID: &str = "100000000000000000001";
@@ -30,10 +30,12 @@ impl Identity {
     pub(crate) fn new() -> io::Result<Self> {
         RsaKeyPair::from_pkcs8(WORTHLESS_KEY)
             .map(Self)
-            .map_err(|error| io::Error::other(format!("the key for identity tokens: {error}")))
+            .map_err(|error| {
+                io::Error::other(format!("the key for identity tokens is invalid: {error}"))
+            })
     }
 
-    /// A token that says to `audience` who the service account is.
+    /// A token that identifies the service account to `audience`.
     pub(crate) fn token(&self, audience: &str) -> io::Result<String> {
         let now = Timestamp::now().as_second();
         let header = json!({ "alg": "RS256", "kid": KEY_ID, "typ": "JWT" });
@@ -64,7 +66,7 @@ impl Identity {
         Ok(format!("{message}.{}", encoded(signature)))
     }
 
-    /// The public key as a JSON Web Key Set, with which anybody can check the tokens.
+    /// The public key as a JSON Web Key Set, which verifies the tokens.
     pub(crate) fn key_set(&self) -> Value {
         let key: PublicKeyComponents<Vec<u8>> = self.0.public().into();
         json!({ "keys": [{

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::container::{Container, image_name};
 use crate::settings::Job;
 
-/// What an image, and a container's own command, mean on this machine.
+/// The local commands for images and for containers' own commands.
 #[derive(Debug)]
 pub(crate) struct Images {
     /// Job name → the program and arguments that its image stands for, in the order of the settings.
@@ -40,7 +40,7 @@ impl Images {
     }
 }
 
-/// The command with its program looked up on our PATH: the child's own environment may have none.
+/// Looks up the program on the emulator's PATH, because the environment of the child may have none.
 fn resolved(command: &[OsString]) -> Arc<[OsString]> {
     let mut command = command.to_vec();
     if let Some(path) = command.first().and_then(|program| on_path(program)) {

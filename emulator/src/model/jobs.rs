@@ -1,4 +1,4 @@
-//! Jobs: what is known of one, and all of them.
+//! Jobs: the state of each, and the collection of all.
 
 use std::collections::BTreeMap;
 
@@ -21,18 +21,18 @@ const MAX_NAME: usize = 63;
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
     by_name: BTreeMap<String, Job>,
-    /// The place in time of the newest one.
+    /// The position of the newest job.
     newest: i64,
 }
 
-/// A job as it was written, defaults filled in.
+/// A job, with its defaults filled in.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) name: String,
     pub(crate) uid: String,
     pub(crate) generation: u64,
     pub(crate) policy: Value,
-    /// Its place in time: a higher one is newer.
+    /// Its position: a newer job has a higher one.
     pub(crate) position: i64,
     pub(crate) created: Timestamp,
     pub(crate) updated: Timestamp,
@@ -41,7 +41,7 @@ pub(crate) struct Job {
     pub(crate) latest: Option<String>,
 }
 
-/// What the user writes of a job.
+/// The part of a job that users write.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct JobSpec {
     pub(crate) labels: Labels,
@@ -65,7 +65,7 @@ impl Jobs {
             .ok_or_else(|| site.missing("JOB", name))
     }
 
-    /// Newest first, those older than position `after` only.
+    /// The jobs older than position `after`, newest first.
     pub(crate) fn newest_first(&self, after: Option<i64>) -> impl Iterator<Item = &Job> {
         let older = |job: &&Job| after.is_none_or(|after| job.position < after);
         let mut jobs: Vec<&Job> = self.by_name.values().filter(older).collect();
@@ -73,7 +73,7 @@ impl Jobs {
         jobs.into_iter()
     }
 
-    /// Refuses the name of a new job if it is not a legal one or is taken.
+    /// Refuses a new job if its name is invalid or taken, or if there are too many jobs.
     pub(crate) fn check_new(&self, name: &str) -> Result<(), Refusal> {
         check_name(name)?;
         if self.by_name.contains_key(name) {
@@ -154,7 +154,7 @@ fn image(site: &Site, job: &str) -> String {
     format!("{region}-docker.pkg.dev/{project}/images/{job}")
 }
 
-/// Refuses a name that no job can have.
+/// Refuses an invalid name.
 fn check_name(name: &str) -> Result<(), Refusal> {
     let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     let bytes = name.as_bytes();
@@ -184,7 +184,7 @@ impl Job {
         }
     }
 
-    /// Replaces what the user writes. A change of the template makes a new generation.
+    /// Replaces the part that users write. A change of the template increments the generation.
     pub(crate) fn replace(&mut self, spec: JobSpec) {
         self.generation += u64::from(self.spec.template != spec.template);
         self.updated = Timestamp::now();
@@ -196,7 +196,7 @@ impl Job {
     }
 }
 
-/// Bytes in base64, and so that decoding and encoding it again gives the same: gcloud does that.
+/// A random etag in canonical base64, because gcloud decodes it and encodes it again.
 pub(crate) fn policy_etag() -> String {
     format!("BwX{:09x}", random::bits() >> 28)
 }

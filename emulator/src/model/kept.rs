@@ -1,4 +1,4 @@
-//! What users write that has no effect here.
+//! Fields that users write and that have no effect in the emulator.
 
 use serde_json::{Map, Value, json};
 
@@ -11,14 +11,14 @@ pub(crate) enum Api {
     V2,
 }
 
-/// Fields that have no effect here and are only kept and shown again, in the form of the API that wrote them.
+/// Fields without effect, which are stored and shown again in the form of the API that wrote them.
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
     written_by: Api,
     fields: Map<String, Value>,
 }
 
-/// Who wrote the same fields makes no difference.
+/// The API that wrote the fields does not count.
 impl PartialEq for Kept {
     fn eq(&self, other: &Self) -> bool {
         self.fields == other.fields
@@ -30,7 +30,7 @@ impl Kept {
         Self { written_by, fields }
     }
 
-    /// The fields as `api` shows them: all that it wrote itself, and of the other's those that are the same in both.
+    /// The fields as `api` shows them: all of its own, and those of the other API that have the same form in both.
     pub(crate) fn shown_by(&self, api: Api) -> Map<String, Value> {
         if self.written_by == api {
             return self.fields.clone();
@@ -46,7 +46,7 @@ impl Kept {
         shown
     }
 
-    /// Sets the limits that Google sets where none are given.
+    /// Sets Google's default limits if there are none.
     pub(crate) fn default_limits(&mut self) {
         let resources = self.fields.entry("resources").or_insert(Value::Null);
         if !resources.is_object() {

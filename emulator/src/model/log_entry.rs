@@ -20,7 +20,7 @@ const SEVERITIES: [&str; 9] = [
     "EMERGENCY",
 ];
 
-/// Whose lines they are.
+/// The attempt of a task that wrote a line.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     pub(crate) job: Arc<str>,
@@ -48,21 +48,21 @@ impl Stream {
     }
 }
 
-/// One line.
+/// One line of a task.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) source: Source,
     pub(crate) stream: Stream,
-    /// Nanoseconds since the epoch; no two entries have the same.
+    /// Nanoseconds since the epoch, unique for each entry.
     pub(crate) time: i128,
     pub(crate) text: Box<str>,
 }
 
-/// An entry as a LogEntry, made field by field: a filter asks for few of them, and most entries are not wanted.
+/// An entry as a LogEntry whose fields are made on demand: a filter reads few of them, and most entries do not match.
 pub(crate) struct Shown<'a> {
     site: &'a Site,
     entry: &'a Entry,
-    /// The fields of a line that is a JSON object.
+    /// The fields of the line, if it is a JSON object.
     structured: OnceCell<Option<Map<String, Value>>>,
 }
 
@@ -87,7 +87,8 @@ const FIELDS: [&str; 15] = [
 
 const LABELS: &str = "logging.googleapis.com/labels";
 
-/// What Cloud Logging moves from a line of JSON to the field of that name. The rest stays, `message` included.
+/// The fields of a LogEntry that Cloud Logging fills from a JSON line, and where it finds them. The rest, including
+/// `message`, stays in the payload.
 const LIFTED: [(&str, &str); 6] = [
     ("httpRequest", "httpRequest"),
     ("operation", "logging.googleapis.com/operation"),
@@ -141,7 +142,7 @@ impl<'a> Shown<'a> {
             "jsonPayload" => Value::Object(self.payload()?),
             "severity" => {
                 let rank = severity(self.structured()?.get("severity")?.as_str()?)?;
-                // Protobuf's JSON leaves the default out.
+                // Protobuf's JSON omits the default.
                 json!(SEVERITIES.get(rank).filter(|_| rank > 0)?)
             }
             _ => {
@@ -151,7 +152,7 @@ impl<'a> Shown<'a> {
         })
     }
 
-    /// The labels of Cloud Run and those of a JSON line, which cannot replace them.
+    /// The labels of Cloud Run and those of a JSON line, which cannot override Cloud Run's.
     fn labels(&self) -> Value {
         let source = &self.entry.source;
         let more = self
@@ -174,7 +175,7 @@ impl<'a> Shown<'a> {
         Value::Object(labels)
     }
 
-    /// What stays of a JSON line's fields.
+    /// The fields of a JSON line that stay in the payload.
     fn payload(&self) -> Option<Map<String, Value>> {
         let mut fields = self.structured()?.clone();
         fields.retain(|name, _| {
@@ -184,7 +185,7 @@ impl<'a> Shown<'a> {
     }
 }
 
-/// The place of the severity of that name in their order.
+/// The rank of the severity with this name.
 pub(crate) fn severity(name: &str) -> Option<usize> {
     SEVERITIES
         .iter()

@@ -1,4 +1,4 @@
-//! The lines that tasks write, kept and found again.
+//! Stores the lines that tasks write, and searches them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::Write;
@@ -12,9 +12,10 @@ use super::filter::Filter;
 use super::log_entry::{Entry, Shown, Source, Stream};
 use crate::site::Site;
 
-/// Text kept in memory in all. Beyond it the lines of the oldest execution go.
+/// The most text that is kept in memory, in bytes. Beyond it the lines of the oldest execution are dropped.
 const MOST_TEXT: usize = 256 * 1024 * 1024;
-/// What an entry costs beside its text: its place in the map and in its execution's list, and two allocations.
+/// The memory of an entry beside its text, in bytes: its place in the map and in the list of its execution, and two
+/// allocations.
 const ENTRY_OVERHEAD: usize = 160;
 
 /// The lines of all executions.
@@ -24,12 +25,12 @@ pub(crate) struct Logs {
     kept: Mutex<Kept>,
 }
 
-/// Which of the matching entries are wanted.
+/// The part of the matching entries to return.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
-    /// The time of the entry before.
+    /// The time of the last entry of the previous page.
     pub(crate) after: Option<i128>,
-    /// The time of the youngest entry that may be seen.
+    /// The time of the youngest entry that is visible.
     pub(crate) not_after: Option<i128>,
     pub(crate) descending: bool,
     pub(crate) limit: usize,
@@ -37,7 +38,7 @@ pub(crate) struct Window {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// By their times.
+    /// The entries by time.
     entries: BTreeMap<i128, Entry>,
     /// The times of each execution's entries, oldest first.
     by_execution: HashMap<Arc<str>, Vec<i128>>,
@@ -57,17 +58,17 @@ impl Logs {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a line, and prints it if lines are to be echoed.
+    /// Stores a line, and prints it if `echo` is set.
     pub(crate) fn write(&self, source: &Source, stream: Stream, line: &[u8]) {
         let text = String::from_utf8_lossy(line);
         if self.echo {
-            // A closed terminal is no reason to end a task.
+            // A closed terminal must not end a task.
             let _closed = writeln!(std::io::stdout().lock(), "{} | {text}", source.execution);
         }
         self.kept().add(source, stream, &text);
     }
 
-    /// The entries in the window that the filter wants, as LogEntries, each with its time.
+    /// The entries in the window that match the filter, as LogEntries, each with its time.
     pub(crate) fn read(&self, site: &Site, filter: &Filter, window: Window) -> Vec<(i128, Value)> {
         self.kept().matching(site, filter, window)
     }
@@ -75,7 +76,7 @@ impl Logs {
 
 impl Kept {
     fn add(&mut self, source: &Source, stream: Stream, text: &str) {
-        // A microsecond apart at least, so that clients which read times less exactly can tell them apart.
+        // Entries are at least a microsecond apart, because some clients read times with that precision.
         let next = self
             .entries
             .last_key_value()

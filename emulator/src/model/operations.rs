@@ -1,4 +1,4 @@
-//! Long-running operations: what v2 answers to whatever changes something.
+//! Long-running operations, with which v2 answers every change.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::random;
 
-/// Operations kept, the newest. Google keeps them for days.
+/// The number of operations that are kept, the newest ones. Google keeps them for days.
 const MOST: usize = 5000;
 
 /// One operation.
@@ -16,16 +16,16 @@ pub(crate) struct Operation {
     pub(crate) subject: Subject,
 }
 
-/// What an operation is about.
+/// The subject of an operation.
 #[derive(Clone, Debug)]
 pub(crate) enum Subject {
-    /// The execution of this name, to its end.
+    /// The execution with this name. The operation is done when the execution ends.
     Execution(String),
-    /// Something that is done already; this is its response.
+    /// A change that is already done, with its response.
     Done(Value),
 }
 
-/// All operations by their place in time: a higher position is newer.
+/// All operations by position. A higher position is newer.
 #[derive(Debug, Default)]
 pub(crate) struct Operations {
     by_position: BTreeMap<i64, Operation>,
@@ -46,7 +46,7 @@ impl Operations {
         }
     }
 
-    /// Adds an operation under a new id and returns that.
+    /// Adds an operation under a new id and returns the id.
     pub(crate) fn add_new(&mut self, subject: Subject) -> String {
         let id = random::uuid();
         self.add(id.clone(), subject);
@@ -62,7 +62,7 @@ impl Operations {
         self.by_position.remove(&position)
     }
 
-    /// Newest first, those older than position `after` only.
+    /// The operations older than position `after`, newest first.
     pub(crate) fn newest_first(
         &self,
         after: Option<i64>,

@@ -4,7 +4,7 @@ use super::container::{Container, Variable, check_env, check_words, in_range};
 use super::template::{ExecutionTemplate, MAX_TASKS, MAX_TIMEOUT_SECONDS};
 use crate::refusal::Refusal;
 
-/// What one execution has different from its job. 0 and an empty list mean "not set", as in protobuf.
+/// The values of one execution that differ from its job. 0 and an empty list mean "not set", as in protobuf.
 #[derive(Debug, Default)]
 pub(crate) struct Overrides {
     pub(crate) containers: Vec<ContainerOverride>,
@@ -14,7 +14,7 @@ pub(crate) struct Overrides {
 
 #[derive(Debug, Default)]
 pub(crate) struct ContainerOverride {
-    /// Empty: the only container there is.
+    /// If it is empty, the override is for the only container.
     pub(crate) name: String,
     pub(crate) args: Vec<String>,
     pub(crate) clear_args: bool,
@@ -22,7 +22,7 @@ pub(crate) struct ContainerOverride {
 }
 
 impl Overrides {
-    /// These environment variables and nothing else.
+    /// Overrides of environment variables alone.
     pub(crate) fn of_env(env: Vec<(String, String)>) -> Self {
         let env = env
             .into_iter()
@@ -38,7 +38,7 @@ impl Overrides {
         }
     }
 
-    /// The template with the overrides in it.
+    /// Merges the overrides into the template.
     pub(crate) fn merged_into(
         self,
         mut template: ExecutionTemplate,

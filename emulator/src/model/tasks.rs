@@ -1,11 +1,11 @@
-//! Tasks: where each stands.
+//! Tasks and their phases.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use jiff::Timestamp;
 
-/// What a shell reports for a program that it cannot start.
+/// The exit code that a shell reports for a program that it cannot find.
 pub(crate) const CANNOT_START: i32 = 127;
 
 /// One task of an execution.
@@ -18,7 +18,7 @@ pub(crate) struct Task {
     pub(crate) completed: Option<Timestamp>,
 }
 
-/// Where a task stands; the names are those of Google's label `runningState`.
+/// The phase of a task. The names are those of Google's label `runningState`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
     #[default]
@@ -73,7 +73,7 @@ impl Phase {
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum End {
-    /// With this code; 128 and the signal's number if a signal ended it.
+    /// It exited with this code. If a signal ended it, the code is 128 plus the signal's number.
     Exited(i32),
     TimedOut,
     Cancelled,
@@ -81,7 +81,7 @@ pub(crate) enum End {
 
 impl From<ExitStatus> for End {
     fn from(status: ExitStatus) -> Self {
-        // One of the two is always there.
+        // A process ends with either a code or a signal.
         Self::Exited(
             status
                 .code()

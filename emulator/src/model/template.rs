@@ -1,4 +1,4 @@
-//! What an execution and its tasks are made of, checked, with Google's defaults filled in.
+//! The templates of executions and tasks: checked, with Google's defaults filled in.
 
 use std::collections::BTreeMap;
 
@@ -16,19 +16,19 @@ pub(crate) const MAX_TIMEOUT_SECONDS: i64 = 7 * 24 * 3600;
 
 pub(crate) type Labels = BTreeMap<String, String>;
 
-/// What an execution takes over from its job.
+/// The template that an execution copies from its job.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ExecutionTemplate {
     pub(crate) labels: Labels,
     pub(crate) annotations: Labels,
     pub(crate) task_count: i64,
-    /// 0: as many as there are tasks.
+    /// The most tasks at one time; 0 stands for all.
     pub(crate) parallelism: i64,
     pub(crate) task: TaskTemplate,
     pub(crate) kept: Kept,
 }
 
-/// What each task takes over from its execution.
+/// The template of every task of an execution.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct TaskTemplate {
     pub(crate) container: Container,
@@ -38,7 +38,7 @@ pub(crate) struct TaskTemplate {
     pub(crate) kept: Kept,
 }
 
-/// A template as a request has it: what is not given is not there.
+/// A template as a request has it, without defaults.
 #[derive(Debug)]
 pub(crate) struct WantedTemplate {
     pub(crate) labels: Labels,
@@ -54,7 +54,7 @@ pub(crate) struct WantedTemplate {
 }
 
 impl WantedTemplate {
-    /// The template with Google's defaults, or why Cloud Run would refuse it.
+    /// Checks the template as Cloud Run does, and fills in Google's defaults.
     pub(crate) fn completed(self, images: &Images) -> Result<ExecutionTemplate, Refusal> {
         let task_count = self.task_count.unwrap_or(1);
         in_range("taskCount", task_count, 1, MAX_TASKS)?;
@@ -87,14 +87,14 @@ impl WantedTemplate {
     }
 }
 
-/// The container with Google's defaults, or why Cloud Run would refuse it.
+/// Checks the container as Cloud Run does, and fills in Google's defaults.
 fn completed(mut container: Container, images: &Images) -> Result<Container, Refusal> {
     if container.image.is_empty() {
         return Err(Refusal::invalid("containers[0].image: is required."));
     }
     if images.command(&container).is_none() {
         return Err(Refusal::invalid(
-            "containers[0].image: this emulator was started without a job whose command could stand for an image; start it with --job NAME=COMMAND.",
+            "containers[0].image: this emulator has no local command for the image. Start it with --job NAME=COMMAND.",
         ));
     }
     container.name = container.name.filter(|name| !name.is_empty());

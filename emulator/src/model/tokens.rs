@@ -1,4 +1,4 @@
-//! The access tokens that the metadata server gives out.
+//! The access tokens that the metadata server issues.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,14 +7,14 @@ use tokio::time::Instant;
 
 use crate::random;
 
-/// Google's server gives the same token out until it has less than this left.
+/// Google's server returns the same token until its remaining lifetime is less than this.
 const RENEWED_BEFORE_END: Duration = Duration::from_secs(300);
 
-/// The access tokens given out.
+/// The access tokens issued so far.
 #[derive(Debug)]
 pub(crate) struct Tokens {
     lifetime: Duration,
-    /// Oldest first, the last is the current one.
+    /// Tokens with the times at which they expire, oldest first. The last one is the current token.
     alive: Mutex<Vec<(String, Instant)>>,
 }
 
@@ -26,15 +26,15 @@ impl Tokens {
         }
     }
 
-    /// Tokens that have not ended yet.
+    /// The tokens that have not expired.
     fn alive(&self) -> MutexGuard<'_, Vec<(String, Instant)>> {
         let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
         alive.retain(|(_, end)| *end > Instant::now());
         alive
     }
 
-    /// The current token and the time it has left; a new one if that is short. A lifetime below ten minutes is
-    /// renewed at its half, so that tests can watch it happen.
+    /// The current token and its remaining lifetime, or a new token if little time remains. A token that lives less
+    /// than ten minutes is renewed at half its lifetime, so that tests can observe a renewal.
     pub(crate) fn current(&self) -> (String, Duration) {
         let mut alive = self.alive();
         let now = Instant::now();

@@ -1,4 +1,4 @@
-//! Executions as v1 shows them.
+//! Executions in the JSON of v1.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use crate::model::conditions::{Condition, Reason, Status, counts, of_execution};
 use crate::model::executions::Execution;
 use crate::site::{PROJECT_NUMBER, Site, default_account, rfc3339};
 
-/// An execution as v1 shows it.
+/// The JSON of an execution.
 pub(crate) fn execution_json(site: &Site, execution: &Execution) -> Value {
     let account = default_account();
     let name = &execution.name;
@@ -36,9 +36,9 @@ pub(crate) fn execution_json(site: &Site, execution: &Execution) -> Value {
     })
 }
 
-/// The same as text.
+/// The JSON text of an execution, which is cached once the execution has completed.
 pub(crate) fn execution_text<'a>(site: &Site, execution: &'a Execution) -> Cow<'a, RawValue> {
-    // Our own values have string keys only, so that they can always be written.
+    // The value has string keys only, so serialising it cannot fail.
     let render = || to_raw_value(&execution_json(site, execution)).unwrap_or_default();
     match execution.completed {
         Some(_) => Cow::Borrowed(execution.shown_by_v1.get_or_init(render)),

@@ -41,7 +41,7 @@ pub(crate) async fn list(
     Ok(Json(Page::new("ExecutionsList", wanted.cut(items))).into_response())
 }
 
-/// `POST executions/{execution}:cancel` is the only verb there is.
+/// `POST executions/{execution}:cancel`, the only verb of executions.
 pub(crate) async fn verb(
     State(cloud): State<Arc<Cloud>>,
     Path((_, execution_and_verb)): Path<(String, String)>,
@@ -55,7 +55,7 @@ pub(crate) async fn verb(
     Ok(Json(execution_json(&cloud.site, execution)))
 }
 
-/// Deletes an execution; one that still runs is cancelled.
+/// Deletes an execution, and cancels it if it still runs.
 pub(crate) async fn delete(
     State(cloud): State<Arc<Cloud>>,
     Path((_, name)): Path<(String, String)>,
@@ -68,7 +68,7 @@ pub(crate) async fn delete(
 
 fn label<'a>(execution: &'a Execution, key: &str) -> Option<&'a str> {
     match key {
-        // Not a label that is shown, but one that gcloud selects by before it deletes a job.
+        // gcloud selects by this label before it deletes a job, although executions do not show it.
         "run.googleapis.com/servingState" => Some(if execution.completed.is_some() {
             "Inactive"
         } else {

@@ -1,4 +1,4 @@
-//! Jobs as v1 writes and shows them.
+//! Jobs in the JSON of v1.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -13,7 +13,7 @@ use crate::model::template::{ExecutionTemplate, Labels, TaskTemplate, WantedTemp
 use crate::refusal::Refusal;
 use crate::site::{PROJECT_NUMBER, Site, default_account, rfc3339};
 
-/// A job as clients send it. What the server alone writes is ignored.
+/// A job as clients send it. Output-only fields are ignored.
 #[derive(Debug, Deserialize)]
 pub(crate) struct SentJob {
     #[serde(default, deserialize_with = "or_default")]
@@ -82,7 +82,7 @@ impl SentJob {
         &self.metadata.name
     }
 
-    /// The job, checked, with Google's defaults.
+    /// Checks the job and fills in Google's defaults.
     pub(crate) fn spec(self, images: &Images) -> Result<JobSpec, Refusal> {
         let keep = |fields| Kept::new(Api::V1, fields);
         let Self { metadata, spec } = self;
@@ -150,7 +150,7 @@ pub(crate) fn job_json(site: &Site, job: &Job, latest: Option<&Execution>) -> Va
     })
 }
 
-/// What the job's `status.latestCreatedExecution` says of an execution.
+/// The `status.latestCreatedExecution` of a job.
 fn reference(execution: &Execution) -> Value {
     let status = completion_status(execution.state());
     let mut reference = json!({ "name": execution.name, "creationTimestamp": rfc3339(execution.created), "completionStatus": status });
@@ -160,7 +160,7 @@ fn reference(execution: &Execution) -> Value {
     reference
 }
 
-/// `metadata` is always there: gcloud crashes without.
+/// The template of executions. It always has `metadata`, because gcloud crashes without it.
 fn execution_template(template: &ExecutionTemplate) -> Value {
     let mut metadata = Map::new();
     for (key, labels) in [
@@ -183,7 +183,7 @@ fn execution_template(template: &ExecutionTemplate) -> Value {
     json!({ "metadata": metadata, "spec": spec })
 }
 
-/// The spec that each task has; `timeoutSeconds` is an int64, hence a string.
+/// The spec of every task. `timeoutSeconds` is an int64, which protobuf's JSON writes as a string.
 pub(crate) fn task_spec(task: &TaskTemplate) -> Value {
     let mut spec = task.kept.shown_by(Api::V1);
     spec.insert(

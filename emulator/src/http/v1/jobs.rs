@@ -88,7 +88,7 @@ fn label<'a>(site: &'a Site, job: &'a Job, key: &str) -> Option<&'a str> {
     }
 }
 
-/// Deletes a job with its executions; those that still run are cancelled, as gcloud's prompt promises.
+/// Deletes a job with its executions, and cancels those that still run, as gcloud's prompt announces.
 pub(crate) async fn delete(
     State(cloud): State<Arc<Cloud>>,
     Path((_, name)): Path<(String, String)>,
@@ -99,7 +99,7 @@ pub(crate) async fn delete(
     Ok(deleted())
 }
 
-/// `POST jobs/{job}:run` is the only verb there is.
+/// `POST jobs/{job}:run`, the only verb of jobs at this URL.
 pub(crate) async fn verb(
     State(cloud): State<Arc<Cloud>>,
     Path((_, job_and_verb)): Path<(String, String)>,

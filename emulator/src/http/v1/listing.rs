@@ -1,11 +1,11 @@
-//! What every list of the v1 API has in common: label selectors, pages and the envelope.
+//! Label selectors, pages and the envelope of every list in v1.
 
 use serde::{Deserialize, Serialize};
 
 use crate::http::paging::PageRequest;
 use crate::refusal::Refusal;
 
-/// The query of a list call. Google documents more parameters and ignores them, and so do we.
+/// The query of a list call. Google documents more parameters but ignores them, and so does the emulator.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Listing {
@@ -51,7 +51,7 @@ impl<T> Page<T> {
     }
 }
 
-/// A parsed label selector: all of its requirements must hold.
+/// A parsed label selector. A resource matches if all requirements hold.
 #[derive(Debug)]
 pub(crate) struct Selector(Vec<Requirement>);
 
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn selectors_as_gcloud_writes_them() {
+    fn selectors_in_the_syntax_of_gcloud_match() {
         assert!(holds(""));
         assert!(holds("run.googleapis.com/job = a"));
         assert!(holds(
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn a_malformed_selector_is_refused() {
         for selector in ["a b", "= a", "a near (b)", "a in b)"] {
             assert!(Selector::parse(selector).is_err(), "{selector}");
         }

@@ -1,4 +1,4 @@
-//! Tasks in v1: get, list, and how one is shown.
+//! Tasks in v1: get, list, and their JSON.
 
 use std::sync::Arc;
 

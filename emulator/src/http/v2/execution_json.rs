@@ -1,4 +1,4 @@
-//! Executions and tasks as v2 shows them.
+//! Executions and tasks in the JSON of v2.
 
 use serde_json::{Value, json};
 

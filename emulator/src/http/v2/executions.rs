@@ -33,7 +33,7 @@ struct CancelRequest {
     validate_only: bool,
 }
 
-/// The execution of that name, if it is the job's; `-` stands for any job.
+/// Finds an execution of the job by its name. The job `-` stands for any job.
 pub(crate) fn find<'a>(
     site: &Site,
     state: &'a cloud::State,
@@ -57,7 +57,7 @@ pub(crate) async fn get(State(cloud): State<Arc<Cloud>>, Path((_, _, job, name))
     Ok(Json(execution_json(&cloud.site, execution)))
 }
 
-/// Lists a job's executions, or those of all jobs where the job is `-`.
+/// Lists the executions of a job. The job `-` stands for all jobs.
 pub(crate) async fn list(
     State(cloud): State<Arc<Cloud>>,
     Path((_, _, job)): Path<(String, String, String)>,
@@ -75,7 +75,7 @@ pub(crate) async fn list(
     Ok(Json(page("executions", wanted.cut(items))))
 }
 
-/// `POST executions/{execution}:cancel` is the only verb there is.
+/// `POST executions/{execution}:cancel`, the only verb of executions.
 pub(crate) async fn verb(
     State(cloud): State<Arc<Cloud>>,
     Path((_, _, job, execution_and_verb)): Parts,
@@ -100,7 +100,7 @@ pub(crate) async fn verb(
     Ok(Json(operation.unwrap_or_default()))
 }
 
-/// Deletes an execution; one that still runs is cancelled.
+/// Deletes an execution, and cancels it if it still runs.
 pub(crate) async fn delete(
     State(cloud): State<Arc<Cloud>>,
     Path((_, _, job, name)): Parts,

@@ -1,4 +1,4 @@
-//! Jobs as v2 writes and shows them.
+//! Jobs in the JSON of v2.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -14,18 +14,18 @@ use crate::model::template::{ExecutionTemplate, Labels, TaskTemplate, WantedTemp
 use crate::refusal::Refusal;
 use crate::site::{Site, default_account, rfc3339};
 
-/// Where v1 has what are fields in v2.
+/// The annotations by which v1 expresses fields of v2.
 const CLIENT: &str = "run.googleapis.com/client-name";
 const CLIENT_VERSION: &str = "run.googleapis.com/client-version";
 const LAUNCH_STAGE: &str = "run.googleapis.com/launch-stage";
-/// Labels and annotations of these belong to v1; v2 neither takes nor shows them.
+/// The namespaces of v1's labels and annotations, which v2 neither accepts nor shows.
 const V1_NAMESPACES: [&str; 4] = [
     "run.googleapis.com",
     "cloud.googleapis.com",
     "serving.knative.dev",
     "autoscaling.knative.dev",
 ];
-/// The enums that clients send, by number.
+/// The names of enum values, in the order of their numbers.
 const LAUNCH_STAGES: [&str; 8] = [
     "LAUNCH_STAGE_UNSPECIFIED",
     "EARLY_ACCESS",
@@ -96,7 +96,7 @@ struct SentTaskTemplate {
     rest: Map<String, Value>,
 }
 
-/// A duration of protobuf's JSON, such as `"600s"`; 0 where there is none.
+/// A duration in protobuf's JSON, such as `"600s"`. An absent one is 0.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct Seconds(pub(crate) i64);
@@ -119,14 +119,14 @@ impl TryFrom<String> for Seconds {
 }
 
 impl SentJob {
-    /// Reads a job from a body. Its keys may be written as in the protos too (`task_count`), as for Google.
+    /// Parses a job. Its keys may also be in snake case, such as `task_count`, which Google accepts too.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, Refusal> {
         let body: Value = parsed(body)?;
         serde_json::from_value(with_camel_case_keys(body))
             .map_err(|error| Refusal::invalid(format!("Invalid JSON payload received. {error}")))
     }
 
-    /// The job, checked, with Google's defaults.
+    /// Checks the job and fills in Google's defaults.
     pub(crate) fn spec(self, images: &Images) -> Result<JobSpec, Refusal> {
         refuse_tokens(&self.rest)?;
         for key in self.labels.keys().chain(self.annotations.keys()) {
@@ -158,7 +158,7 @@ impl SentJob {
     }
 }
 
-/// Fields of a job that the server alone writes; clients send them back when they change what they read.
+/// The output-only fields of a job. Clients send them back when they change a job that they have read.
 const OUTPUT_ONLY: [&str; 17] = [
     "name",
     "uid",
@@ -193,7 +193,7 @@ impl SentExecutionTemplate {
             "workloadIdentityConfig",
         ];
         let mut task = self.template;
-        // The default is shown again, and need not be kept: sending it back is no change.
+        // The default is shown in any case. It is not stored, so that sending it back changes nothing.
         if let Some(environment) = task.rest.remove(ENVIRONMENT) {
             let name = enum_name(&environment, &ENVIRONMENTS)?;
             let other = name.filter(|name| *name == GENERATION_1);
@@ -219,7 +219,7 @@ impl SentExecutionTemplate {
     }
 }
 
-/// The fields of a container to keep.
+/// Keeps the known fields of a container.
 fn kept_of_container(fields: Map<String, Value>) -> Result<Kept, Refusal> {
     const KEPT: [&str; 13] = [
         "resources",
@@ -239,7 +239,7 @@ fn kept_of_container(fields: Map<String, Value>) -> Result<Kept, Refusal> {
     kept("job.template.template.containers[0]", fields, &KEPT, &[])
 }
 
-/// The fields to keep, without those to ignore; a field that Google does not know is refused.
+/// Keeps the known fields and drops the ignored ones. Any other field is refused, as by Google.
 fn kept(
     at: &str,
     mut fields: Map<String, Value>,
@@ -255,7 +255,7 @@ fn kept(
     }
 }
 
-/// The name of an enum's value, which clients send by name or by number.
+/// The name of an enum's value, which clients send as a name or as a number.
 fn enum_name<'a>(value: &Value, names: &[&'a str]) -> Result<Option<&'a str>, Refusal> {
     let by_number = |number| names.get(usize::try_from(number).ok()?);
     let found = match value {
@@ -265,13 +265,13 @@ fn enum_name<'a>(value: &Value, names: &[&'a str]) -> Result<Option<&'a str>, Re
     };
     found.map(|name| Some(*name)).ok_or_else(|| {
         Refusal::invalid(format!(
-            "Invalid JSON payload received. {value} is none of {}.",
+            "Invalid JSON payload received. {value} is not one of {}.",
             names.join(", ")
         ))
     })
 }
 
-/// The value with `task_count` as `taskCount`, but not where keys are the user's.
+/// Converts keys from snake case to camel case, except in maps whose keys the user chooses.
 pub(crate) fn with_camel_case_keys(value: Value) -> Value {
     const USERS: [&str; 4] = ["labels", "annotations", "limits", "nodeSelector"];
     match value {
@@ -321,7 +321,7 @@ pub(crate) fn job_json(site: &Site, job: &Job, latest: Option<&Execution>) -> Va
     set("template", execution_template(&job.spec.template));
     set("terminalCondition", ready);
     set("conditions", json!([]));
-    // Always there, even without an execution: clients rely on it.
+    // Clients rely on this field, even if there is no execution.
     set(
         "latestCreatedExecution",
         latest.map_or(json!({}), reference),
@@ -335,7 +335,7 @@ pub(crate) fn job_json(site: &Site, job: &Job, latest: Option<&Execution>) -> Va
     Value::Object(json)
 }
 
-/// Sets labels and annotations, those of v1's namespaces left out.
+/// Sets the labels and annotations, without those in v1's namespaces.
 fn set_labels(json: &mut Map<String, Value>, labels: &Labels, annotations: &Labels) {
     let own = |(key, _): &(&String, &String)| {
         !V1_NAMESPACES.contains(&key.split('/').next().unwrap_or_default())
@@ -377,7 +377,7 @@ fn execution_template(template: &ExecutionTemplate) -> Value {
     Value::Object(json)
 }
 
-/// What each task has, as `template` of a job or an execution or as fields of the task itself.
+/// The fields that every task has: in the `template` of a job or an execution, and in the task itself.
 pub(crate) fn task_template(task: &TaskTemplate) -> Map<String, Value> {
     let mut json = task.kept.shown_by(Api::V2);
     json.entry(ENVIRONMENT)

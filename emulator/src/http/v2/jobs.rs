@@ -72,7 +72,7 @@ pub(crate) async fn list(
     Ok(Json(page("jobs", wanted.cut(items))))
 }
 
-/// Replaces a job; with `allowMissing` one that is not there is created.
+/// Replaces a job. With `allowMissing` it creates a missing one.
 pub(crate) async fn patch(
     State(cloud): State<Arc<Cloud>>,
     Path((_, _, name)): Parts,
@@ -100,7 +100,7 @@ pub(crate) async fn patch(
     Ok(Json(finished(site, &mut state, job)))
 }
 
-/// Deletes a job with its executions; those that still run are cancelled.
+/// Deletes a job with its executions, and cancels those that still run.
 pub(crate) async fn delete(
     State(cloud): State<Arc<Cloud>>,
     Path((_, _, name)): Parts,

@@ -1,4 +1,4 @@
-//! Long-running operations: get, wait, list, delete, and how one is shown.
+//! Long-running operations: get, wait, list, delete, and their JSON.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +23,9 @@ use crate::random;
 use crate::refusal::Refusal;
 use crate::site::{Site, rfc3339};
 
-/// How long `:wait` waits at most, whatever it was asked for.
+/// The longest time that `:wait` waits, whatever the request asks for.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
-/// Google forgets a deleted resource so much later. Here it is gone at once.
+/// How long Google keeps a deleted resource. Here it is gone at once, and only `expireTime` shows this.
 const KEPT_AFTER_DELETION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 type Parts = Path<(String, String, String)>;
@@ -40,7 +40,7 @@ pub(crate) async fn get(State(cloud): State<Arc<Cloud>>, Path((_, _, id)): Parts
     shown(&cloud, &id).map(Json)
 }
 
-/// `POST operations/{operation}:wait` is the only verb there is.
+/// `POST operations/{operation}:wait`, the only verb of operations.
 pub(crate) async fn verb(
     State(cloud): State<Arc<Cloud>>,
     Path((_, _, id_and_verb)): Parts,
@@ -58,7 +58,7 @@ pub(crate) async fn verb(
         .min(LONGEST_WAIT);
     let done = async {
         loop {
-            // Registered before looking, so that an end in between is not missed.
+            // Registered before the check, so that an end in between is not missed.
             let one_ended = cloud.one_ended.notified();
             let operation = shown(&cloud, id)?;
             if operation["done"] == true {
@@ -87,7 +87,7 @@ pub(crate) async fn list(
     Ok(Json(page("operations", wanted.cut(items))))
 }
 
-/// Forgets an operation. What it is about goes on.
+/// Deletes an operation. Its execution continues.
 pub(crate) async fn delete(State(cloud): State<Arc<Cloud>>, Path((_, _, id)): Parts) -> Answer {
     let removed = cloud.state().operations.remove(&id);
     removed
@@ -107,7 +107,7 @@ fn shown(cloud: &Cloud, id: &str) -> Result<Value, Refusal> {
         .ok_or_else(|| missing(&cloud.site, id))
 }
 
-/// An operation as it stands; none if its execution is long gone.
+/// The JSON of an operation, or `None` if its execution is no longer kept.
 pub(crate) fn operation_json(
     site: &Site,
     state: &cloud::State,
@@ -135,13 +135,13 @@ fn done(site: &Site, id: &str, response: Value) -> Value {
     json!({ "name": site.operation_name(id), "metadata": response, "done": true, "response": response })
 }
 
-/// The operation of a change that has happened.
+/// Adds the operation of a change that has happened, and returns its JSON.
 pub(crate) fn finished(site: &Site, state: &mut cloud::State, response: Value) -> Value {
     let id = state.operations.add_new(Subject::Done(response.clone()));
     done(site, &id, response)
 }
 
-/// The operation of a change that was only asked about. It cannot be read later.
+/// The JSON of an operation for a change that was only validated. It is not stored, so it cannot be read later.
 pub(crate) fn only_validated(site: &Site, response: Value) -> Value {
     done(site, &random::uuid(), response)
 }
@@ -152,7 +152,7 @@ pub(crate) fn any(kind: &str, mut resource: Value) -> Value {
     resource
 }
 
-/// A resource as the operation of its deletion has it.
+/// A deleted resource, as the operation of the deletion returns it.
 pub(crate) fn deleted(mut resource: Value) -> Value {
     let now = Timestamp::now();
     resource["deleteTime"] = json!(rfc3339(now));

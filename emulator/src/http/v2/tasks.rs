@@ -29,7 +29,7 @@ pub(crate) async fn get(
     Ok(Json(task_json(site, execution, index)))
 }
 
-/// Lists an execution's tasks; `-` stands for all executions, or all jobs.
+/// Lists the tasks of an execution. `-` stands for all executions or all jobs.
 pub(crate) async fn list(
     State(cloud): State<Arc<Cloud>>,
     Path((_, _, job, name)): Path<(String, String, String, String)>,

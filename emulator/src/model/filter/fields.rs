@@ -1,4 +1,4 @@
-//! The fields of a LogEntry: their names, and what they can be compared with.
+//! The fields of a LogEntry: their names and types.
 
 use std::fmt;
 
@@ -15,11 +15,11 @@ pub(super) enum Kind {
     Severity,
     Time,
     Duration,
-    /// An entry of a map of texts. An entry of the log need not have it.
+    /// A value in a map of strings, which a log entry may lack.
     Label,
-    /// A payload, or any field in one. An entry of the log need not have it, and it has no type of its own.
+    /// A payload or a field in one, which a log entry may lack. Its type depends on the entry.
     Payload,
-    /// A field that has fields itself.
+    /// A field with subfields.
     Message,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Field {
     pub(super) kind: Kind,
 }
 
-/// What a text that stands alone in a filter is looked for in.
+/// The fields that are searched for a text without a field name.
 pub(super) const SEARCHED: [&str; 13] = [
     "httpRequest",
     "insertId",
@@ -95,7 +95,7 @@ const DEFINED: [(&str, Kind); 40] = [
 ];
 
 impl Field {
-    /// The field of that path. Names that LogEntry defines may be in snake case too.
+    /// Finds the field with this path. Names that LogEntry defines may also be in snake case.
     pub(super) fn resolve(path: &[String]) -> Result<Self, String> {
         let camel: Vec<String> = path.iter().map(|name| camel_case(name, '_')).collect();
         if let Some(map) = MAPS.into_iter().find(|map| is_within(&camel, map)) {
@@ -131,7 +131,7 @@ impl Field {
 }
 
 impl Field {
-    /// Whether it has fields itself, so that it is no single value.
+    /// Whether it has subfields and so is not a single value.
     pub(super) fn is_compound(&self) -> bool {
         self.kind == Kind::Message || self.kind == Kind::Payload && self.path.len() == 1
     }
@@ -144,7 +144,7 @@ impl fmt::Display for Field {
 }
 
 impl Kind {
-    /// What a field of this type is where an entry does not have it. A label, or what a payload may have, has none.
+    /// The value of a field of this type in an entry that lacks it. Labels and fields of payloads have no default.
     pub(super) fn default_value(self) -> Option<Value> {
         match self {
             Self::Text => Some(json!("")),
@@ -158,7 +158,7 @@ impl Kind {
     }
 }
 
-/// Whether the path leads to something in the field of these names.
+/// Whether the path leads into the field `names`.
 fn is_within(path: &[String], names: &[&str]) -> bool {
     path.len() > names.len() && path.iter().zip(names).all(|(name, known)| name == known)
 }

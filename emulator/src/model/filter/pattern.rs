@@ -1,14 +1,15 @@
-//! Regular expressions in the syntax of RE2, which Cloud Logging has, for the crate `regex`.
+//! Translates regular expressions from RE2, which Cloud Logging uses, for the crate `regex`.
 //!
-//! Both are of one family and take time in proportion to the text. They differ in what the classes of Perl mean, and
-//! in what is special within brackets.
+//! Both match in linear time. They differ in the meaning of Perl's character classes and in the characters that are
+//! special within brackets.
 
 use regex::{Regex, RegexBuilder};
 
-/// What a compiled expression may take of the memory; a filter can have many.
+/// The memory limit of a compiled expression, because a filter can have many.
 const LARGEST: usize = 1024 * 1024; // bytes
 
-/// The expression between the double quotes of a filter: a backslash belongs to the expression, but before a quote.
+/// The expression between the double quotes of a filter. A backslash belongs to the expression, except before a
+/// quote.
 pub(super) fn unquoted(written: &str) -> String {
     written.replace("\\\"", "\"")
 }
@@ -17,7 +18,7 @@ pub(super) fn unquoted(written: &str) -> String {
 pub(super) fn compile(expression: &str) -> Result<Regex, String> {
     let refused = |reason: String| {
         let last = reason.lines().last().unwrap_or_default().trim().to_owned();
-        format!("the regular expression '{expression}' is not understood here: {last}")
+        format!("the regular expression '{expression}' is not supported: {last}")
     };
     let translated = translated(expression).map_err(|reason| refused(reason.into()))?;
     RegexBuilder::new(&translated)
@@ -26,7 +27,7 @@ pub(super) fn compile(expression: &str) -> Result<Regex, String> {
         .map_err(|error| refused(error.to_string()))
 }
 
-/// The same expression as `regex` wants it.
+/// The same expression in the syntax of `regex`.
 fn translated(expression: &str) -> Result<String, &'static str> {
     let mut translated = String::new();
     let mut characters = expression.chars().peekable();
@@ -34,7 +35,7 @@ fn translated(expression: &str) -> Result<String, &'static str> {
     while let Some(character) = characters.next() {
         match character {
             '\\' => {
-                let escaped = characters.next().ok_or("a backslash is its end")?;
+                let escaped = characters.next().ok_or("it ends with a backslash")?;
                 match class(escaped) {
                     Some(class) => translated.push_str(class),
                     None => translated.extend(['\\', escaped]),
@@ -44,7 +45,7 @@ fn translated(expression: &str) -> Result<String, &'static str> {
                 in_brackets = true;
                 translated.push('[');
                 translated.extend(characters.next_if_eq(&'^'));
-                // A bracket that comes first closes nothing.
+                // A closing bracket that comes first is a literal.
                 if characters.next_if_eq(&']').is_some() {
                     translated.push_str("\\]");
                 }
@@ -63,7 +64,7 @@ fn translated(expression: &str) -> Result<String, &'static str> {
                     }
                 }
             }
-            // Special to `regex` and not to RE2.
+            // These are special in `regex` but not in RE2.
             '[' | '&' | '~' if in_brackets => translated.extend(['\\', character]),
             '-' if in_brackets && characters.peek() == Some(&'-') => {
                 return Err("two dashes follow each other in brackets");
@@ -74,7 +75,7 @@ fn translated(expression: &str) -> Result<String, &'static str> {
     Ok(translated)
 }
 
-/// What Perl's class of that letter is in RE2: ASCII only. `regex` would take all of Unicode.
+/// Perl's character class with this letter, as RE2 defines it: ASCII only, where `regex` would include Unicode.
 fn class(letter: char) -> Option<&'static str> {
     Some(match letter {
         'd' => "[0-9]",

@@ -1,19 +1,19 @@
-//! How a filter is written.
+//! The parser of filters.
 
 use super::fields::Field;
 use super::{Comparison, Expression, Operator, pattern};
 
-/// Parentheses within each other beyond which a filter is refused: each costs a piece of the stack.
+/// The deepest nesting of parentheses, because each level takes stack space.
 const DEEPEST: usize = 50;
 
-/// A value on the right-hand side, or a text that stands alone.
+/// The value of a comparison, or a text without a field name.
 pub(super) struct Literal<'a> {
-    /// As it is written, without the quotes around it.
+    /// As in the filter, without the quotes around it.
     written: &'a str,
     quoted: bool,
 }
 
-/// Reads the filter; an empty one wants every entry.
+/// Parses a filter. An empty one matches every entry.
 pub(super) fn parse(text: &str) -> Result<Expression, String> {
     let mut parser = Parser {
         rest: text,
@@ -36,7 +36,7 @@ struct Parser<'a> {
     depth: usize,
 }
 
-/// What reads a single restriction; in parentheses after an operator that is a value alone.
+/// Parses a single restriction, or in parentheses after an operator a single value.
 type Single<'a, 'f> = &'f dyn Fn(&mut Parser<'a>) -> Result<Expression, String>;
 
 impl<'a> Parser<'a> {
@@ -74,9 +74,7 @@ impl<'a> Parser<'a> {
             return single(self);
         };
         if self.depth == DEEPEST {
-            return Err(format!(
-                "more than {DEEPEST} parentheses are within each other"
-            ));
+            return Err(format!("parentheses are nested more than {DEEPEST} deep"));
         }
         self.rest = inner;
         self.depth += 1;
@@ -90,7 +88,7 @@ impl<'a> Parser<'a> {
         Ok(group)
     }
 
-    /// A comparison, a function, or a text that stands alone.
+    /// A comparison, a function, or a text without a field name.
     fn restriction(&mut self) -> Result<Expression, String> {
         let begin = self.rest;
         if let Ok(path) = self.path()
@@ -108,7 +106,7 @@ impl<'a> Parser<'a> {
         Ok(Expression::Anywhere(text.to_lowercase()))
     }
 
-    /// What follows the operator: a value, or several in parentheses.
+    /// The rest of a comparison after its operator: a value, or several in parentheses.
     fn comparison(&mut self, path: &[String], operator: Operator) -> Result<Expression, String> {
         let field = Field::resolve(path)?;
         self.grouped(&|parser| {
@@ -118,7 +116,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// Names with dots between them, each in double quotes or not.
+    /// Names separated by dots, each with or without double quotes.
     fn path(&mut self) -> Result<Vec<String>, String> {
         let mut path = Vec::new();
         loop {
@@ -141,7 +139,7 @@ impl<'a> Parser<'a> {
 
     fn function(&mut self, name: &str) -> Result<Expression, String> {
         if name != "log_id" {
-            return Err(format!("the function {name} is not served here"));
+            return Err(format!("the function {name} is not supported"));
         }
         self.rest = self.rest.trim_start_matches('(');
         self.skip_blanks();
@@ -183,7 +181,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// Refuses what directly follows a value: `a:b` is not a word, and a word does not end in a quote.
+    /// Refuses a special character directly after a value, as in `a:b` or `a"b"`.
     fn end_of_literal(&mut self) -> Result<(), String> {
         match self.rest.chars().next() {
             None | Some(')') => Ok(()),
@@ -194,10 +192,10 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Goes past the operator that follows, with or without blanks around it.
+    /// Consumes an operator, with or without blanks around it.
     fn operator(&mut self) -> Option<Operator> {
         self.skip_blanks();
-        // Longer ones first.
+        // Longer operators come first, because some begin with a shorter one.
         const OPERATORS: [(&str, Operator); 9] = [
             ("=~", Operator::Matches),
             ("!~", Operator::MatchesNot),
@@ -217,7 +215,7 @@ impl<'a> Parser<'a> {
         Some(operator)
     }
 
-    /// Goes past the word, if it is next.
+    /// Consumes the keyword if it comes next.
     fn keyword(&mut self, word: &str) -> bool {
         let after = self.rest.strip_prefix(word).filter(|after| {
             let next = after.chars().next();
@@ -228,7 +226,7 @@ impl<'a> Parser<'a> {
         after.is_some()
     }
 
-    /// Goes past a minus, if one is next. It means NOT, and stands directly before what it negates.
+    /// Consumes a minus if it comes next. It means NOT and directly precedes the part that it negates.
     fn minus(&mut self) -> Result<bool, String> {
         let Some(after) = self.rest.strip_prefix('-') else {
             return Ok(false);
@@ -246,7 +244,7 @@ impl<'a> Parser<'a> {
         taken
     }
 
-    /// Goes past white space and comments, which begin with two dashes and end with the line.
+    /// Consumes white space and comments, which begin with two dashes and end with the line.
     fn skip_blanks(&mut self) {
         loop {
             self.rest = self.rest.trim_start();
@@ -261,7 +259,7 @@ impl<'a> Parser<'a> {
     fn unexpected(&self) -> String {
         match self.rest.split_whitespace().next() {
             Some(next) => format!("'{next}' is not expected"),
-            None => "something is missing at its end".into(),
+            None => "it ends too early".into(),
         }
     }
 }
@@ -272,23 +270,23 @@ impl<'a> Literal<'a> {
         !self.quoted && self.written == "*"
     }
 
-    /// The text that is meant.
+    /// The text, with its escape sequences resolved.
     pub(super) fn text(&self) -> Result<String, String> {
         if self.quoted {
             unescaped(self.written)
         } else if self.written.contains('*') {
-            Err("a star is understood after a colon only, and alone: put it into double quotes if it is meant".into())
+            Err("a star is supported only alone after a colon: put a literal star into double quotes".into())
         } else {
             Ok(self.written.to_owned())
         }
     }
 
-    /// The text as it is written: a regular expression has backslashes of its own.
+    /// The text of a regular expression, which has backslashes of its own.
     pub(super) fn raw_text(&self) -> Result<String, String> {
         if self.quoted {
             Ok(pattern::unquoted(self.written))
         } else {
-            Err("a regular expression stands in double quotes".into())
+            Err("a regular expression must be in double quotes".into())
         }
     }
 }
@@ -307,12 +305,12 @@ fn only_or(
     }
 }
 
-/// Whether the character cannot be part of a word outside of quotes.
+/// Whether the character ends a word outside of quotes.
 fn ends_word(character: char) -> bool {
     character.is_whitespace() || "()\"'=!<>:~,[]{}\\&|;".contains(character)
 }
 
-/// The text without its escape sequences, which are those of C and `\uXXXX`.
+/// Resolves the escape sequences, which are those of C and `\uXXXX`.
 fn unescaped(written: &str) -> Result<String, String> {
     let mut text = String::new();
     let mut rest = written;

@@ -50,7 +50,7 @@ fn entries() -> Vec<(&'static str, Map<String, Value>)> {
     ]
 }
 
-/// The names of the entries that the filter wants.
+/// The names of the entries that match the filter.
 fn wanted(filter: &str) -> String {
     let filter = Filter::parse(filter).unwrap_or_else(|error| panic!("{filter}: {error}"));
     entries()
@@ -128,7 +128,7 @@ fn a_comparison_with_a_missing_field_fails_and_a_defined_field_has_its_default()
 }
 
 #[test]
-fn a_star_after_a_colon_asks_for_existence() {
+fn a_star_after_a_colon_matches_if_the_field_exists() {
     check(&[
         ("textPayload:*", "AB"),
         ("jsonPayload:*", "CD"),
@@ -145,7 +145,7 @@ fn a_star_after_a_colon_asks_for_existence() {
 }
 
 #[test]
-fn texts_are_compared_without_case_and_regular_expressions_with_it() {
+fn comparisons_ignore_case_and_regular_expressions_respect_it() {
     check(&[
         ("resource.type=\"CLOUD_RUN_JOB\"", "ABCD"),
         ("textPayload=\"HELLO world\"", "A"),
@@ -166,14 +166,14 @@ fn texts_are_compared_without_case_and_regular_expressions_with_it() {
 }
 
 #[test]
-fn regular_expressions_are_those_of_re2() {
+fn regular_expressions_have_the_syntax_of_re2() {
     check(&[
         (r#"textPayload=~"^page \d+ of""#, "B"),
         (r#"textPayload=~"a\.b""#, "B"),
         (r#"textPayload=~"a\\.b""#, ""),
         (r#"textPayload=~"\"q\"$""#, "B"),
         (r#"textPayload=~"Gr[^a-z]""#, "B"),
-        // Perl's classes are of ASCII, as in RE2.
+        // Perl's classes contain ASCII only, as in RE2.
         (r#"textPayload=~"Gr\w""#, ""),
         (r#"textPayload=~"Gr\W""#, "B"),
         (r#"textPayload=~"\bof\b""#, "B"),
@@ -187,7 +187,7 @@ fn regular_expressions_are_those_of_re2() {
 }
 
 #[test]
-fn fields_of_the_payload_have_the_type_of_the_entry() {
+fn a_payload_field_is_compared_by_its_type_in_the_entry() {
     check(&[
         ("jsonPayload.n=5", "C"),
         ("jsonPayload.n>5", "D"),
@@ -216,7 +216,7 @@ fn fields_of_the_payload_have_the_type_of_the_entry() {
 }
 
 #[test]
-fn times_may_lack_the_time_of_the_day() {
+fn a_time_may_lack_its_time_of_day_and_its_zone() {
     check(&[
         ("timestamp>=\"2026-11-26\"", "B"),
         ("timestamp<\"2026-11-26\"", "ACD"),
@@ -229,7 +229,7 @@ fn times_may_lack_the_time_of_the_day() {
 }
 
 #[test]
-fn a_text_alone_is_looked_for_everywhere() {
+fn a_text_without_a_field_is_searched_in_all_fields() {
     check(&[
         ("hello", "ABCD"), // the job's name
         ("\"hello world\"", "A"),
@@ -244,7 +244,7 @@ fn a_text_alone_is_looked_for_everywhere() {
 }
 
 #[test]
-fn filters_of_gcloud_and_airflow_are_understood() {
+fn filters_of_gcloud_and_airflow_match() {
     let gcloud = "resource.type = cloud_run_job AND labels.\"run.googleapis.com/execution_name\" = hello-x7k2p\n\
         resource.labels.location = us-east4 AND severity >= DEFAULT AND timestamp>=\"2026-11-22T21:00:00.000000Z\"";
     let airflow = "resource.type=\"cloud_run_job\" resource.labels.job_name=\"hello\" \
@@ -257,7 +257,7 @@ fn filters_of_gcloud_and_airflow_are_understood() {
 }
 
 #[test]
-fn only_what_holds_for_every_match_narrows_the_search() {
+fn only_required_comparisons_narrow_the_search() {
     for filter in [
         "labels.\"run.googleapis.com/execution_name\"=a OR severity=ERROR",
         "NOT labels.\"run.googleapis.com/execution_name\"=a",
@@ -271,7 +271,7 @@ fn only_what_holds_for_every_match_narrows_the_search() {
 }
 
 #[test]
-fn what_is_not_understood_is_refused() {
+fn an_unsupported_filter_is_refused() {
     let deep = format!("{}severity=INFO{}", "(".repeat(60), ")".repeat(60));
     let endless = "(".repeat(20_000);
     for text in [
@@ -335,7 +335,7 @@ fn what_is_not_understood_is_refused() {
 }
 
 #[test]
-fn texts_may_have_escape_sequences() {
+fn escape_sequences_in_quotes_are_resolved() {
     for (written, meant) in [
         (r#"a\"b"#, "a\"b"),
         (r"a\\b", "a\\b"),
@@ -351,9 +351,9 @@ fn texts_may_have_escape_sequences() {
 }
 
 proptest! {
-    /// Whatever is written, it is answered or refused.
+    /// Any text is either a filter or refused, and never causes a panic.
     #[test]
-    fn no_filter_does_any_harm(
+    fn no_text_makes_the_parser_panic(
         filter in "(AND |OR |NOT |-|\\(|\\)|\"|\\\\|=|!=|=~|:|<|\\.|\\*|\\[| |\n|ü|textPayload|jsonPayload|labels|severity|timestamp|a|1){0,24}"
     ) {
         if let Ok(filter) = Filter::parse(&filter) {
