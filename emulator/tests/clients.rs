@@ -1,4 +1,5 @@
-//! The real client libraries, as their users have them: the judges of v2 and of Cloud Logging. `tests/gcloud.rs` is the judge of v1.
+//! Runs the real client libraries against the emulator, unmodified. They check v2 and Cloud Logging;
+//! `tests/gcloud.rs` checks v1.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -8,9 +9,9 @@ use emulator::{Emulator, Job, Settings};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// Generous: a library takes seconds to load, and CI is slow.
+/// The time limit of a client. A library takes seconds to load, and CI is slow.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// To build the client in Rust with all that it needs.
+/// The time limit for building the client in Rust with its dependencies.
 const BUILD: Duration = Duration::from_secs(1200);
 /// Exits with `CODE` after `SECONDS`, or fails before the attempt `GOOD_ATTEMPT`.
 const PROBE: &str =
@@ -20,7 +21,7 @@ fn here() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
 }
 
-/// Whether what a test needs is there. In CI it has to be.
+/// Whether a requirement of a test is met. In CI it must be.
 fn available(found: bool, what: &str) -> bool {
     let required = std::env::var("CI").is_ok_and(|ci| ci == "true");
     assert!(found || !required, "{what}");
@@ -30,8 +31,8 @@ fn available(found: bool, what: &str) -> bool {
     found
 }
 
-/// Runs a program of `tests/clients`; `probe` tells whether its library is there.
-async fn judge(interpreter: &str, probe: &[&str], program: &str) {
+/// Runs a program of `tests/clients`, if `probe` finds its library.
+async fn run_client(interpreter: &str, probe: &[&str], program: &str) {
     let mut probing = Command::new(interpreter);
     let found = probing.args(probe).current_dir(here()).output().await;
     let found = found.is_ok_and(|found| found.status.success());
@@ -45,7 +46,7 @@ async fn judge(interpreter: &str, probe: &[&str], program: &str) {
     }
 }
 
-/// Runs a client against an emulator of its own; it fails by its exit code.
+/// Runs a client against an emulator of its own and checks its exit code.
 async fn succeeds(command: &mut Command, anonymous: bool) {
     let emulator = Emulator::start(Settings {
         jobs: vec![Job::new("probe", ["sh", "-c", PROBE])],
@@ -84,44 +85,44 @@ async fn succeeds(command: &mut Command, anonymous: bool) {
 }
 
 #[tokio::test]
-async fn googles_python_library_does_all_it_can() {
+async fn googles_python_library_works_over_rest() {
     let probe = ["-c", "import google.cloud.run_v2"];
-    judge("python3", &probe, "google_cloud_run.py").await;
+    run_client("python3", &probe, "google_cloud_run.py").await;
 }
 
 #[tokio::test]
-async fn googles_discovery_client_does_all_it_can_in_both_versions() {
+async fn googles_discovery_client_works_with_v1_and_v2() {
     let probe = ["-c", "import googleapiclient.discovery, google.auth"];
-    judge("python3", &probe, "discovery.py").await;
+    run_client("python3", &probe, "discovery.py").await;
 }
 
 #[tokio::test]
-async fn googles_python_library_does_all_it_can_over_grpc() {
+async fn googles_python_library_works_over_grpc() {
     let probe = ["-c", "import google.cloud.run_v2, grpc"];
-    judge("python3", &probe, "grpc_defaults.py").await;
+    run_client("python3", &probe, "grpc_defaults.py").await;
 }
 
 #[tokio::test]
-async fn googles_node_library_does_all_it_can_over_grpc() {
+async fn googles_node_library_works_over_grpc() {
     let probe = ["-e", "require('@google-cloud/run')"];
-    judge("node", &probe, "grpc_defaults.mjs").await;
+    run_client("node", &probe, "grpc_defaults.mjs").await;
 }
 
 #[tokio::test]
-async fn prefects_workers_run_flows() {
+async fn both_workers_of_prefect_run_flows() {
     let probe = ["-c", "import prefect_gcp.workers.cloud_run_v2"];
-    judge("python3", &probe, "prefect_workers.py").await;
+    run_client("python3", &probe, "prefect_workers.py").await;
 }
 
 #[tokio::test]
-async fn googles_node_library_does_all_it_can() {
+async fn googles_node_library_works_over_rest() {
     let probe = ["-e", "require('@google-cloud/run')"];
-    judge("node", &probe, "google_cloud_run.mjs").await;
+    run_client("node", &probe, "google_cloud_run.mjs").await;
 }
 
-/// Building it takes minutes, so that elsewhere than in CI it runs only if somebody has built it.
+/// Building the client takes minutes, so outside of CI the test runs only if it is built already.
 #[tokio::test]
-async fn googles_rust_library_does_all_it_can() {
+async fn googles_rust_library_works_over_rest() {
     let package = here().join("rust");
     let built = package.join("target").exists();
     let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
@@ -144,5 +145,5 @@ async fn googles_rust_library_does_all_it_can() {
 #[tokio::test]
 async fn googles_logging_library_reads_lines_by_filters() {
     let probe = ["-c", "import google.cloud.logging, google.cloud.run_v2"];
-    judge("python3", &probe, "google_cloud_logging.py").await;
+    run_client("python3", &probe, "google_cloud_logging.py").await;
 }

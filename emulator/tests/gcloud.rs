@@ -1,6 +1,6 @@
-//! The judge of the emulator's truth: the real gcloud CLI, driven as a user would.
+//! Runs the real gcloud CLI against the emulator, as a user would.
 //!
-//! A call of gcloud costs more than a second of CPU, so one emulator and one story serve all checks.
+//! A call of gcloud costs more than a second of CPU, so all checks share one emulator and one sequence of commands.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use emulator::{Emulator, Job, Operation, Settings, State};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// gcloud's own waits end later than this; reaching it means that it polls in vain.
+/// The time limit of a gcloud command. gcloud itself would poll longer, so reaching it means that it polls in vain.
 const PATIENCE: Duration = Duration::from_secs(90);
 const IMAGE: &str = "us-docker.pkg.dev/demo/images/test-job:latest";
 
@@ -19,7 +19,7 @@ struct Gcloud {
     configuration: PathBuf,
 }
 
-/// How a call of gcloud ended.
+/// The exit code and the output of a gcloud command.
 #[derive(Debug)]
 struct Said {
     code: Option<i32>,
@@ -28,7 +28,7 @@ struct Said {
 }
 
 impl Said {
-    /// It ended with this code and said this among other things.
+    /// Checks the exit code, and that the output contains the phrase.
     #[track_caller]
     fn expect(self, code: i32, phrase: &str) -> Self {
         assert!(
@@ -85,7 +85,7 @@ impl Gcloud {
         said(command).await
     }
 
-    /// The calls of an operation that `work` makes.
+    /// The number of calls of an operation that `work` makes, and its result.
     async fn calls(&self, operation: Operation, work: impl Future<Output = Said>) -> (u64, Said) {
         let before = self.emulator.counters().calls(operation);
         let said = work.await;
@@ -116,7 +116,7 @@ async fn said(mut command: Command) -> Said {
     }
 }
 
-/// A directory that goes with the test.
+/// A directory that is removed after the test.
 struct Temporary(PathBuf);
 
 impl Temporary {
@@ -138,7 +138,7 @@ impl Drop for Temporary {
     }
 }
 
-/// Whether gcloud is here. Where it must be, in CI, its absence is a failure.
+/// Whether gcloud is installed. In CI it must be.
 fn gcloud_is_here() -> bool {
     match std::process::Command::new("gcloud")
         .arg("--version")
@@ -157,7 +157,7 @@ fn gcloud_is_here() -> bool {
 }
 
 #[tokio::test]
-async fn gcloud_ends_every_command_as_it_does_with_google() {
+async fn every_gcloud_command_ends_as_it_does_with_google() {
     if !gcloud_is_here() {
         return;
     }
@@ -175,13 +175,13 @@ async fn gcloud_ends_every_command_as_it_does_with_google() {
     };
     jobs_are_deployed_created_and_updated(&gcloud).await;
     executions_succeed_and_are_shown(&gcloud).await;
-    failures_are_told(&gcloud).await;
+    failures_are_reported(&gcloud).await;
     executions_are_cancelled_and_deleted(&gcloud).await;
     logs_are_read_by_filters(&gcloud).await;
-    what_was_exported_is_put_back(&gcloud).await;
-    other_things_are_listed(&gcloud).await;
+    an_exported_job_can_be_replaced(&gcloud).await;
+    services_regions_and_logs_are_listed(&gcloud).await;
     policies_are_bound(&gcloud).await;
-    what_is_not_there_is_told(&gcloud).await;
+    a_missing_job_is_reported(&gcloud).await;
     jobs_are_deleted(&gcloud).await;
 }
 
@@ -322,7 +322,7 @@ async fn executions_succeed_and_are_shown(gcloud: &Gcloud) {
     );
 }
 
-async fn failures_are_told(gcloud: &Gcloud) {
+async fn failures_are_reported(gcloud: &Gcloud) {
     for (variables, message) in [
         (
             "FAIL_WITH=3",
@@ -433,7 +433,7 @@ async fn logs_are_read_by_filters(gcloud: &Gcloud) {
     read.expect(1, "a log entry has no field 'colour'");
 }
 
-async fn what_was_exported_is_put_back(gcloud: &Gcloud) {
+async fn an_exported_job_can_be_replaced(gcloud: &Gcloud) {
     let exported = gcloud
         .jobs(&["describe", "other", "--format", "export"])
         .await
@@ -450,7 +450,7 @@ async fn what_was_exported_is_put_back(gcloud: &Gcloud) {
         .expect(0, "value: '2'");
 }
 
-async fn other_things_are_listed(gcloud: &Gcloud) {
+async fn services_regions_and_logs_are_listed(gcloud: &Gcloud) {
     gcloud
         .run(&["run", "services", "list"])
         .await
@@ -478,7 +478,7 @@ async fn policies_are_bound(gcloud: &Gcloud) {
     gcloud.jobs(&bind).await.expect(0, member);
 }
 
-async fn what_is_not_there_is_told(gcloud: &Gcloud) {
+async fn a_missing_job_is_reported(gcloud: &Gcloud) {
     gcloud
         .jobs(&["describe", "nope"])
         .await
@@ -491,16 +491,16 @@ async fn what_is_not_there_is_told(gcloud: &Gcloud) {
 }
 
 async fn jobs_are_deleted(gcloud: &Gcloud) {
-    // gcloud itself reads the job until it is gone.
+    // gcloud itself polls the job until it is deleted.
     gcloud
         .jobs(&["delete", "hello"])
         .await
         .expect(0, "Deleted job [hello].");
 }
 
-/// A new shell, and in it nothing but what the emulator prints to be pasted.
+/// Uses a new shell with only the lines that the emulator prints for pasting.
 #[tokio::test]
-async fn gcloud_gets_its_tokens_from_the_metadata_server_as_the_banner_says() {
+async fn gcloud_gets_its_tokens_from_the_metadata_server_with_the_lines_of_the_banner() {
     if !gcloud_is_here() {
         return;
     }

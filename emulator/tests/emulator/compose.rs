@@ -1,4 +1,5 @@
-//! `Dockerfile.emulator` and `examples/compose.yaml`: that what they say is YAML, and what the emulator takes.
+//! `Dockerfile.emulator` and `examples/compose.yaml`: that the YAML is valid and that the emulator accepts the
+//! arguments.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -11,7 +12,7 @@ use crate::helpers::client;
 const COMPOSE: &str = include_str!("../../../examples/compose.yaml");
 const DOCKERFILE: &str = include_str!("../../../Dockerfile.emulator");
 
-/// The file as JSON, read by a parser of YAML: that of Python. Nothing if there is none.
+/// The file as JSON, converted by Python's YAML parser; `None` if that is not installed.
 fn parsed() -> Option<Value> {
     let script = "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.argv[1])))";
     let output = Command::new("python3")
@@ -37,7 +38,7 @@ fn texts(list: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_emulator_takes_the_arguments_of_its_container() {
+async fn the_emulator_accepts_the_arguments_of_its_container() {
     let Some(compose) = parsed() else { return };
     let entrypoint = DOCKERFILE
         .lines()
@@ -67,7 +68,7 @@ async fn the_emulator_takes_the_arguments_of_its_container() {
 }
 
 #[test]
-fn the_services_are_built_and_meet_on_one_port() {
+fn the_services_of_the_compose_file_use_one_port() {
     let Some(compose) = parsed() else { return };
     let services = compose["services"].as_object().unwrap();
     let names: std::collections::BTreeSet<_> = services.keys().collect();

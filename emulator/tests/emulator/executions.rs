@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::helpers::{World, answer, client, condition, env, settings, shell};
 
 #[tokio::test]
-async fn a_run_answers_a_pending_execution_that_can_be_read_at_once() {
+async fn a_run_returns_a_pending_execution_that_can_be_read_at_once() {
     let mut job = shell("true");
     job.env = vec![("A".into(), "job".into()), ("B".into(), "job".into())];
     job.args = vec!["own".into()];
@@ -66,7 +66,7 @@ async fn a_run_answers_a_pending_execution_that_can_be_read_at_once() {
     ] {
         assert_eq!(status.get(absent), None, "{absent}");
     }
-    // By the project's number, which the answer names, as well as by its id.
+    // The project's number, which the answer contains, works as well as its id.
     let by_number =
         format!("/apis/run.googleapis.com/v1/namespaces/123456789012/executions/{name}");
     assert_eq!(
@@ -87,7 +87,7 @@ async fn a_run_answers_a_pending_execution_that_can_be_read_at_once() {
 }
 
 #[tokio::test]
-async fn an_execution_that_succeeds_says_so() {
+async fn a_successful_execution_has_the_condition_completed_with_googles_message() {
     let world = World::of(shell("exit 0")).await;
     let name = world.run(json!({ "taskCount": 2 })).await;
     let execution = world.finished(&name).await;
@@ -114,7 +114,7 @@ async fn an_execution_that_succeeds_says_so() {
 }
 
 #[tokio::test]
-async fn arguments_are_replaced_kept_or_cleared() {
+async fn overrides_replace_keep_or_clear_the_arguments() {
     let mut job = Job::new("sh", ["sh", "-c", "echo \"[$*]\"", "sh"]);
     job.args = vec!["own".into(), "two words".into()];
     let world = World::of(job).await;
@@ -174,7 +174,7 @@ async fn overrides_that_cloud_run_would_refuse_start_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_named_as_google_names_it() {
+async fn a_missing_resource_is_refused_with_googles_message() {
     let world = World::of(shell("true")).await;
     let (status, refusal) = world.post("jobs/nope:run", json!({})).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
@@ -205,7 +205,7 @@ async fn what_is_not_there_is_named_as_google_names_it() {
 }
 
 #[tokio::test]
-async fn only_this_project_and_region_are_served() {
+async fn another_project_or_region_is_refused() {
     let world = World::of(shell("true")).await;
     let other = "/apis/run.googleapis.com/v1/namespaces/other/executions";
     assert_eq!(world.get(other).await.0, StatusCode::FORBIDDEN);
@@ -220,7 +220,7 @@ async fn only_this_project_and_region_are_served() {
 }
 
 #[tokio::test]
-async fn lists_are_newest_first_and_come_in_pages() {
+async fn a_list_returns_newest_first_in_pages() {
     let world = World::of(shell("true")).await;
     let mut newest_first = Vec::new();
     for _ in 0..5 {
@@ -243,7 +243,7 @@ async fn lists_are_newest_first_and_come_in_pages() {
                 .iter()
                 .map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()),
         );
-        // A new one does not shift the pages that follow.
+        // A new execution does not shift the pages that follow.
         world.run(json!({})).await;
         match page["metadata"]["continue"].as_str() {
             Some(next) => token = next.to_owned(),
@@ -270,7 +270,7 @@ async fn lists_are_newest_first_and_come_in_pages() {
 }
 
 #[tokio::test]
-async fn a_thousand_past_executions_are_there_at_once_and_no_more_are_kept() {
+async fn a_thousand_past_executions_can_be_added_and_older_ones_are_evicted() {
     let world = World::of(shell("true")).await;
     let env = |index: usize| vec![("SCOPE".to_owned(), format!("scope-{index}"))];
     world.emulator.add_past_executions("sh", 1200, env).unwrap();
@@ -295,7 +295,7 @@ async fn a_thousand_past_executions_are_there_at_once_and_no_more_are_kept() {
 }
 
 #[tokio::test]
-async fn cancelling_ends_the_tasks_and_says_cancelled() {
+async fn cancelling_ends_the_tasks_and_sets_the_reason_cancelled() {
     let world = World::of(shell(
         "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.05; done",
     ))
@@ -332,7 +332,7 @@ async fn cancelling_ends_the_tasks_and_says_cancelled() {
 }
 
 #[tokio::test]
-async fn an_execution_cancelled_before_it_started_says_that_it_never_will() {
+async fn an_execution_cancelled_while_pending_has_started_false() {
     let world = World::with(Settings {
         pending: Duration::from_secs(60),
         ..settings(shell("echo ran"))
@@ -350,7 +350,7 @@ async fn an_execution_cancelled_before_it_started_says_that_it_never_will() {
 }
 
 #[tokio::test]
-async fn a_deleted_execution_is_gone_and_so_are_its_processes() {
+async fn deleting_an_execution_removes_it_and_kills_its_processes() {
     let world = World::of(shell("echo $$; exec sleep 60")).await;
     let name = world.run(json!({})).await;
     let pid = world.until_lines(&name, 1).await.remove(0);
@@ -367,7 +367,7 @@ async fn a_deleted_execution_is_gone_and_so_are_its_processes() {
 }
 
 #[tokio::test]
-async fn too_many_running_executions_are_refused_as_google_does() {
+async fn a_run_beyond_the_quota_of_executions_is_refused_with_429() {
     let world = World::with(Settings {
         max_running_executions: 2,
         pending: Duration::from_secs(60),
@@ -386,7 +386,7 @@ async fn too_many_running_executions_are_refused_as_google_does() {
 }
 
 #[tokio::test]
-async fn pages_in_a_browser_are_refused() {
+async fn requests_of_pages_in_a_browser_are_refused() {
     let world = World::with(Settings {
         allow_anonymous: true,
         ..settings(shell("true"))
@@ -422,14 +422,14 @@ async fn pages_in_a_browser_are_refused() {
 }
 
 #[tokio::test]
-async fn two_hundred_executions_run_in_seconds() {
+async fn two_hundred_executions_complete_in_seconds() {
     let world = World::of(Job::new("sh", ["true"])).await;
     let began = std::time::Instant::now();
     let names = futures_util::future::join_all((0..200).map(|_| world.run(json!({})))).await;
     for name in &names {
         world.finished(name).await;
     }
-    // A thousand are to take less than twenty seconds on two cores; other tests run at the same time.
+    // The goal is less than twenty seconds for a thousand on two cores; other tests run at the same time.
     let took = began.elapsed();
     assert!(took < Duration::from_secs(15), "{took:?}");
 }

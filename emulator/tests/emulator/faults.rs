@@ -13,7 +13,7 @@ async fn world() -> World {
     World::of(shell("true")).await
 }
 
-/// The error that the call ends with, or its body.
+/// Starts an execution, and returns the body of the answer or the error.
 async fn run(world: &World) -> reqwest::Result<String> {
     world
         .request(Method::POST, "jobs/sh:run")
@@ -29,7 +29,7 @@ fn runs(world: &World) -> u64 {
 }
 
 #[tokio::test]
-async fn a_status_comes_before_or_after_the_effect() {
+async fn a_status_fault_happens_before_or_after_the_effect() {
     let world = world().await;
     let rules = [
         Rule::new(Operation::Run, Fault::status(503)),
@@ -44,13 +44,13 @@ async fn a_status_comes_before_or_after_the_effect() {
             (StatusCode::SERVICE_UNAVAILABLE, &json!("UNAVAILABLE"))
         );
         assert_eq!(runs(&world), started);
-        // Other operations are not concerned.
+        // The rule does not match other operations.
         assert_eq!(world.get("executions").await.0, StatusCode::OK);
     }
 }
 
 #[tokio::test]
-async fn a_status_brings_the_headers_and_the_body_of_the_rule() {
+async fn a_status_fault_sends_the_headers_and_the_body_of_the_rule() {
     let world = world().await;
     let headers = [("retry-after".to_owned(), "7".to_owned())].into();
     world.emulator.faults().add(
@@ -108,7 +108,7 @@ async fn a_status_brings_the_headers_and_the_body_of_the_rule() {
 }
 
 #[tokio::test]
-async fn rules_choose_by_count_scope_and_chance() {
+async fn rules_select_calls_by_count_scope_and_probability() {
     let world = world().await;
     let faults = world.emulator.faults();
     faults.add(
@@ -140,7 +140,7 @@ async fn rules_choose_by_count_scope_and_chance() {
         );
     }
     assert_eq!(acme, [500, 500, 200, 200]);
-    // An execution is known by its scope too.
+    // A rule also matches a get by the scope of its execution.
     let name = world.run(env(&[("SCOPE", "acme")])).await;
     faults.clear();
     faults.add(Rule::new(Operation::Get, Fault::status(500)).scope("acme"));
@@ -165,7 +165,7 @@ async fn rules_choose_by_count_scope_and_chance() {
 }
 
 #[tokio::test]
-async fn a_reset_is_a_reset_on_the_wire() {
+async fn a_reset_fault_resets_the_tcp_connection() {
     let world = world().await;
     for (rule, started) in [
         (Rule::new(Operation::Run, Fault::Reset), 0),
@@ -193,7 +193,7 @@ async fn a_reset_is_a_reset_on_the_wire() {
 }
 
 #[tokio::test]
-async fn a_truncated_answer_ends_early() {
+async fn a_truncated_answer_ends_before_its_announced_length() {
     let world = world().await;
     world
         .emulator
@@ -214,7 +214,7 @@ async fn a_truncated_answer_ends_early() {
 }
 
 #[tokio::test]
-async fn garbage_is_not_json_and_a_huge_body_is_huge() {
+async fn garbage_is_invalid_json_and_a_huge_body_has_the_wanted_length() {
     let world = world().await;
     world
         .emulator
@@ -269,7 +269,7 @@ async fn a_dripping_answer_comes_byte_by_byte() {
 }
 
 #[tokio::test]
-async fn a_delayed_call_happens_even_if_the_client_leaves() {
+async fn a_delayed_effect_happens_even_if_the_client_disconnects() {
     let world = world().await;
     world
         .emulator
@@ -293,7 +293,7 @@ async fn a_delayed_call_happens_even_if_the_client_leaves() {
 }
 
 #[tokio::test]
-async fn an_effect_can_come_after_the_answer() {
+async fn a_late_effect_happens_after_the_faulty_answer() {
     let world = world().await;
     world
         .emulator
@@ -316,7 +316,7 @@ async fn until_runs(world: &World, wanted: u64) {
 }
 
 #[tokio::test]
-async fn an_invisible_execution_can_be_read_but_is_listed_later() {
+async fn an_invisible_execution_can_be_read_at_once_and_is_listed_later() {
     let world = world().await;
     world
         .emulator
@@ -336,7 +336,7 @@ async fn an_invisible_execution_can_be_read_but_is_listed_later() {
 }
 
 #[tokio::test]
-async fn a_connection_can_be_closed_after_the_answer_without_a_word() {
+async fn a_hang_up_closes_the_connection_after_the_answer_without_announcing_it() {
     let world = world().await;
     world
         .emulator
@@ -412,7 +412,7 @@ async fn calls_runs_and_arrivals_are_counted() {
 }
 
 #[tokio::test]
-async fn faults_and_counters_are_served_when_asked_for() {
+async fn faults_and_counters_are_served_only_with_the_setting() {
     let closed = world().await;
     assert_eq!(
         closed

@@ -1,4 +1,4 @@
-//! Google's libraries for credentials, in Python and in Node, outside of tasks and inside.
+//! Google's credential libraries for Python and Node, outside and inside of tasks.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::helpers::{World, settings};
 
-/// Finds credentials, calls an API with them, and checks an identity token by the keys that the emulator publishes.
+/// Finds credentials, calls an API with them, and verifies an identity token with the keys that the emulator
+/// publishes.
 const PYTHON: &str = r#"
 import os
 import google.auth
@@ -46,10 +47,10 @@ const EXPECTED: &str = "demo 200 123456789012-compute@developer.gserviceaccount.
 
 struct Language {
     program: &'static str,
-    /// The option that takes a program's text.
+    /// The option that runs a program given as text.
     run: &'static str,
     text: &'static str,
-    /// A program that ends well if the library is there, and how to get it.
+    /// A program that succeeds if the library is installed.
     probe: &'static str,
     install: &'static str,
 }
@@ -72,7 +73,7 @@ const LANGUAGES: [Language; 2] = [
 ];
 
 impl Language {
-    /// Whether program and library are here. Where everything must be (`CI=true`), it is a failure if not.
+    /// Whether the program and its library are installed. In CI (`CI=true`) they must be.
     fn is_here(&self) -> bool {
         let probe = Command::new(self.program)
             .args([self.run, self.probe])
@@ -90,7 +91,7 @@ impl Language {
         found
     }
 
-    /// What a shell on this machine prints that has the variables of the banner.
+    /// The output of a shell on this machine with the variables of the banner.
     async fn outside(&self, emulator: &Emulator, home: &Path) -> String {
         let mut command = tokio::process::Command::new(self.program);
         let banner = emulator.instructions();
@@ -114,8 +115,7 @@ impl Language {
     }
 }
 
-/// The variables that the languages need to find their programs and libraries. The user's own credentials are not
-/// among them.
+/// The variables by which the languages find their programs and libraries. They exclude the user's own credentials.
 fn surroundings(home: &Path) -> Vec<(String, String)> {
     let named = ["PATH", "NODE_PATH", "PYENV_ROOT"];
     let given = named
@@ -126,7 +126,7 @@ fn surroundings(home: &Path) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn googles_libraries_find_credentials_outside_of_tasks_and_inside() {
+async fn googles_libraries_find_credentials_outside_and_inside_of_tasks() {
     let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     for language in LANGUAGES.iter().filter(|language| language.is_here()) {
         let job = Job {

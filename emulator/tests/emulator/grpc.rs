@@ -1,4 +1,4 @@
-//! gRPC as it is on the wire; what Google's libraries make of it is in `tests/clients.rs`.
+//! gRPC on the wire. `tests/clients.rs` tests it with Google's libraries.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use emulator::{Fault, Operation, Rule, Settings};
@@ -12,7 +12,7 @@ const GET_JOB: &str = "/google.cloud.run.v2.Jobs/GetJob";
 const RUN_JOB: &str = "/google.cloud.run.v2.Jobs/RunJob";
 const NAME: &str = "projects/demo/locations/us-east4/jobs/sh";
 
-/// A request message whose first field is this text.
+/// A request message with this text as its first field.
 fn named(name: &str) -> Vec<u8> {
     let mut message = vec![0x0a, u8::try_from(name.len()).unwrap()];
     message.extend_from_slice(name.as_bytes());
@@ -27,7 +27,7 @@ fn framed(message: &[u8]) -> Bytes {
     body.freeze()
 }
 
-/// The status of a call, its message if there is one, and what it says of an error.
+/// Calls a method. Returns the status, the message if there is one, and the error text.
 async fn call(world: &World, path: &str, body: Bytes, token: Option<&str>) -> (u8, Bytes, String) {
     let socket = TcpStream::connect(world.emulator.host()).await.unwrap();
     let (client, connection) = h2::client::handshake(socket).await.unwrap();
@@ -63,7 +63,7 @@ async fn call(world: &World, path: &str, body: Bytes, token: Option<&str>) -> (u
 }
 
 #[tokio::test]
-async fn a_call_is_answered_with_a_message_and_a_status() {
+async fn a_successful_call_returns_a_message_and_a_status() {
     let world = World::of(shell("true")).await;
     let token = world.fresh_token().await["access_token"].clone();
     let (status, content, _) = call(&world, GET_JOB, framed(&named(NAME)), token.as_str()).await;
@@ -73,7 +73,7 @@ async fn a_call_is_answered_with_a_message_and_a_status() {
     assert_eq!(content[5..7], [0x0a, u8::try_from(NAME.len()).unwrap()]);
     assert_eq!(&content[7..7 + NAME.len()], NAME.as_bytes());
 
-    // The same state, and the same counters and faults, as in REST.
+    // REST has the same state, counters and faults.
     let (status, ..) = call(&world, RUN_JOB, framed(&named(NAME)), token.as_str()).await;
     assert_eq!((status, world.emulator.executions().len()), (0, 1));
     let fault = Fault::status(503);
@@ -87,7 +87,7 @@ async fn a_call_is_answered_with_a_message_and_a_status() {
 }
 
 #[tokio::test]
-async fn a_call_that_cannot_be_answered_says_why() {
+async fn a_failed_call_returns_a_status_and_an_error_text() {
     let world = World::of(shell("true")).await;
     let token = world.fresh_token().await["access_token"].clone();
     let missing = named("projects/demo/locations/us-east4/jobs/nope");
@@ -112,8 +112,8 @@ async fn a_call_that_cannot_be_answered_says_why() {
             5,
             "serve",
         ),
-        (GET_JOB, Bytes::new(), token.as_str(), 3, "no%20message"),
-        (GET_JOB, cut, token.as_str(), 3, "not%20one%20whole"),
+        (GET_JOB, Bytes::new(), token.as_str(), 3, "not%20a%20gRPC"),
+        (GET_JOB, cut, token.as_str(), 3, "not%20exactly%20one"),
         (GET_JOB, framed(&[0xff]), token.as_str(), 3, ""),
         (GET_JOB, compressed.into(), token.as_str(), 12, "Compressed"),
         (
@@ -135,7 +135,7 @@ async fn a_call_that_cannot_be_answered_says_why() {
 }
 
 #[tokio::test]
-async fn the_rest_of_the_apis_is_served_over_http2_too() {
+async fn rest_is_served_over_http2_too() {
     let world = World::with(Settings {
         allow_anonymous: true,
         ..settings(shell("true"))

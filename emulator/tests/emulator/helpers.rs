@@ -1,4 +1,4 @@
-//! A running emulator and a client that holds a token of it.
+//! A running emulator, and a client with an access token.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-/// Generous: reached only when something is broken.
+/// The time limit of every wait. Only a bug reaches it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct World {
@@ -16,7 +16,7 @@ pub(crate) struct World {
     token: String,
 }
 
-/// A job called `sh` whose only own argument is `script`.
+/// A job named `sh` that runs `script`.
 pub(crate) fn shell(script: &str) -> Job {
     Job {
         max_retries: 0,
@@ -34,7 +34,7 @@ pub(crate) fn settings(job: Job) -> Settings {
 }
 
 pub(crate) fn client() -> reqwest::Client {
-    // The crate comes without a TLS provider of its own; a second installation is refused and harmless.
+    // reqwest has no TLS provider of its own. Installing one a second time fails, which is harmless.
     let _installed_before = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().no_proxy().build().unwrap()
 }
@@ -78,7 +78,7 @@ impl World {
         (response.status(), response.text().await.unwrap())
     }
 
-    /// A request with the token; `path` is below the namespace unless it starts with a slash.
+    /// A request with the access token. `path` is relative to the namespace unless it begins with a slash.
     pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let base = if path.starts_with('/') {
             ""
@@ -111,7 +111,7 @@ impl World {
         execution["metadata"]["name"].as_str().unwrap().to_owned()
     }
 
-    /// The execution once `ready` says so of it.
+    /// Waits until `ready` holds for the execution, and returns it.
     pub(crate) async fn until(&self, name: &str, ready: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -132,7 +132,7 @@ impl World {
         .await
     }
 
-    /// The texts of the execution's lines, oldest first.
+    /// The text of each log line of the execution, oldest first.
     pub(crate) async fn lines(&self, name: &str) -> Vec<String> {
         let filter = format!("labels.\"run.googleapis.com/execution_name\"=\"{name}\"");
         let body =
@@ -146,7 +146,7 @@ impl World {
             .collect()
     }
 
-    /// The execution's lines once there are `count` of them.
+    /// Waits until the execution has `count` log lines, and returns them.
     pub(crate) async fn until_lines(&self, name: &str, count: usize) -> Vec<String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -165,7 +165,7 @@ pub(crate) async fn answer(request: reqwest::RequestBuilder) -> (StatusCode, Val
     (response.status(), response.json().await.unwrap())
 }
 
-/// The condition of that type, null if there is none.
+/// The condition of this type, or null.
 pub(crate) fn condition(resource: &Value, kind: &str) -> Value {
     let conditions = resource["status"]["conditions"].as_array().unwrap();
     conditions
@@ -184,7 +184,7 @@ pub(crate) fn env(variables: &[(&str, &str)]) -> Value {
     json!({ "containerOverrides": [{ "env": env }] })
 }
 
-/// Whether the process lives; a zombie does not.
+/// Whether the process runs. A zombie does not.
 pub(crate) fn alive(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')')
@@ -194,7 +194,7 @@ pub(crate) fn alive(pid: &str) -> bool {
 pub(crate) async fn until_dead(pid: &str) {
     let deadline = Instant::now() + PATIENCE;
     while alive(pid) {
-        assert!(Instant::now() < deadline, "{pid} lives on");
+        assert!(Instant::now() < deadline, "{pid} still runs");
         sleep(Duration::from_millis(10)).await;
     }
 }

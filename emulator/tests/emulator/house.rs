@@ -1,4 +1,4 @@
-//! Who imports whom, read from the `use` lines.
+//! The rules for imports between modules, checked in the `use` lines.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::Path;
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
 #[test]
-fn the_model_knows_neither_http_nor_the_whole() {
+fn the_model_imports_neither_http_nor_cloud() {
     for (module, imports) in imports() {
         let below =
             module.starts_with("model") || ["site", "refusal", "processes"].contains(&&*module);
@@ -26,7 +26,7 @@ fn the_model_knows_neither_http_nor_the_whole() {
 }
 
 #[test]
-fn no_modules_import_each_other_in_a_circle() {
+fn imports_have_no_cycle() {
     let mut left = imports();
     loop {
         let known: BTreeSet<String> = left.keys().cloned().collect();
@@ -39,7 +39,7 @@ fn no_modules_import_each_other_in_a_circle() {
     assert!(left.is_empty(), "{left:#?}");
 }
 
-/// Module → the modules of this crate that it imports from.
+/// Maps each module to the modules of this crate that it imports.
 fn imports() -> Imports {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = BTreeMap::new();
@@ -90,7 +90,7 @@ fn expanded(path: &str) -> Vec<String> {
         .collect()
 }
 
-/// The module of ours that `path`, written in `module`, leads into.
+/// The module of this crate that contains `path`, as written in `module`.
 fn resolved(module: &str, path: &str, files: &BTreeMap<String, String>) -> Option<String> {
     let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
     let absolute = if let Some(rest) = path.strip_prefix("crate::") {

@@ -19,7 +19,7 @@ fn created_by_gcloud(name: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_job_is_created_with_googles_defaults_read_replaced_and_deleted() {
+async fn a_job_gets_googles_defaults_and_can_be_read_replaced_and_deleted() {
     let world = World::of(shell("true")).await;
     let (status, job) = world.post("jobs", created_by_gcloud("mine")).await;
     assert_eq!(status, StatusCode::OK, "{job}");
@@ -102,7 +102,7 @@ async fn jobs_that_cloud_run_would_refuse_are_refused() {
 }
 
 #[tokio::test]
-async fn an_image_stands_for_the_job_of_its_name_or_the_first() {
+async fn an_image_runs_the_command_of_the_job_with_its_name_or_of_the_first() {
     let named = |name: &str| Job::new(name, ["sh", "-c", &format!("echo I am {name}")]);
     let world = World::with(Settings {
         jobs: vec![named("first"), named("second")],
@@ -126,7 +126,7 @@ async fn an_image_stands_for_the_job_of_its_name_or_the_first() {
 }
 
 #[tokio::test]
-async fn deleting_a_job_ends_its_executions() {
+async fn deleting_a_job_deletes_its_executions() {
     let world = World::of(shell("echo $$; exec sleep 60")).await;
     let name = world.run(json!({})).await;
     let pid = world.until_lines(&name, 1).await.remove(0);
@@ -139,7 +139,7 @@ async fn deleting_a_job_ends_its_executions() {
 }
 
 #[tokio::test]
-async fn policies_are_kept_and_guarded_by_their_etag() {
+async fn a_policy_is_stored_and_a_stale_etag_is_refused() {
     let world = World::of(shell("true")).await;
     let path = "/v1/projects/demo/locations/us-east4/jobs/sh";
     let (_, first) = world.get(&format!("{path}:getIamPolicy")).await;

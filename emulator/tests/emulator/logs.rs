@@ -27,7 +27,7 @@ async fn lines_are_read_by_execution_in_either_order_and_in_pages() {
     let (name, other) = (world.run(json!({})).await, world.run(json!({})).await);
     world.finished(&name).await;
     world.finished(&other).await;
-    // What gcloud sends.
+    // The filter that gcloud sends.
     let filter = format!(
         "resource.type = cloud_run_job AND labels.\"run.googleapis.com/execution_name\" = {name} AND \
          resource.labels.location = us-east4 AND severity >= DEFAULT AND timestamp>=\"2020-01-01T00:00:00.000000Z\""
@@ -55,7 +55,7 @@ async fn lines_are_read_by_execution_in_either_order_and_in_pages() {
 }
 
 #[tokio::test]
-async fn an_entry_has_googles_fields() {
+async fn an_entry_has_the_fields_of_a_log_entry_of_google() {
     let world = World::of(shell("echo plain; echo '{\"severity\":\"warning\",\"message\":\"m\",\"n\":1,\"logging.googleapis.com/trace\":\"t\",\"logging.googleapis.com/labels\":{\"a\":\"b\",\"run.googleapis.com/execution_name\":\"x\"}}' >&2")).await;
     let name = world.run(json!({})).await;
     world.finished(&name).await;
@@ -108,7 +108,7 @@ async fn an_entry_has_googles_fields() {
 }
 
 #[tokio::test]
-async fn a_reader_can_go_on_after_the_last_entry_it_has_seen() {
+async fn a_reader_can_continue_after_the_last_entry_it_has_seen() {
     let world = World::of(shell("echo 1; echo 2; echo 3")).await;
     let name = world.run(json!({})).await;
     world.finished(&name).await;
@@ -134,7 +134,7 @@ async fn a_reader_can_go_on_after_the_last_entry_it_has_seen() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_not_text_and_endless_lines_are_bounded() {
+async fn invalid_utf_8_is_replaced_and_long_lines_are_split() {
     let world = World::of(shell(
         "printf 'a\\377b\\n'; head -c 600000 /dev/zero | tr '\\0' x; echo; printf 'no newline'",
     ))
@@ -150,7 +150,7 @@ async fn bytes_that_are_not_text_and_endless_lines_are_bounded() {
 }
 
 #[tokio::test]
-async fn what_is_not_understood_is_refused() {
+async fn an_unsupported_list_request_is_refused() {
     let world = World::of(shell("true")).await;
     for body in [
         json!({}),
@@ -177,7 +177,7 @@ async fn what_is_not_understood_is_refused() {
 }
 
 #[tokio::test]
-async fn filters_are_answered_as_google_answers_them() {
+async fn filters_select_the_entries_that_google_would_select() {
     let world = World::of(shell(
         "echo Hello 1; echo hello 2; echo '{\"message\":\"three\",\"n\":3,\"severity\":\"ERROR\"}'; echo '{\"message\":\"four\",\"n\":4}'",
     ))
@@ -216,7 +216,7 @@ async fn filters_are_answered_as_google_answers_them() {
 }
 
 #[tokio::test]
-async fn pages_of_all_executions_miss_and_repeat_nothing_in_either_order() {
+async fn pages_miss_and_repeat_no_entry_in_either_order() {
     let world = World::of(shell("echo 1; echo 2; echo 3")).await;
     let names = [world.run(json!({})).await, world.run(json!({})).await];
     for name in &names {
@@ -236,12 +236,12 @@ async fn pages_of_all_executions_miss_and_repeat_nothing_in_either_order() {
     oldest_first.sort();
     oldest_first.dedup();
     assert_eq!(oldest_first.len(), 6);
-    // A token of a page before that bound.
+    // A page token that lies before the filter's bound.
     let body = json!({ "resourceNames": ["projects/demo"], "filter": since, "orderBy": "timestamp desc", "pageToken": "1000" });
     assert_eq!(list(&world, body).await, json!({}));
 }
 
-/// The times of all entries, one a page.
+/// The times of all entries, read in pages of one entry.
 async fn pages(world: &World, order: &str, filter: &str) -> Vec<String> {
     let (mut times, mut token) = (Vec::new(), json!(""));
     while !token.is_null() {
@@ -259,7 +259,7 @@ async fn pages(world: &World, order: &str, filter: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn lines_can_be_made_to_appear_late() {
+async fn an_invisible_fault_hides_lines_until_they_are_old_enough() {
     let world = World::of(shell("echo early; sleep 1; echo late")).await;
     let name = world.run(json!({})).await;
     world.finished(&name).await;

@@ -14,7 +14,7 @@ const ACCOUNT: &str = "123456789012-compute@developer.gserviceaccount.com";
 const IDENTITY: &str = "v1/instance/service-accounts/default/identity";
 
 #[tokio::test]
-async fn the_server_says_who_and_where_it_is() {
+async fn the_server_returns_project_region_and_account() {
     let world = World::of(shell("true")).await;
     for (path, expected) in [
         ("v1/project/project-id", "demo"),
@@ -47,7 +47,7 @@ async fn the_server_says_who_and_where_it_is() {
 }
 
 #[tokio::test]
-async fn a_directory_is_listed_or_given_whole() {
+async fn a_directory_returns_its_names_or_recursively_its_values() {
     let world = World::of(shell("true")).await;
     let accounts = format!("{ACCOUNT}/\ndefault/\n");
     for (path, expected) in [
@@ -66,7 +66,7 @@ async fn a_directory_is_listed_or_given_whole() {
     ] {
         let answer = world.metadata(path).await;
         assert_eq!(answer, (StatusCode::OK, expected.to_owned()), "{path}");
-        // Without the slash at its end it is somewhere else, where every client follows.
+        // Without the trailing slash the server redirects, and every client follows.
         let url = format!("{}/computeMetadata/{path}", world.emulator.url());
         let url = url.replace("/?", "?");
         let url = url.trim_end_matches('/');
@@ -93,7 +93,7 @@ async fn a_directory_is_listed_or_given_whole() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_refused_as_google_refuses_it() {
+async fn a_missing_path_is_refused_as_by_google() {
     let world = World::of(shell("true")).await;
     for (path, status) in [
         ("v1/instance/nope", StatusCode::NOT_FOUND),
@@ -116,7 +116,7 @@ async fn what_is_not_there_is_refused_as_google_refuses_it() {
 }
 
 #[tokio::test]
-async fn every_answer_of_the_server_is_known_as_googles() {
+async fn every_answer_has_googles_metadata_flavor() {
     let world = World::of(shell("true")).await;
     let url = format!("{}/computeMetadata/v1/instance/", world.emulator.url());
     let written = world.http.post(url).header("Metadata-Flavor", "Google");
@@ -140,7 +140,7 @@ async fn every_answer_of_the_server_is_known_as_googles() {
 }
 
 #[tokio::test]
-async fn an_identity_token_says_who_it_is_to_whom_and_can_be_checked() {
+async fn an_identity_token_has_account_and_audience_and_a_valid_signature() {
     let world = World::of(shell("true")).await;
     let (status, token) = world
         .metadata(&format!(
@@ -199,7 +199,7 @@ async fn an_identity_token_says_who_it_is_to_whom_and_can_be_checked() {
 }
 
 #[tokio::test]
-async fn requests_without_the_flavor_or_through_a_proxy_are_refused() {
+async fn requests_without_the_flavor_header_or_through_a_proxy_are_refused() {
     let world = World::of(shell("true")).await;
     let url = format!(
         "{}/computeMetadata/v1/instance/service-accounts/default/token",
@@ -220,7 +220,7 @@ async fn requests_without_the_flavor_or_through_a_proxy_are_refused() {
 }
 
 #[tokio::test]
-async fn a_token_opens_the_apis_until_it_ends_and_a_new_one_comes_before() {
+async fn a_token_is_accepted_until_it_expires_and_is_renewed_before_that() {
     let world = World::with(Settings {
         token_lifetime: Duration::from_secs(2),
         ..settings(shell("true"))
@@ -237,7 +237,7 @@ async fn a_token_opens_the_apis_until_it_ends_and_a_new_one_comes_before() {
     while world.fresh_token().await["access_token"] == first["access_token"] {
         sleep(Duration::from_millis(20)).await;
     }
-    // The old one still has its second half to live.
+    // The old token has half of its lifetime left.
     assert_eq!(world.get("executions").await.0, StatusCode::OK);
     let refusal = loop {
         let (status, answer) = world.get("executions").await;
@@ -253,7 +253,7 @@ async fn a_token_opens_the_apis_until_it_ends_and_a_new_one_comes_before() {
 }
 
 #[tokio::test]
-async fn calls_without_a_token_of_ours_are_refused() {
+async fn calls_without_a_token_of_the_emulator_are_refused() {
     let world = World::of(shell("true")).await;
     let bare = world.http.get(format!(
         "{}/apis/run.googleapis.com/v1/namespaces/demo/jobs",
@@ -282,7 +282,7 @@ async fn calls_without_a_token_of_ours_are_refused() {
 }
 
 #[tokio::test]
-async fn anonymous_calls_pass_when_they_are_allowed() {
+async fn anonymous_calls_are_accepted_with_the_setting() {
     let world = World::with(Settings {
         allow_anonymous: true,
         ..settings(shell("true"))

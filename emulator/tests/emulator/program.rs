@@ -1,4 +1,4 @@
-//! The program itself.
+//! The program `emulator`: its arguments, its output and its end.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
@@ -22,7 +22,7 @@ fn finished(arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn it_explains_itself() {
+fn help_and_version_are_printed() {
     let help = finished(&["--help"]);
     assert!(help.status.success());
     assert!(String::from_utf8_lossy(&help.stdout).contains("--job NAME=COMMAND"));
@@ -34,7 +34,7 @@ fn it_explains_itself() {
 }
 
 #[test]
-fn what_is_wrong_with_its_arguments_it_says() {
+fn an_invalid_argument_is_refused_with_the_reason() {
     for (arguments, reason) in [
         (&[][..], "--job NAME=COMMAND is missing"),
         (&["--job", "nothing"][..], "must be NAME=COMMAND"),
@@ -72,7 +72,7 @@ fn what_is_wrong_with_its_arguments_it_says() {
 }
 
 #[tokio::test]
-async fn it_serves_shows_the_jobs_lines_and_ends_with_its_children() {
+async fn the_program_serves_echoes_lines_and_kills_its_children_at_the_end() {
     let job = "sh=sh -c 'echo $$ $HOME; exec sleep 60'";
     let mut child = emulator(&[
         "--port",
@@ -95,17 +95,18 @@ async fn it_serves_shows_the_jobs_lines_and_ends_with_its_children() {
         .map(Result::unwrap);
     let first = lines.next().unwrap();
     let url = first.rsplit(' ').next().unwrap();
-    let told: Vec<String> = lines
+    let shown: Vec<String> = lines
         .by_ref()
         .take_while(|line| !line.contains("UPDATE_CHECK"))
         .collect();
     let host = url.strip_prefix("http://").unwrap();
     let for_programs = format!("  export GCE_METADATA_HOST={host} GCE_METADATA_IP={host}");
-    assert!(told.contains(&for_programs), "{told:?}");
+    assert!(shown.contains(&for_programs), "{shown:?}");
     assert!(
-        told.iter()
+        shown
+            .iter()
             .any(|line| line.contains("CLOUDSDK_CORE_PROJECT=p1 CLOUDSDK_RUN_REGION=r1")),
-        "{told:?}"
+        "{shown:?}"
     );
 
     let run = format!("{url}/apis/run.googleapis.com/v1/namespaces/p1/jobs/sh:run");

@@ -1,4 +1,4 @@
-//! The programs in the README, run as written.
+//! Runs the programs in the README as they are written.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +7,7 @@ use emulator::{Emulator, Job, Settings};
 
 const README: &str = include_str!("../../README.md");
 
-/// Each block of Python and the block of text after it, which is what it prints.
+/// Each block of Python, with the block of text after it, which is its expected output.
 fn programs() -> Vec<(&'static str, &'static str)> {
     let blocks = README.split("\n```python\n").skip(1);
     let program = |block: &'static str| {
@@ -19,7 +19,7 @@ fn programs() -> Vec<(&'static str, &'static str)> {
 }
 
 #[tokio::test]
-async fn the_programs_of_the_readme_print_what_it_says() {
+async fn the_programs_of_the_readme_print_the_output_that_it_shows() {
     let programs = programs();
     assert_eq!(programs.len(), 2);
     for (program, printed) in programs {

@@ -1,4 +1,4 @@
-//! Who is answered, and what is not served.
+//! Host names, browsers and URLs that are refused.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::helpers::{World, answer, settings, shell};
 
 #[tokio::test]
-async fn a_host_name_is_answered_if_it_is_allowed() {
+async fn a_host_name_is_accepted_only_if_it_is_allowed() {
     let world = World::with(Settings {
         allow_hosts: vec!["emulator".into(), "Other.Example".into()],
         ..settings(shell("true"))
@@ -44,7 +44,7 @@ async fn a_host_name_is_answered_if_it_is_allowed() {
 }
 
 #[tokio::test]
-async fn a_page_in_a_browser_is_refused_by_every_name() {
+async fn a_request_with_an_origin_is_refused_under_every_host_name() {
     let world = World::of(shell("true")).await;
     for origin in ["https://evil.example", "null", "http://127.0.0.1:3000"] {
         let request = world.request(Method::GET, "jobs").header("origin", origin);
@@ -53,7 +53,7 @@ async fn a_page_in_a_browser_is_refused_by_every_name() {
 }
 
 #[tokio::test]
-async fn it_listens_where_it_is_told_to_and_tasks_find_it_there() {
+async fn the_emulator_listens_on_the_given_host_and_tasks_reach_it() {
     let mut hosts: Vec<(IpAddr, &str)> = vec![
         (Ipv4Addr::UNSPECIFIED.into(), "127.0.0.1:"),
         (Ipv4Addr::new(127, 0, 0, 2).into(), "127.0.0.2:"),
@@ -76,7 +76,7 @@ async fn it_listens_where_it_is_told_to_and_tasks_find_it_there() {
 }
 
 #[tokio::test]
-async fn what_is_not_served_is_refused_in_json_that_says_what_is() {
+async fn an_unknown_url_is_refused_in_json_that_lists_what_is_served() {
     let world = World::of(shell("true")).await;
     for (method, path) in [
         (Method::GET, "/v1/projects/demo/secrets"),
@@ -99,7 +99,7 @@ async fn what_is_not_served_is_refused_in_json_that_says_what_is() {
 }
 
 #[tokio::test]
-async fn the_project_its_region_and_its_logs_can_be_asked_for() {
+async fn the_project_its_region_and_its_logs_can_be_read() {
     let world = World::of(shell("true")).await;
     for project in ["demo", "123456789012"] {
         let (status, body) = world.get(&format!("/v1/projects/{project}")).await;

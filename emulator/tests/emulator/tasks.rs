@@ -41,7 +41,7 @@ async fn a_task_gets_exactly_the_environment_of_cloud_run() {
 }
 
 #[tokio::test]
-async fn variables_are_inherited_if_they_are_named() {
+async fn a_task_inherits_only_the_named_variables() {
     let world = World::with(Settings {
         inherit_env: vec!["CARGO_PKG_NAME".into(), "NOT_SET_ANYWHERE".into()],
         ..settings(shell(
@@ -52,14 +52,14 @@ async fn variables_are_inherited_if_they_are_named() {
     let name = world.run(json!({})).await;
     world.finished(&name).await;
     assert_eq!(world.lines(&name).await, ["emulator none none"]);
-    // What the job sets itself counts more.
+    // The job's own variables override them.
     let name = world.run(env(&[("CARGO_PKG_NAME", "own")])).await;
     world.finished(&name).await;
     assert_eq!(world.lines(&name).await, ["own none none"]);
 }
 
 #[tokio::test]
-async fn a_containers_own_command_is_run_only_if_that_is_allowed() {
+async fn a_containers_own_command_runs_only_with_the_setting() {
     for (allow_commands, line) in [(true, "own one"), (false, "image one")] {
         let world = World::with(Settings {
             allow_commands,
@@ -81,7 +81,7 @@ async fn a_containers_own_command_is_run_only_if_that_is_allowed() {
 }
 
 #[tokio::test]
-async fn a_failing_task_is_tried_again_and_then_fails_the_execution() {
+async fn a_failing_task_is_retried_and_then_fails_the_execution() {
     let world = World::of(Job {
         max_retries: 2,
         ..shell("echo $CLOUD_RUN_TASK_INDEX:$CLOUD_RUN_TASK_ATTEMPT; exit $CLOUD_RUN_TASK_INDEX")
@@ -147,7 +147,7 @@ async fn a_failing_task_is_tried_again_and_then_fails_the_execution() {
 }
 
 #[tokio::test]
-async fn a_task_that_succeeds_at_the_second_attempt_is_a_success() {
+async fn a_task_that_succeeds_at_the_second_attempt_succeeds() {
     let world = World::of(Job {
         max_retries: 3,
         ..shell("test $CLOUD_RUN_TASK_ATTEMPT = 1")
@@ -162,7 +162,7 @@ async fn a_task_that_succeeds_at_the_second_attempt_is_a_success() {
 }
 
 #[tokio::test]
-async fn no_more_tasks_run_at_a_time_than_parallelism_allows() {
+async fn parallelism_limits_the_tasks_that_run_at_one_time() {
     let world = World::of(Job {
         parallelism: 2,
         task_count: 5,
@@ -188,7 +188,7 @@ async fn no_more_tasks_run_at_a_time_than_parallelism_allows() {
 }
 
 #[tokio::test]
-async fn a_task_out_of_time_is_asked_to_end_and_fails_without_a_reason() {
+async fn a_task_that_times_out_gets_sigterm_and_fails_without_a_reason() {
     let world = World::of(Job {
         timeout_seconds: 1,
         ..shell("trap 'echo asked; exit 0' TERM; while :; do sleep 0.05; done")
@@ -214,7 +214,7 @@ async fn a_task_out_of_time_is_asked_to_end_and_fails_without_a_reason() {
 }
 
 #[tokio::test]
-async fn a_task_that_does_not_listen_is_killed_after_the_grace() {
+async fn a_task_that_ignores_sigterm_is_killed_after_the_grace_period() {
     let grace = Duration::from_millis(300);
     let script = "trap '' TERM; echo ready; sleep 60 & echo $!; while :; do wait; done";
     let world = World::with(Settings {
@@ -235,7 +235,7 @@ async fn a_task_that_does_not_listen_is_killed_after_the_grace() {
 }
 
 #[tokio::test]
-async fn what_a_task_leaves_behind_ends_with_it() {
+async fn the_end_of_a_task_kills_its_descendants() {
     let world = World::of(shell("sleep 60 & echo $!")).await;
     let name = world.run(json!({})).await;
     world.finished(&name).await;
@@ -243,7 +243,7 @@ async fn what_a_task_leaves_behind_ends_with_it() {
 }
 
 #[tokio::test]
-async fn dropping_the_emulator_kills_the_children_and_theirs() {
+async fn dropping_the_emulator_kills_children_and_their_descendants() {
     let world = World::of(shell("echo $$; sleep 60 & echo $!; echo ready; wait")).await;
     let name = world.run(json!({})).await;
     let lines = world.until_lines(&name, 3).await;
@@ -254,7 +254,7 @@ async fn dropping_the_emulator_kills_the_children_and_theirs() {
 }
 
 #[tokio::test]
-async fn stopping_returns_once_the_children_are_gone() {
+async fn stopping_returns_when_the_children_have_ended() {
     let world = World::of(shell("echo $$; exec sleep 60")).await;
     let name = world.run(json!({ "taskCount": 50 })).await;
     let pids = world.until_lines(&name, 50).await;
@@ -291,7 +291,7 @@ async fn stopping_frees_the_port() {
 }
 
 #[tokio::test]
-async fn a_command_that_cannot_be_started_fails_the_attempt_with_a_line_that_says_why() {
+async fn a_command_that_cannot_be_started_fails_the_attempt_and_logs_the_reason() {
     let world = World::of(Job {
         max_retries: 1,
         ..Job::new("sh", ["/nowhere/at-all"])
@@ -312,7 +312,7 @@ async fn a_command_that_cannot_be_started_fails_the_attempt_with_a_line_that_say
 }
 
 #[tokio::test]
-async fn a_signal_is_an_exit_code_above_128() {
+async fn a_signal_becomes_an_exit_code_above_128() {
     let world = World::of(shell("kill -9 $$")).await;
     let name = world.run(json!({})).await;
     world.finished(&name).await;
@@ -328,7 +328,7 @@ async fn a_job_without_a_command_succeeds_without_a_process() {
 }
 
 #[tokio::test]
-async fn tasks_come_in_pages() {
+async fn tasks_are_listed_in_pages() {
     let world = World::of(Job::new("sh", Vec::<OsString>::new())).await;
     let name = world.run(json!({ "taskCount": 5 })).await;
     let mut indices: Vec<Value> = Vec::new();

@@ -41,7 +41,7 @@ impl World {
         body
     }
 
-    /// The answer to a call that must succeed.
+    /// The body of a call that must succeed.
     async fn v2_post(&self, path: &str, body: Value) -> Value {
         let (status, answer) = self.v2(Method::POST, path, Some(body)).await;
         assert_eq!(status, StatusCode::OK, "{path}: {answer}");
@@ -54,7 +54,7 @@ impl World {
         (status.as_u16(), name.to_owned())
     }
 
-    /// Runs the job `sh`, and returns the operation once it is done.
+    /// Runs the job `sh`, and returns its operation when that is done.
     async fn v2_run(&self, body: Value) -> Value {
         let operation = self.v2_post("jobs/sh:run", body).await;
         let wait = format!("operations/{}:wait", id(&operation));
@@ -64,7 +64,7 @@ impl World {
     }
 }
 
-/// The last part of a full name.
+/// The last segment of a resource name.
 fn id(resource: &Value) -> String {
     let name = resource["name"].as_str().unwrap();
     name.rsplit('/').next().unwrap().to_owned()
@@ -77,7 +77,7 @@ fn named(conditions: &Value, kind: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_job_is_created_read_changed_listed_and_deleted() {
+async fn a_job_can_be_created_read_changed_listed_and_deleted() {
     let world = World::of(shell("true")).await;
     let operation = world.v2_post("jobs?jobId=mine", job()).await;
     assert_eq!(operation["done"], true);
@@ -113,7 +113,7 @@ async fn a_job_is_created_read_changed_listed_and_deleted() {
         assert_eq!(task[key], value, "{key}");
     }
 
-    // What was read can be sent back, and changes nothing.
+    // Sending back the job that was read changes nothing.
     let operation = world
         .v2(Method::PATCH, "jobs/mine", Some(created.clone()))
         .await;
@@ -139,7 +139,7 @@ async fn a_job_is_created_read_changed_listed_and_deleted() {
 }
 
 #[tokio::test]
-async fn each_api_shows_the_jobs_of_the_other() {
+async fn v1_and_v2_show_each_others_jobs() {
     let world = World::of(shell("true")).await;
     world.v2_post("jobs?jobId=mine", job()).await;
     let seen = world.get("jobs/mine").await.1;
@@ -154,7 +154,7 @@ async fn each_api_shows_the_jobs_of_the_other() {
     );
     let task = &execution["template"]["spec"];
     assert_eq!(task["timeoutSeconds"], "30");
-    // v1 writes volumes in a form of its own.
+    // v1 has its own form for volumes.
     assert_eq!(task.get("volumes"), None);
     let container = &task["containers"][0];
     assert_eq!(container["resources"]["limits"]["memory"], "1Gi");
@@ -173,7 +173,7 @@ async fn each_api_shows_the_jobs_of_the_other() {
 }
 
 #[tokio::test]
-async fn a_missing_job_is_created_by_a_patch_that_allows_it() {
+async fn a_patch_creates_a_missing_job_only_with_allow_missing() {
     let world = World::of(shell("true")).await;
     let missing = world.refused(Method::PATCH, "jobs/mine", Some(job())).await;
     assert_eq!(missing, (404, "NOT_FOUND".into()));
@@ -185,7 +185,7 @@ async fn a_missing_job_is_created_by_a_patch_that_allows_it() {
 }
 
 #[tokio::test]
-async fn what_is_only_validated_changes_nothing() {
+async fn validate_only_changes_nothing() {
     let world = World::of(shell("exec sleep 60")).await;
     let created = world
         .v2_post("jobs?jobId=mine&validateOnly=true", job())
@@ -267,7 +267,7 @@ async fn jobs_that_google_would_refuse_are_refused() {
 }
 
 #[tokio::test]
-async fn a_run_is_an_operation_whose_end_is_the_executions() {
+async fn a_run_returns_an_operation_that_is_done_when_the_execution_ends() {
     let world = World::with(Settings {
         pending: Duration::from_millis(300),
         ..settings(shell("exit $CODE"))
@@ -334,7 +334,7 @@ async fn a_run_is_an_operation_whose_end_is_the_executions() {
 }
 
 #[tokio::test]
-async fn a_timeout_is_code_4_and_a_cancellation_a_response() {
+async fn a_timeout_ends_the_operation_with_code_4_and_a_cancellation_with_a_response() {
     let mut sleeping = shell("echo $$; exec sleep 60");
     sleeping.timeout_seconds = 1;
     let world = World::of(sleeping).await;
@@ -372,7 +372,7 @@ async fn a_timeout_is_code_4_and_a_cancellation_a_response() {
 }
 
 #[tokio::test]
-async fn overrides_are_v2s_own() {
+async fn overrides_have_the_form_of_v2() {
     let mut own = shell("true");
     own.args = vec!["own".into()];
     let world = World::of(own).await;
@@ -404,7 +404,7 @@ async fn overrides_are_v2s_own() {
 }
 
 #[tokio::test]
-async fn executions_and_tasks_are_read_under_their_parents() {
+async fn executions_and_tasks_can_be_read_only_under_their_parents() {
     let world = World::of(shell("test $CLOUD_RUN_TASK_INDEX = 0")).await;
     world.v2_post("jobs?jobId=other", job()).await;
     let run = json!({ "overrides": { "taskCount": 2 } });
@@ -459,7 +459,7 @@ async fn executions_and_tasks_are_read_under_their_parents() {
 }
 
 #[tokio::test]
-async fn deleting_an_execution_cancels_it_and_its_operations_are_done() {
+async fn deleting_an_execution_cancels_it_and_completes_its_operation() {
     let world = World::of(shell("echo $$; exec sleep 60")).await;
     let operation = world.v2_post("jobs/sh:run", json!({})).await;
     let execution = id(&operation["metadata"]);
@@ -480,7 +480,7 @@ async fn deleting_an_execution_cancels_it_and_its_operations_are_done() {
 }
 
 #[tokio::test]
-async fn operations_are_listed_waited_for_and_forgotten() {
+async fn operations_can_be_listed_waited_for_and_deleted() {
     let world = World::of(shell("exec sleep 60")).await;
     world.v2_post("jobs?jobId=mine", job()).await;
     let run = world.v2_post("jobs/sh:run", json!({})).await;
@@ -507,7 +507,7 @@ async fn operations_are_listed_waited_for_and_forgotten() {
 }
 
 #[tokio::test]
-async fn policies_are_the_same_in_both_apis() {
+async fn v1_and_v2_share_the_policy_of_a_job() {
     let world = World::of(shell("true")).await;
     let bindings = json!([{ "role": "roles/run.invoker", "members": ["user:a@example.com"] }]);
     let policy = json!({ "policy": { "bindings": bindings } });
@@ -526,7 +526,7 @@ async fn policies_are_the_same_in_both_apis() {
     assert_eq!(tested, asked);
 }
 
-/// All names that a list has, two at a time; after the first page `between` is called.
+/// All names in a list, read in pages of two. `between` is called after the first page.
 async fn all_pages(
     world: &World,
     list: &str,
@@ -576,7 +576,7 @@ async fn all_pages(
 }
 
 #[tokio::test]
-async fn pages_repeat_nothing_while_jobs_are_created_and_run() {
+async fn pages_repeat_no_item_while_jobs_are_created_and_run() {
     let world = World::of(shell("true")).await;
     for name in ["a", "b", "c"] {
         world.v2_post(&format!("jobs?jobId={name}"), job()).await;
@@ -596,7 +596,7 @@ async fn pages_repeat_nothing_while_jobs_are_created_and_run() {
     assert_eq!(jobs, ["c", "b", "a", "sh"]);
     let jobs = all_pages(&world, &format!("{AT}/jobs"), "jobs", more).await;
     assert_eq!(jobs, ["new0", "c", "b", "a", "sh"]);
-    // Two executions of one task each have been started since the one with three.
+    // Two executions of one task each have started since the one with three tasks.
     let tasks = all_pages(&world, "tasks", "items", more).await;
     assert_eq!(tasks.len(), 5, "{tasks:?}");
     let own: Vec<String> = (0..3).map(|index| format!("{first}-task{index}")).collect();
@@ -623,7 +623,7 @@ async fn pages_repeat_nothing_while_jobs_are_created_and_run() {
 }
 
 #[tokio::test]
-async fn an_execution_that_v1_started_is_followed_by_its_operation() {
+async fn an_execution_that_v1_started_has_an_operation_in_v2() {
     let world = World::of(shell("true")).await;
     let name = world.run(json!({})).await;
     let execution = world.get(&format!("executions/{name}")).await.1;

@@ -1,4 +1,5 @@
-//! google-cloud-run-v2, Google's Rust library: with no option but the endpoint; credentials are found as on Google.
+//! google-cloud-run-v2, Google's Rust library: with the endpoint as its only option; it finds credentials as on
+//! Google Cloud.
 
 use std::error::Error;
 
@@ -87,7 +88,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .create("flaky", TaskTemplate::new().set_max_retries(2))
         .await?;
 
-    // Success, with several tasks and what overrides say.
+    // Success, with several tasks and overrides.
     let overrides = Overrides::new()
         .set_task_count(3)
         .set_timeout(Duration::clamp(30, 0));
@@ -118,7 +119,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         [0, 1, 2]
     );
 
-    // Failure is code 10, a timeout 4, and a cancellation a response.
+    // A failure ends with code 10, a timeout with 4, and a cancellation with a response.
     let failed = clients
         .run("rust", ("CODE", "3"), Overrides::new())
         .until_done()
