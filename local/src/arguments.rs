@@ -1,4 +1,4 @@
-//! What `cargo run --` is followed by.
+//! The arguments after `cargo run --`.
 
 use lexopt::{Arg, Parser, ValueExt};
 
@@ -8,11 +8,11 @@ Runs the service on this machine, on loopback.
 Usage: cargo run                          with an emulator of Cloud Run, and the sample job
        cargo run -- --command COMMAND     with an emulator of Cloud Run, and a job of yours
        cargo run -- --project ID --region REGION --job NAME [--impersonate ACCOUNT]
-                                          with the REAL Cloud Run, and what gcloud is logged in as
+                                          with the REAL Cloud Run, and gcloud's account
 
   --command COMMAND      what a task runs, split into words as a shell does: --command 'python3 job.py'. It gets the arguments
                          and the environment that Cloud Run would give it, and PATH and HOME of this terminal.
-                         The variable JOB_COMMAND says the same
+                         The variable JOB_COMMAND does the same
   --project ID           the Google Cloud project. From here on starts are real: they do their work and cost money
   --region REGION        the region of the job
   --job NAME             the job to start
@@ -20,29 +20,29 @@ Usage: cargo run                          with an emulator of Cloud Run, and the
                          roles/iam.serviceAccountTokenCreator on it
   -h, --help
 
-The service's settings count here too (API_CONFIG, API__…: docs/settings.md). Without API__AUTH__MODE anybody on this machine may call.
+The service's settings apply here too (API_CONFIG, API__…: docs/settings.md). Without API__AUTH__MODE any program on this machine may call.
 PORT (8080) is the service's port; EMULATOR_PORT (8787) that of the emulator, or of the metadata server that gives out gcloud's token.
 The emulator answers programs too (emulator/README.md): export GCE_METADATA_HOST=127.0.0.1:8787
 ";
 
-/// What to run.
+/// The mode that the arguments select.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Wanted {
     Help,
-    /// The emulator, with this command as the job's, or with the sample job.
+    /// The emulator, with this command as the job, or with the sample job.
     Emulator {
         command: Option<Vec<String>>,
     },
     CloudRun(Target),
 }
 
-/// Where on Google Cloud, and as whom.
+/// The job on Google Cloud, and the account to use.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Target {
     pub project: String,
     pub region: String,
     pub job: String,
-    /// A service account to act as; without one, whoever gcloud is logged in as.
+    /// A service account to impersonate; without one, the account of gcloud.
     pub account: Option<String>,
 }
 
@@ -73,7 +73,7 @@ pub fn parse(mut arguments: Parser) -> Result<Wanted, lexopt::Error> {
             }))
         }
         (Some(_), Some(_), Some(_)) => {
-            Err("--command is for the emulator: on Cloud Run the job's image says what runs".into())
+            Err("--command is for the emulator only: on Cloud Run the job's image determines the command".into())
         }
         _ => Err("the real Cloud Run needs all of --project, --region and --job".into()),
     }
@@ -87,7 +87,7 @@ fn job_command() -> Result<Option<String>, lexopt::Error> {
     }
 }
 
-/// The command's words, if there is a command.
+/// The words of the command, if there is one.
 fn words(command: Option<String>) -> Result<Option<Vec<String>>, lexopt::Error> {
     let Some(command) = command else {
         return Ok(None);
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_real_cloud_run_is_meant_only_if_all_of_it_is_named() {
+    fn the_real_cloud_run_needs_project_region_and_job() {
         let place = ["--project=p", "--region=r", "--job=j"];
         assert!(matches!(parsed(&place), Ok(Wanted::CloudRun(target)) if target.account.is_none()));
         for leave_out in 0..3 {

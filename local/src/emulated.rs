@@ -1,4 +1,4 @@
-//! With the emulator: the sample job is built, or a command of the reader's own is the job.
+//! Runs the service with the emulator. The job is the sample job, which it builds, or a command of the user.
 
 use std::ffi::OsString;
 
@@ -32,7 +32,7 @@ Ctrl-C stops everything.
 
 async fn start_emulator(command: Option<Vec<String>>) -> anyhow::Result<Emulator> {
     let port = emulator_port()?;
-    // What an image would have of its own: where programs are, and a home. The sample job needs neither.
+    // A user's command needs the PATH and the home that an image would have. The sample job needs neither.
     let inherited: &[&str] = match command {
         Some(_) => &["PATH", "HOME"],
         None => &[],
@@ -41,7 +41,7 @@ async fn start_emulator(command: Option<Vec<String>>) -> anyhow::Result<Emulator
         inherit_env: inherited.iter().map(ToString::to_string).collect(),
         port,
         jobs: vec![Job {
-            max_retries: 0, // as the job is deployed: its own work decides what may be done twice
+            max_retries: 0, // as in the deployment script: only the job's author knows whether it may run twice
             ..job(command)?
         }],
         allow_anonymous: true, // gcloud has no credentials for an emulator
@@ -57,7 +57,7 @@ async fn start_emulator(command: Option<Vec<String>>) -> anyhow::Result<Emulator
     })
 }
 
-/// The sample job, or the reader's own command.
+/// The sample job, or the user's command.
 fn job(command: Option<Vec<String>>) -> anyhow::Result<Job> {
     if let Some(words) = command {
         println!("the job is: {}", words.join(" "));

@@ -1,18 +1,18 @@
-//! gcloud, asked for a token and for whose it is.
+//! Asks gcloud for an access token and for its account.
 
 use std::process::{Output, Stdio};
 
 use anyhow::{Context, bail};
 use tokio::process::Command;
 
-/// gcloud as it is logged in, or as a service account that it impersonates.
+/// gcloud with its own account, or with a service account that it impersonates.
 #[derive(Clone, Debug)]
 pub struct Gcloud {
     pub impersonated: Option<String>,
 }
 
 impl Gcloud {
-    /// A new access token. gcloud's lives for an hour.
+    /// A new access token, which is valid for an hour.
     pub async fn access_token(&self) -> anyhow::Result<String> {
         let mut arguments = vec!["auth".to_owned(), "print-access-token".to_owned()];
         if let Some(account) = &self.impersonated {
@@ -27,7 +27,7 @@ impl Gcloud {
         }
     }
 
-    /// Whose token it is, if gcloud knows.
+    /// The account of the token, if gcloud names one.
     pub async fn account(&self) -> Option<String> {
         if let Some(account) = &self.impersonated {
             return Some(account.clone());
@@ -54,7 +54,7 @@ async fn output_of(arguments: &[String]) -> anyhow::Result<String> {
     )?;
     if !status.success() {
         bail!(
-            "`gcloud {}` failed; if gcloud is not logged in, run `gcloud auth login`. It said:\n{}",
+            "`gcloud {}` failed; if gcloud is not logged in, run `gcloud auth login`. Its output:\n{}",
             arguments.join(" "),
             String::from_utf8_lossy(&stderr).trim()
         );

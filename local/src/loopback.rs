@@ -1,4 +1,4 @@
-//! `localhost` is 127.0.0.1 to some programs and ::1 to others: both are listened on.
+//! Listens on 127.0.0.1 and on ::1, because programs differ in which of them `localhost` is.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -7,11 +7,11 @@ use tokio::net::{TcpListener, TcpStream};
 
 pub const HOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
-/// Listens on 127.0.0.1, and passes on to it what comes to ::1, where that can be had.
+/// Listens on 127.0.0.1, and forwards connections from ::1 to it if that is possible.
 pub async fn listen(port: u16) -> io::Result<TcpListener> {
     let listener = TcpListener::bind((HOST, port)).await?;
     let port = listener.local_addr()?.port();
-    // A machine without IPv6 has no ::1, and another program may have the port there: then 127.0.0.1 is all there is.
+    // A machine without IPv6 has no ::1, and another program may use the port there. Then 127.0.0.1 must do.
     if let Ok(other) = TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await {
         tokio::spawn(forward(other, port));
     }

@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::arguments::{HELP, Wanted};
 
-/// Where the emulator listens, and without one the metadata server.
+/// The port of the emulator or, with the real Cloud Run, of the metadata server.
 const EMULATOR_PORT: u16 = 8787;
 
 #[tokio::main(flavor = "current_thread")]
@@ -40,7 +40,8 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Serves until Ctrl-C or SIGTERM. `greeting` makes the text that is shown once requests are taken, of the port.
+/// Serves until Ctrl-C or SIGTERM. `greeting` makes the text to print, from the port, once the service accepts
+/// requests.
 async fn serve(config: &Config, greeting: impl FnOnce(u16) -> String) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
     api::telemetry::init(&config.log)?;
@@ -60,7 +61,7 @@ async fn serve(config: &Config, greeting: impl FnOnce(u16) -> String) -> anyhow:
     Ok(())
 }
 
-/// The service's own settings, which count here too, so that templates and parameters can be tried; on loopback.
+/// The service's own settings, so that templates and parameters can be tried, but on loopback.
 fn own_settings() -> anyhow::Result<Config> {
     let mut config = Config::load()?;
     config.host = loopback::HOST.to_string();
@@ -77,7 +78,7 @@ fn emulator_port() -> anyhow::Result<u16> {
     }
 }
 
-/// What to try first. `where_to_look` says where the output is, if it is near.
+/// The commands to try first. `where_to_look` says where the job's output appears, if that is in this terminal.
 fn first_steps(port: u16, config: &Config, where_to_look: &str) -> String {
     let (header, token) = match config.auth.mode {
         Some(AuthMode::Jwt) => (" -H \"Authorization: Bearer $TOKEN\"", token_line(config)),
@@ -95,7 +96,7 @@ The same with a button, in a browser:
     )
 }
 
-/// What sets TOKEN for the line with curl: a scope token, if these settings can sign one.
+/// The line that sets TOKEN for curl: to a scope token, if these settings can sign one.
 fn token_line(config: &Config) -> String {
     let arguments = [
         "acme",

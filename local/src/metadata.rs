@@ -1,5 +1,4 @@
-//! The metadata server, played with gcloud's token: the service on a laptop finds project, region and token where it finds
-//! them on Cloud Run.
+//! A metadata server with gcloud's token: the service on a laptop finds project, region and token as on Cloud Run.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -17,18 +16,21 @@ use tokio::net::TcpListener;
 use crate::arguments::Target;
 use crate::gcloud::Gcloud;
 
-/// What every caller of a metadata server sends, and it answers with: no page in a browser can send it unasked.
+/// The header of every request to a metadata server and of every answer. A page in a browser cannot send it without a
+/// preflight.
 const FLAVOR: HeaderName = HeaderName::from_static("metadata-flavor");
-/// gcloud does not say how long its token lives. It is an hour; half of it is given away as certain.
+/// The lifetime that the answers give: half of the hour for which gcloud's token is valid, because gcloud does not
+/// report when it expires.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
-/// A new one is fetched before anybody needs it, because gcloud takes seconds and a metadata server must not.
+/// The age at which a token is renewed in the background, because gcloud takes seconds and a metadata server must
+/// not.
 const RENEWED_AFTER: Duration = Duration::from_secs(20 * 60);
-/// How often the token's age is looked at. A laptop that slept does so at once when it wakes.
+/// The interval of the checks of the token's age. It is short so that a laptop renews the token soon after it wakes.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// Between two attempts when gcloud gives no token.
+/// The pause before the next attempt if gcloud returns no token.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
-/// gcloud's token, and since when we have it.
+/// gcloud's token, and when it was fetched.
 struct Held {
     token: String,
     since: SystemTime,
@@ -42,13 +44,13 @@ impl Held {
         }
     }
 
-    /// A clock that was set back makes a token old.
+    /// A clock that was set back counts as an expired token.
     fn age(&self) -> Duration {
         self.since.elapsed().unwrap_or(LIFETIME)
     }
 }
 
-/// The metadata server's answers.
+/// A metadata server for one job on Google Cloud.
 pub struct Metadata {
     target: Target,
     gcloud: Gcloud,
@@ -57,7 +59,7 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Asks gcloud for a token and for whose it is.
+    /// Asks gcloud for a token and its account.
     pub async fn of(target: Target) -> anyhow::Result<Self> {
         let gcloud = Gcloud {
             impersonated: target.account.clone(),
@@ -71,7 +73,7 @@ impl Metadata {
         })
     }
 
-    /// Whose token it is.
+    /// The account of the token, if it is known.
     pub fn account(&self) -> Option<&str> {
         self.account.as_deref()
     }
@@ -80,7 +82,7 @@ impl Metadata {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Serves, and renews the token, until dropped.
+    /// Serves and renews the token until the future is dropped.
     pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
         let metadata = Arc::new(self);
         let root = "/computeMetadata/v1";
@@ -107,7 +109,7 @@ impl Metadata {
             match self.gcloud.access_token().await {
                 Ok(token) => *self.held() = Held::new(token),
                 Err(error) => {
-                    eprintln!("local: no new token: {error:#}");
+                    eprintln!("local: cannot renew the token: {error:#}");
                     tokio::time::sleep(TRY_AGAIN_AFTER).await;
                 }
             }
@@ -115,8 +117,8 @@ impl Metadata {
     }
 }
 
-/// Refuses what a page in a browser could send: calls without the flavor, and calls by a name that some DNS server made
-/// an address of this machine.
+/// Refuses requests that a page in a browser could send: those without the flavor header, and those under another
+/// host name, by DNS rebinding.
 async fn for_programs_of_this_machine(request: Request, next: Next) -> Response {
     let mut response = if is_of_this_machine(request.headers()) {
         next.run(request).await

@@ -1,4 +1,4 @@
-//! With the real Cloud Run: the service on this machine, the job where it is deployed, gcloud's token between them.
+//! Runs the service on this machine with the real Cloud Run, with gcloud's token.
 
 use anyhow::Context;
 use api::config::AuthMode;
@@ -37,20 +37,20 @@ pub async fn run(target: Target) -> anyhow::Result<()> {
     let metadata = Metadata::of(target).await?;
     let whose = metadata
         .account()
-        .unwrap_or("an account that gcloud does not name");
+        .unwrap_or("an account whose name gcloud does not return");
     let warning = format!(
         "*** THIS IS REAL: {place}, as {whose}.
-*** What is started here runs on Cloud Run, does its work and costs money.
+*** Every start here runs the job on Cloud Run, does its work and costs money.
 *** Until Ctrl-C every program on this machine can get that account's token from http://{host}."
     );
     let greeting = |port| {
         format!(
             "{warning}\n\n{}
-What the job prints is on the page and at …/logs. The doctor examines all this from another terminal:
+The job's output is on the page and at …/logs. To check the set-up, run the doctor in another terminal:
 
   {doctor}
 
-Ctrl-C stops the service; executions that run go on.
+Ctrl-C stops the service; running executions continue.
 ",
             first_steps(port, &config, "")
         )

@@ -1,6 +1,7 @@
-//! The commands in README.md and in docs/, run from top to bottom as a reader would paste them, and the outputs shown there.
+//! Runs the commands in README.md and in docs/ from top to bottom, as a reader would paste them, and compares the
+//! outputs that are shown there.
 //!
-//! What a code block is, its info string says:
+//! The info string of a code block determines its role:
 //!
 //! | info string | what happens here |
 //! | --- | --- |
@@ -12,8 +13,8 @@
 //! | `sh deploy` | not run: it needs a project of Google Cloud |
 //! | `sh test` | not run: it is what runs this very test |
 //!
-//! A page begins with nothing of the pages before it: no variable, no terminal. A block that only reads is run again until its
-//! output is as shown: "soon" is part of what the documents say.
+//! Each page begins with a new shell and no terminal. A block that only reads is repeated until its output is as
+//! shown, because the documents show states that are reached after a short time.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ use rustix::process::Signal;
 
 use crate::terminal::{PATIENCE, STARTING, Terminal, lines_of};
 
-/// What the shell prints after each block, followed by the exit status.
+/// The line that the shell prints after each block, followed by the exit status.
 const END: &str = "== end of block ==";
 
 /// A document whose commands are run.
@@ -44,7 +45,7 @@ struct Block {
 }
 
 #[test]
-fn every_command_of_the_documents_works_as_written() {
+fn every_command_in_the_documents_prints_the_output_that_is_shown() {
     if !is_there("curl") {
         return;
     }
@@ -104,7 +105,7 @@ impl Page {
         reader.press_ctrl_c();
     }
 
-    /// A settings file that cannot work keeps the service from being ready.
+    /// Checks that the service becomes ready with a settings file.
     fn starts_with(&self, settings: &Block) {
         let name = self.name.replace('/', "-");
         let file = format!("{}/{name}.toml", env!("CARGO_TARGET_TMPDIR"));
@@ -113,7 +114,7 @@ impl Page {
     }
 }
 
-/// `cargo run` with its variables and arguments, if that is what the block says.
+/// The command `cargo run` with its variables and arguments, if the block is one.
 fn cargo_run(code: &str) -> Option<Command> {
     let words = shlex::split(code)?;
     let assignments = words.iter().map_while(|word| word.split_once('='));
@@ -129,7 +130,8 @@ fn cargo_run(code: &str) -> Option<Command> {
         .args(arguments)
         .envs(variables)
         .current_dir(workspace());
-    // What Cargo tells a test about its package is in no user's terminal, and makes build scripts run again.
+    // Cargo sets these variables for tests. A user's terminal does not have them, and they make build scripts run
+    // again.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
@@ -139,7 +141,7 @@ fn cargo_run(code: &str) -> Option<Command> {
     Some(command)
 }
 
-/// Somebody with two terminals: one for `cargo run`, one to paste the rest of a page into.
+/// A reader with two terminals: one for `cargo run`, and one into which the rest of a page is pasted.
 struct Reader<'a> {
     page: &'a str,
     terminal: Option<(Terminal, u16)>,
@@ -216,7 +218,7 @@ struct Shell {
 
 impl Shell {
     fn new() -> Self {
-        // Where its output is no terminal, curl would draw a progress bar.
+        // curl draws a progress bar if its output is not a terminal.
         let home = env!("CARGO_TARGET_TMPDIR");
         std::fs::write(format!("{home}/.curlrc"), "silent\nshow-error\n").unwrap();
         let mut process = Command::new("sh")
@@ -235,7 +237,7 @@ impl Shell {
         }
     }
 
-    /// The exit status of the block's last command, and what it printed.
+    /// Runs the block. Returns the exit status of its last command and the output.
     fn run(&mut self, code: &str) -> (String, String) {
         writeln!(self.input, "{code}\nprintf '\\n%s%s\\n' '{END}' $?").unwrap();
         let patience = if code.contains("cargo ") {
@@ -263,7 +265,7 @@ impl Drop for Shell {
     }
 }
 
-/// Whether the parts of `expected` between `…` are in the output, in this order. White space does not count: the
+/// Whether the output contains the parts of `expected` between `…` in this order. White space is ignored, because the
 /// documents break long lines.
 fn shows(output: &str, expected: &str) -> bool {
     let dense = |text: &str| text.split_whitespace().collect::<String>();
@@ -280,7 +282,7 @@ fn is_output(info: &str) -> bool {
     matches!(info, "json" | "http" | "text")
 }
 
-/// The fenced code blocks. One that looks like commands and would not be run is a mistake.
+/// The fenced code blocks. A block of commands that would not be run is refused.
 fn blocks(page: &str, markdown: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut lines = (1..).zip(markdown.lines());
@@ -312,7 +314,7 @@ fn workspace() -> &'static Path {
     package.parent().unwrap()
 }
 
-/// Whether a program that commands need is on this machine. In CI all must be.
+/// Whether a program that commands need is installed. In CI all must be.
 fn is_there(program: &str) -> bool {
     let version = Command::new(program).arg("--version").output();
     let found = version.is_ok_and(|output| output.status.success());
@@ -324,7 +326,7 @@ fn is_there(program: &str) -> bool {
 }
 
 #[test]
-fn an_output_is_compared_without_white_space_and_with_gaps() {
+fn an_output_matches_regardless_of_white_space_and_with_gaps() {
     let output = "HTTP/1.1 202 Accepted\r\nx: 1\r\n\r\n{\"a\":1,\"b\":[2]}";
     for expected in [
         "HTTP/1.1 202 Accepted",

@@ -1,4 +1,4 @@
-//! `cargo run` as a user meets it, and the commands of the documents.
+//! Tests of `cargo run` as users run it, and of the commands in the documents.
 
 mod documents;
 #[cfg(target_os = "linux")]

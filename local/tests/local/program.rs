@@ -1,4 +1,4 @@
-//! `cargo run`: what it prints, and that nothing is left of it.
+//! Tests what `cargo run` prints, and that it leaves no process behind.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::processes;
 use crate::terminal::{PATIENCE, Terminal};
 
-/// A user looks at the terminal and expects the job's output there at once.
+/// The time within which a user expects the job's output in the terminal.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 fn start(port: u16) {
@@ -28,7 +28,7 @@ fn start(port: u16) {
 }
 
 #[test]
-fn it_prints_what_to_try_and_then_what_the_job_prints() {
+fn cargo_run_prints_the_first_steps_and_then_the_output_of_the_job() {
     let (mut terminal, port) = Terminal::local(&[]);
     let emulator = terminal.emulator_port();
     let expected = format!(
@@ -54,7 +54,7 @@ Ctrl-C stops everything."
 
 #[cfg(target_os = "linux")]
 #[test]
-fn ctrl_c_and_sigterm_stop_everything_it_started() {
+fn ctrl_c_and_sigterm_stop_every_process() {
     for signal in [Signal::INT, Signal::TERM] {
         let (mut terminal, port) = Terminal::local(&[("API__OVERRIDES__ENV__SLEEP_SECONDS", "60")]);
         start(port);
@@ -72,8 +72,8 @@ fn ctrl_c_and_sigterm_stop_everything_it_started() {
 }
 
 #[test]
-fn a_command_of_ones_own_is_the_job_and_its_failure_is_told() {
-    // What a version manager puts into PATH has to be found.
+fn a_command_of_the_user_runs_as_the_job_and_its_failure_is_reported() {
+    // Programs that a version manager puts on the PATH must be found.
     let own = concat!(env!("CARGO_TARGET_TMPDIR"), "/own-programs");
     std::fs::create_dir_all(own).unwrap();
     let program = format!("{own}/my-job");
@@ -103,7 +103,7 @@ fn a_command_of_ones_own_is_the_job_and_its_failure_is_told() {
 }
 
 #[test]
-fn in_mode_jwt_the_printed_call_works_as_it_is() {
+fn in_mode_jwt_the_printed_commands_start_the_job() {
     let secret = "an-8-or-9-word-secret-of-this-test-0123456789";
     let (terminal, port) = Terminal::local(&[
         ("API__AUTH__MODE", "jwt"),
@@ -145,7 +145,7 @@ fn both_addresses_of_localhost_answer() {
 }
 
 #[test]
-fn a_mistaken_argument_is_told() {
+fn an_invalid_argument_is_refused_with_the_cure() {
     for (arguments, cure) in [
         (&["--prject=x"][..], "--help"),
         (&["--project=p", "--job=j"], "--region"),
@@ -168,7 +168,7 @@ fn a_mistaken_argument_is_told() {
 }
 
 #[test]
-fn a_port_in_use_is_told_with_the_cure() {
+fn a_port_in_use_is_reported_with_the_cure() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().port().to_string();
     for (variable, other) in [("PORT", "EMULATOR_PORT"), ("EMULATOR_PORT", "PORT")] {
@@ -187,7 +187,7 @@ fn a_port_in_use_is_told_with_the_cure() {
 }
 
 #[test]
-fn what_is_no_port_is_told() {
+fn an_invalid_port_is_refused() {
     for variable in ["PORT", "EMULATOR_PORT"] {
         let output = Command::new(env!("CARGO_BIN_EXE_local"))
             .envs([("PORT", "0"), ("EMULATOR_PORT", "0"), (variable, "http")])

@@ -1,5 +1,5 @@
-//! `cargo run -- --project …`: the service with gcloud's token. Cloud Run is the emulator, which takes no other token than
-//! the one it gave out; gcloud is the real one, with that token in a file.
+//! Tests `cargo run -- --project …`, which uses gcloud's token. The emulator stands for Cloud Run and accepts only
+//! the token that it has issued. gcloud is real and reads that token from a file.
 
 use std::process::Command;
 
@@ -13,7 +13,7 @@ use crate::terminal::Terminal;
 
 const SCOPE: &str = "acme";
 
-/// Cloud Run with one job, and a folder of gcloud's own.
+/// An emulated Cloud Run with one job, and a configuration folder for gcloud.
 struct World {
     cloud_run: Emulator,
     token: String,
@@ -21,7 +21,7 @@ struct World {
 }
 
 impl World {
-    /// Nothing without gcloud, except where everything has to be tested.
+    /// Returns `None` if gcloud is not installed. In CI it must be.
     async fn new(name: &str) -> Option<Self> {
         if Command::new("gcloud").arg("--version").output().is_err() {
             assert_ne!(
@@ -73,7 +73,7 @@ impl World {
     }
 }
 
-/// The terminal once requests are taken. Waiting blocks, and the emulator runs in this test's own thread.
+/// Waits until the service accepts requests. It waits in another thread, because the emulator runs in this one.
 async fn ready(mut command: Command) -> (Terminal, u16) {
     let wait = move || {
         let mut terminal = Terminal::run(&mut command);
@@ -112,7 +112,7 @@ async fn starts_reach_cloud_run_with_gclouds_token() {
     assert_eq!(started.len(), 1);
     assert_eq!(started[0].env["SCOPE"], SCOPE);
 
-    // What the doctor, or any other program of this machine, is told; and what a page in a browser is not.
+    // The doctor and other programs of this machine get the token; a page in a browser does not.
     let host = metadata_host(&terminal);
     let path = "/computeMetadata/v1/instance/service-accounts/default/token";
     let ask = |name: &'static str, flavor: Option<&'static str>| {
@@ -164,7 +164,7 @@ async fn a_service_account_can_be_impersonated() {
     );
 }
 
-/// As much of Google's API that makes tokens as one call needs: its address, and the request that comes.
+/// A server that answers one call of Google's IAM credentials API. Returns its URL and the request that it gets.
 async fn iam_credentials(token: String) -> (String, tokio::task::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -185,7 +185,7 @@ async fn iam_credentials(token: String) -> (String, tokio::task::JoinHandle<Stri
 }
 
 #[tokio::test]
-async fn gcloud_that_gives_no_token_is_told_with_the_cure() {
+async fn a_gcloud_without_a_token_is_reported_with_the_cure() {
     let Some(world) = World::new("no-token").await else {
         return;
     };
@@ -196,7 +196,7 @@ async fn gcloud_that_gives_no_token_is_told_with_the_cure() {
     let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("run `gcloud auth login`"), "{message}");
-    // The name of a program that is not there.
+    // Here gcloud is not on the PATH.
     let output = world.local("x").env("PATH", "/nowhere").output().unwrap();
     let message = String::from_utf8(output.stderr).unwrap();
     assert!(

@@ -1,4 +1,4 @@
-//! `examples/smoke.sh`, which is for a service on Google Cloud, against the one of `cargo run`.
+//! Runs `examples/smoke.sh`, which is for a service on Google Cloud, against the service of `cargo run`.
 
 use std::process::{Command, Stdio};
 
@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::terminal::Terminal;
 
-/// The script in the folder of examples, with its arguments.
+/// Runs the script with these arguments. Returns whether it succeeded, and its output.
 fn smoke(arguments: &[&str]) -> (bool, String) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/smoke.sh");
     let mut command = Command::new(script);
@@ -26,7 +26,7 @@ fn has_curl() -> bool {
 }
 
 #[test]
-fn the_smoke_test_passes_here_and_sees_what_is_wrong() {
+fn the_smoke_test_passes_here_and_fails_for_a_failing_job_or_no_service() {
     if !has_curl() {
         eprintln!("skipped: there is no curl");
         return;
@@ -42,7 +42,7 @@ fn the_smoke_test_passes_here_and_sees_what_is_wrong() {
     );
     assert!(terminal.end_by(Signal::INT).success());
 
-    // A job whose runs fail is not a service that works.
+    // The smoke test must fail if the job fails.
     let failing = ("API__OVERRIDES__ENV__FAIL_WITH", "3");
     let (terminal, port) = Terminal::local(&[sleep, failing]);
     let (well, table) = smoke(&[&format!("http://127.0.0.1:{port}")]);
@@ -52,6 +52,6 @@ fn the_smoke_test_passes_here_and_sees_what_is_wrong() {
     );
     assert!(terminal.end_by(Signal::INT).success());
 
-    let (well, told) = smoke(&["http://127.0.0.1:1"]);
-    assert!(!well && told.contains("cannot be reached"), "{told}");
+    let (well, printed) = smoke(&["http://127.0.0.1:1"]);
+    assert!(!well && printed.contains("cannot be reached"), "{printed}");
 }

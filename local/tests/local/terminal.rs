@@ -1,4 +1,4 @@
-//! A terminal with a program in it: what it prints, and Ctrl-C.
+//! A program in a terminal: its output, and Ctrl-C.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// How long a test waits for what must happen; far longer than it takes.
+/// The time limit of every wait, which is far longer than needed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// How long until a program is ready that Cargo may have to build first.
+/// The time limit for starting a program that Cargo may have to build first.
 pub const STARTING: Duration = Duration::from_secs(300);
 
 /// A program in a process group of its own, as a shell makes one. Dropping it kills the group.
@@ -67,7 +67,7 @@ impl Terminal {
         self.shown.iter().find_map(port).unwrap()
     }
 
-    /// The first line from now on that is wanted.
+    /// Waits for the next line for which `wanted` holds.
     pub fn until(&mut self, patience: Duration, wanted: impl Fn(&str) -> bool) -> String {
         let begun = Instant::now();
         loop {
@@ -82,7 +82,9 @@ impl Terminal {
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => panic!("not in time: {:#?}", self.shown),
-                Err(RecvTimeoutError::Disconnected) => panic!("it has ended: {:#?}", self.shown),
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("the program has ended: {:#?}", self.shown)
+                }
             }
         }
     }
