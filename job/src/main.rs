@@ -1,4 +1,4 @@
-//! The sample job: prints its environment and its arguments, so that anyone sees the overrides arrive.
+//! The sample job. It prints its environment and its arguments, which shows the overrides that it got.
 //!
 //! Three variables make it behave like real work: `SLEEP_SECONDS=N` takes N seconds and prints a line each second,
 //! `FAIL_WITH=N` exits with the code N (0 to 255) once that is done, and `PROGRESS=1` reports progress and a result.
@@ -14,13 +14,13 @@ use std::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// A variable that asks for something we cannot do (64 is EX_USAGE of sysexits.h).
+/// The exit code for an invalid variable (EX_USAGE in sysexits.h).
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     let outcome = exit_on_signals().and_then(|()| run());
     outcome.unwrap_or_else(|error| match error.kind() {
-        // Whoever read our output has gone: nothing is left to tell and nobody to tell it to.
+        // The reader of the output has closed it, so there is nothing left to do.
         io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         io::ErrorKind::InvalidInput => complain(&error, USAGE),
         _ => complain(&error, 1),
@@ -50,7 +50,7 @@ fn run() -> io::Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-/// How far the work is: a line of JSON, whose `message` is what people read.
+/// Prints the progress as a line of JSON. Log viewers show its `message`.
 fn report_progress(message: &str, done: u64, total: u64) -> io::Result<()> {
     writeln!(
         io::stdout(),
@@ -58,7 +58,7 @@ fn report_progress(message: &str, done: u64, total: u64) -> io::Result<()> {
     )
 }
 
-/// What came of the work: any JSON of up to 16 KiB.
+/// Prints the result of the work, which can be any JSON of up to 16 KiB.
 fn report_result(seconds: u64) -> io::Result<()> {
     writeln!(
         io::stdout(),
@@ -79,7 +79,7 @@ fn print_environment_and_arguments() -> io::Result<()> {
     out.flush()
 }
 
-/// The text with control characters escaped: a log entry is one line, and a value must not forge a second.
+/// The text with control characters escaped: a log entry is one line, and a value must not forge another.
 fn one_line(text: &OsStr) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.to_string_lossy().chars() {
@@ -101,7 +101,7 @@ fn variable<T: FromStr + Default>(name: &str, expected: &str) -> io::Result<T> {
     number.ok_or_else(|| unusable(name, expected))
 }
 
-/// Whether the variable is 1; not if it is 0 or not set.
+/// Whether the variable is 1. It may also be 0 or not set.
 fn flag(name: &str) -> io::Result<bool> {
     match variable(name, "0 or 1")? {
         0 => Ok(false),
@@ -117,12 +117,13 @@ fn unusable(name: &str, expected: &str) -> io::Error {
     )
 }
 
-/// Cloud Run stops a task by SIGTERM. As process 1 of a container we would not die of it by default.
+/// Exits on SIGTERM, by which Cloud Run stops a task, and on SIGINT. By default neither ends process 1 of a
+/// container.
 fn exit_on_signals() -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            // Standard error, since the main thread may hold standard output and be blocked on it.
+            // It uses standard error, because the main thread may be blocked while it locks standard output.
             let name = if signal == SIGTERM {
                 "SIGTERM"
             } else {

@@ -1,4 +1,4 @@
-//! The real binary, run as Cloud Run would run it.
+//! Runs the real program as Cloud Run would.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
@@ -18,7 +18,7 @@ fn text(output: &Output) -> String {
 }
 
 #[test]
-fn prints_the_environment_sorted_and_then_the_arguments() {
+fn the_job_prints_the_sorted_environment_and_then_the_arguments() {
     let output = job()
         .envs([("SCOPE", "acme"), ("B", ""), ("A", "1 2")])
         .args(["--scope=acme", "two words"])
@@ -57,7 +57,7 @@ fn an_enormous_variable_is_printed_whole() {
 }
 
 #[test]
-fn a_closed_standard_output_is_no_panic() {
+fn a_closed_standard_output_ends_the_job_with_success() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let output = job()
@@ -81,7 +81,7 @@ fn fail_with_is_the_exit_code() {
 }
 
 #[test]
-fn a_variable_that_is_no_number_is_refused_by_name() {
+fn an_invalid_variable_is_refused_by_its_name() {
     for (name, value) in [
         ("FAIL_WITH", "256"),
         ("FAIL_WITH", "-1"),
@@ -108,7 +108,7 @@ fn sleep_seconds_prints_a_line_each_second() {
 }
 
 #[test]
-fn progress_and_a_result_are_reported_when_asked_for() {
+fn with_progress_1_progress_and_a_result_are_reported() {
     let variables = [("SLEEP_SECONDS", "2"), ("PROGRESS", "1")];
     let output = job().envs(variables).output().unwrap();
     assert_eq!(
@@ -124,7 +124,7 @@ SLEEP_SECONDS = 2
 }
 
 #[test]
-fn a_failure_reports_no_result() {
+fn a_failing_job_reports_no_result() {
     let variables = [("FAIL_WITH", "3"), ("PROGRESS", "1")];
     let output = job().envs(variables).output().unwrap();
     assert_eq!(
@@ -137,7 +137,7 @@ PROGRESS = 1
 }
 
 #[test]
-fn sigterm_ends_it_at_once_with_a_line() {
+fn sigterm_ends_the_job_at_once_and_is_logged() {
     let mut child = job()
         .env("SLEEP_SECONDS", "60")
         .stdout(Stdio::piped())
@@ -145,9 +145,9 @@ fn sigterm_ends_it_at_once_with_a_line() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert_eq!(lines.next().unwrap().unwrap(), "SLEEP_SECONDS = 60"); // from here on its handler is in place
+    assert_eq!(lines.next().unwrap().unwrap(), "SLEEP_SECONDS = 60"); // the signal handler is installed by now
     let begun = Instant::now();
-    // The shell's own `kill`: a small machine may have no other.
+    // This uses the shell's own `kill`, because a small machine may have no other.
     let kill = Command::new("sh")
         .arg("-c")
         .arg(format!("kill {}", child.id()))

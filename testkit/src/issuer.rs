@@ -1,4 +1,4 @@
-//! An identity provider of the test's own: its keys over HTTP, and tokens signed with them.
+//! An identity provider for tests: it serves its keys over HTTP and signs tokens with them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use ring::signature::{
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-/// A signing key. The RSA ones are files, made for these tests: ring cannot make any.
+/// A signing key. The RSA keys are files, because ring cannot generate any.
 pub enum Key {
     Rsa(RsaKeyPair),
     Ec(EcdsaKeyPair),
@@ -31,7 +31,7 @@ impl Key {
         Self::rsa(include_bytes!("../data/keys/k2.pk8"))
     }
 
-    /// A key that no issuer publishes, unless a test makes it.
+    /// A key that no issuer publishes unless a test does so.
     pub fn rogue() -> Self {
         Self::rsa(include_bytes!("../data/keys/rogue.pk8"))
     }
@@ -73,7 +73,7 @@ impl Key {
         }
     }
 
-    /// A token with the header and claims as they are.
+    /// A token with exactly this header and these claims.
     pub fn token(&self, header: &Value, claims: &Value) -> String {
         let message = unsigned(header, claims);
         let signature = base64url(&self.sign(message.as_bytes()));
@@ -109,13 +109,13 @@ pub fn now() -> u64 {
     since.unwrap().as_secs()
 }
 
-/// What the key server answers.
+/// The answer of the key server.
 #[derive(Clone)]
 pub enum Answer {
     Keys(Vec<Value>),
     Status(u16),
     Text(&'static str),
-    /// Never.
+    /// It never answers.
     Silence,
 }
 
@@ -127,7 +127,7 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// Publishes k1 and k2, as providers do around a rotation.
+    /// Starts a server that publishes k1 and k2, as providers do around a rotation.
     pub async fn start() -> Self {
         let issuer = Self {
             answer: Arc::new(Mutex::new(Answer::Status(503))),
@@ -154,7 +154,7 @@ impl Issuer {
         *self.answer.lock().unwrap() = answer;
     }
 
-    /// How often the keys were asked for.
+    /// The number of requests for the keys.
     pub fn fetches(&self) -> u64 {
         self.fetches.load(Ordering::SeqCst)
     }

@@ -1,4 +1,4 @@
-//! What the tests share: the service on an emulator of its own, in this process or as a program, and words for what tests do.
+//! The helpers that tests and benchmarks share: the service on an emulator, in this process or as a program.
 
 #![allow(
     missing_docs,
@@ -22,7 +22,8 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-/// The service's program. Cargo puts it beside the tests and benchmarks of the same profile, and builds it for those of `api`.
+/// The path of the service's program. Cargo puts it beside the tests and benchmarks of the same profile, and builds
+/// it for those of `api`.
 pub fn api_program() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let program = test.ancestors().nth(2).unwrap().join("api");
@@ -36,7 +37,7 @@ pub fn api_program() -> PathBuf {
 
 /// The job of every test.
 pub const JOB: &str = "test-job";
-/// How long a test waits for what must happen; far longer than it takes.
+/// The time limit of every wait, which is far longer than needed.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running service. Dropping it stops it, its emulator and their jobs.
@@ -47,12 +48,12 @@ pub struct TestApp {
     stop: Option<oneshot::Sender<()>>,
 }
 
-/// A job that succeeds without a process, where a test is about the service alone.
+/// A job that succeeds without a process, for tests of the service alone.
 pub fn instant_job() -> Job {
     Job::new(JOB, Vec::<String>::new())
 }
 
-/// The sibling package's program, built once per run of the tests.
+/// The sample job, which is built once per run of the tests.
 pub fn real_job() -> Job {
     static BINARY: OnceLock<std::path::PathBuf> = OnceLock::new();
     let binary = BINARY.get_or_init(|| emulator::job_binary().unwrap());
@@ -63,18 +64,18 @@ pub fn real_job() -> Job {
 }
 
 impl TestApp {
-    /// Starts for acme, in this mode of `on_running`.
+    /// Sends a start for the scope acme with this mode of `on_running`.
     pub async fn on_running(&self, mode: &str) -> Response {
         let path = format!("/scopes/acme/process?on_running={mode}");
         self.post(&path).send().await.unwrap()
     }
 
-    /// The service as it is configured by default, with the real job.
+    /// A service with the default settings and the sample job.
     pub async fn spawn() -> Self {
         Self::with(real_job(), |_| {}).await
     }
 
-    /// The service with this job and these settings.
+    /// A service with this job and these settings.
     pub async fn with(job: Job, configure: impl FnOnce(&mut Config)) -> Self {
         let settings = Settings {
             jobs: vec![job],
@@ -83,12 +84,12 @@ impl TestApp {
         Self::on(Emulator::start(settings).await.unwrap(), configure).await
     }
 
-    /// The service on an emulator made by the test.
+    /// A service on an emulator that the test has started.
     pub async fn on(emulator: Emulator, configure: impl FnOnce(&mut Config)) -> Self {
         Self::serve(Arc::new(emulator), configure).await
     }
 
-    /// Another process, so to speak: it shares nothing with this one but Cloud Run.
+    /// Another instance of the service, which shares only Cloud Run with this one.
     pub async fn another(&self, configure: impl FnOnce(&mut Config)) -> Self {
         Self::serve(Arc::clone(&self.emulator), configure).await
     }
@@ -99,7 +100,7 @@ impl TestApp {
         Self::made(emulator, App::new(&config).unwrap()).await
     }
 
-    /// A service that the test made itself.
+    /// A service from an `App` that the test has made.
     pub async fn made(emulator: Arc<Emulator>, app: App) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -114,7 +115,7 @@ impl TestApp {
         }
     }
 
-    /// Tells the service to stop, as SIGTERM does.
+    /// Stops the service, as SIGTERM does.
     pub fn stop(&mut self) {
         drop(self.stop.take());
     }
@@ -138,7 +139,7 @@ impl TestApp {
         response.json().await.unwrap()
     }
 
-    /// Sends the start that `key` names.
+    /// Sends a start with this idempotency key.
     pub async fn keyed(&self, key: &str) -> Response {
         self.post("/scopes/acme/process")
             .header("idempotency-key", key)
@@ -147,19 +148,19 @@ impl TestApp {
             .unwrap()
     }
 
-    /// Sends a start without a key.
+    /// Sends a start without an idempotency key.
     pub async fn keyless(&self) -> Response {
         self.post("/scopes/acme/process").send().await.unwrap()
     }
 
-    /// Sends it and checks that it was accepted.
+    /// Sends a start with this key and checks that it is accepted.
     pub async fn accepted(&self, key: &str) -> Value {
         let response = self.keyed(key).await;
         assert_eq!(response.status(), 202);
         response.json().await.unwrap()
     }
 
-    /// Repeats it, as clients do, until it is accepted.
+    /// Repeats a start with this key, as clients do, until it is accepted.
     pub async fn until_accepted(&self, key: &str) -> Value {
         let begun = Instant::now();
         loop {
@@ -176,17 +177,17 @@ impl TestApp {
         }
     }
 
-    /// Calls of `run`, and executions that came of them.
+    /// The number of calls of `run`, and of the executions that they created.
     pub fn runs(&self) -> (u64, u64) {
         (self.calls(Operation::Run), self.counters().runs)
     }
 
-    /// What the service says of an execution.
+    /// Reads an execution.
     pub async fn show(&self, execution: &Value) -> Value {
         json(self.get(link(execution, "self"))).await
     }
 
-    /// The execution, once it is in the state.
+    /// Waits until the execution is in this state, and returns it.
     pub async fn until(&self, execution: &Value, state: &str) -> Value {
         let begun = Instant::now();
         loop {
@@ -199,7 +200,7 @@ impl TestApp {
         }
     }
 
-    /// The texts of an execution's lines.
+    /// The text of each log line of an execution.
     pub async fn lines(&self, execution: &Value) -> Vec<String> {
         let answer = json(self.get(link(execution, "logs"))).await;
         let lines = answer["lines"].as_array().unwrap();
@@ -209,7 +210,7 @@ impl TestApp {
             .collect()
     }
 
-    /// How often the emulator's operation was called.
+    /// The number of calls of an operation of the emulator.
     pub fn calls(&self, operation: Operation) -> u64 {
         self.counters().calls(operation)
     }
@@ -219,10 +220,11 @@ impl TestApp {
     }
 }
 
-/// A client of the service: patient, since a test may open a thousand connections at once, and forgetful: the service
-/// closes idle connections after ten seconds, and must not do so just when one is used again.
+/// A client of the service. It has no timeout, because a test may open a thousand connections at once. It drops idle
+/// connections after five seconds, because the service closes them after ten and must not do so just when the client
+/// reuses one.
 pub fn client() -> Client {
-    // An error would only say that another test has done so.
+    // An error only means that another test has installed the provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .no_proxy()
@@ -240,14 +242,14 @@ pub fn config(emulator: &Emulator) -> Config {
     config.cloud_run.base_url = Some(emulator.url());
     config.cloud_logging.base_url = emulator.url();
     config.platform.metadata_host = emulator.host();
-    // All tests come from one address, and some with thousands of requests; the limits have tests of their own.
+    // All tests come from one address, some with thousands of requests, and the limits have tests of their own.
     config.limits.in_flight = 10_000;
     config.limits.caller_per_minute = 1_000_000;
     config.limits.scope_per_minute = 1_000_000;
     config
 }
 
-/// The environment of the program itself, pointed at the emulator, on a port of its own.
+/// The environment variables of a service on a free port that uses the emulator.
 pub fn variables(emulator: &Emulator) -> [(&'static str, String); 7] {
     [
         ("PORT", "0".to_owned()),
@@ -265,7 +267,7 @@ pub fn link<'a>(execution: &'a Value, name: &str) -> &'a str {
     execution["links"][name].as_str().unwrap()
 }
 
-/// The JSON of an answer that must be a success.
+/// The JSON body of an answer, which must be a success.
 pub async fn json(request: RequestBuilder) -> Value {
     let response = request.send().await.unwrap();
     assert!(response.status().is_success(), "{}", response.status());

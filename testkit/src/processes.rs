@@ -1,4 +1,4 @@
-//! The program as processes of its own, which can be killed.
+//! The service as a process of its own, which a test can kill.
 
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 
 use crate::variables;
 
-/// The program, running. Dropping it kills it.
+/// A running service. Dropping it kills the process.
 pub struct Process {
     pub url: String,
     child: Child,
@@ -19,13 +19,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it on the emulator and waits until it listens. `more` are variables of its environment.
+    /// Starts the service with the emulator and waits until it listens. `more` are further environment variables.
     pub async fn start(emulator: &Emulator, more: &[(&str, &str)]) -> Self {
         let mut command = Command::new(crate::api_program());
         command.env_clear().kill_on_drop(true);
         command
             .envs(variables(emulator))
-            // As in `config` of the helpers: the limits have tests of their own.
+            // The limits have tests of their own, as in `crate::config`.
             .env("API__LIMITS__IN_FLIGHT", "10000")
             .env("API__LIMITS__CALLER_PER_MINUTE", "1000000")
             .env("API__LIMITS__SCOPE_PER_MINUTE", "1000000")
@@ -39,7 +39,7 @@ impl Process {
                 break address.to_owned();
             }
         };
-        // Read on, so that it never waits for us.
+        // Keeps reading, so that the service never blocks on a full pipe.
         let errors = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&errors);
         tokio::spawn(async move {
@@ -57,17 +57,17 @@ impl Process {
         }
     }
 
-    /// The lines of its log with the severity `ERROR` so far.
+    /// The log lines with the severity `ERROR` so far.
     pub fn errors(&self) -> Arc<Mutex<Vec<Value>>> {
         Arc::clone(&self.errors)
     }
 
-    /// `kill -9`.
+    /// Kills the process with SIGKILL.
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
 
-    /// `SIGTERM`; the code it ends with.
+    /// Sends SIGTERM and returns the exit code.
     pub async fn terminate(mut self) -> Option<i32> {
         let pid = Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();

@@ -1,4 +1,4 @@
-//! The program itself, running, with its log.
+//! A running service program, with its log.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,20 +12,20 @@ use serde_json::Value;
 
 use crate::{PATIENCE, variables};
 
-/// Shells and containers often begin with few open files allowed, and more to be had.
+/// Starts the program with a low soft limit of open files, as many shells and containers do.
 const FEW_FILES: &str = "ulimit -Sn 256 && exec \"$0\"";
 
 /// A running program. Dropping it kills it.
 pub struct Program {
     pub url: String,
-    /// From the start of the process to the line that says it listens.
+    /// The time from the start of the process to the log line that it listens.
     pub until_listening: Duration,
     child: Child,
     log: JoinHandle<Vec<String>>,
 }
 
 impl Program {
-    /// Starts the program on a port of its own, with the emulator for Google and these variables besides.
+    /// Starts the program on a free port, with the emulator and these further variables.
     pub fn start(emulator: &Emulator, more: &[(&str, &str)]) -> Self {
         let begun = Instant::now();
         let mut child = Command::new("sh")
@@ -59,12 +59,13 @@ impl Program {
         self.child.id()
     }
 
-    /// Sends SIGTERM, as Cloud Run does before it takes an instance away.
+    /// Sends SIGTERM, as Cloud Run does before it stops an instance.
     pub fn terminate(&self) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
     }
 
-    /// How it ended; it must within the time. Then everything it printed, to either stream.
+    /// Waits until the process ends, which it must within this time. Returns its status and the lines of both
+    /// streams.
     pub async fn ended(mut self, within: Duration) -> (ExitStatus, Vec<String>) {
         let begun = Instant::now();
         let status = loop {
@@ -87,13 +88,13 @@ impl Drop for Program {
     }
 }
 
-/// Collects what the program prints, and hands over the address once it is told.
+/// Collects the output of the program, and sends the address once the program logs it.
 fn read(child: &mut Child) -> (JoinHandle<Vec<String>>, Receiver<String>) {
     let stderr = BufReader::new(child.stderr.take().unwrap());
     let errors =
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).collect::<Vec<_>>());
     let stdout = BufReader::new(child.stdout.take().unwrap());
-    let (told, address) = channel();
+    let (address_sender, address) = channel();
     let log = std::thread::spawn(move || {
         let mut lines = Vec::new();
         for bytes in stdout.split(b'\n').map_while(Result::ok) {
@@ -103,7 +104,7 @@ fn read(child: &mut Child) -> (JoinHandle<Vec<String>>, Receiver<String>) {
                 json["message"].as_str().unwrap_or_default(),
                 json["address"].as_str(),
             ) {
-                let _ = told.send(address.to_owned());
+                let _ = address_sender.send(address.to_owned());
             }
             lines.push(line);
         }

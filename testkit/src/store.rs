@@ -1,4 +1,4 @@
-//! The real Firestore emulator, and a way to it, or to any other server, on which calls get lost.
+//! The real Firestore emulator, and a proxy in front of it, or of any other server, that loses calls.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -22,11 +22,12 @@ use reqwest::Client;
 
 use crate::{PATIENCE, client};
 
-/// Ends the emulator when its standard input ends, which it does when this process does, in whatever way.
+/// A shell script that stops the emulator when its standard input closes, which happens however this process ends.
 const KEEPER: &str = r#"java -Xmx256m -Duser.language=en -cp "$0" com.google.cloud.datastore.emulator.firestore.CloudFirestore \
     --host=127.0.0.1 --port="$1" & read -r _; kill $!"#;
 
-/// `host:port` of the Firestore emulator, one for all tests. None, with the reason printed, where it cannot be had.
+/// The `host:port` of the Firestore emulator, which all tests share. If it cannot start, prints the reason and
+/// returns `None`.
 pub fn firestore() -> Option<String> {
     static STARTED: OnceLock<Result<(String, Child), String>> = OnceLock::new();
     match STARTED.get_or_init(start) {
@@ -65,7 +66,7 @@ fn start() -> Result<(String, Child), String> {
     Ok((address.to_string(), keeper))
 }
 
-/// Next to the `gcloud` on the PATH.
+/// The emulator's jar in the installation of the `gcloud` on the PATH.
 fn emulator_jar() -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let mut programs = std::env::split_paths(&path).map(|folder| folder.join("gcloud"));
@@ -77,7 +78,7 @@ fn emulator_jar() -> Option<PathBuf> {
     jar.exists().then_some(jar)
 }
 
-/// Whether it takes a write. Its first one takes longer than the service waits.
+/// Whether the emulator accepts a write. The first write takes longer than the service waits.
 fn answers(host: &str) -> bool {
     let body = r#"{"writes":[{"update":{"name":"projects/warm/databases/(default)/documents/up/up","fields":{}}}]}"#;
     let head = "POST /v1/projects/warm/databases/(default)/documents:commit HTTP/1.0\r\nauthorization: Bearer owner";
@@ -93,35 +94,35 @@ fn answers(host: &str) -> bool {
     ask().unwrap_or(false)
 }
 
-/// A name for a test's own project: tests share the emulator, not their documents.
+/// A unique project name, so that tests share the emulator but not their documents.
 pub fn project() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let nth = COUNT.fetch_add(1, Ordering::Relaxed);
     format!("p{}-{nth}", std::process::id())
 }
 
-/// What becomes of a call.
+/// The fate of a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fate {
-    /// It passes.
+    /// The call passes.
     Passes,
     /// The connection closes before the store sees the call.
     LostBefore,
-    /// The store does it, and the connection closes instead of an answer.
+    /// The store processes the call, and the connection closes instead of an answer.
     LostAfter,
-    /// The server does it, and answers with 500.
+    /// The server processes the call and answers with 500.
     FailsAfter,
-    /// It passes, and the answer takes so long.
+    /// The call passes, and the answer is delayed by this time.
     Slow(Duration),
-    /// The store never sees it, and no answer ever comes.
+    /// The store never sees the call, and no answer ever comes.
     StuckBefore,
-    /// The store does it, and no answer ever comes.
+    /// The store processes the call, and no answer ever comes.
     StuckAfter,
-    /// The store is said to have no such database.
+    /// The answer is that the store has no such database.
     NoDatabase,
 }
 
-/// A way to the store. Dropping it closes nothing that is open.
+/// A proxy in front of the store. Dropping it does not close open connections.
 pub struct Way {
     pub host: String,
     shared: Arc<Shared>,
@@ -130,7 +131,7 @@ pub struct Way {
 struct Shared {
     store: String,
     http: Client,
-    /// The fates of the next calls, then that of all others.
+    /// The fates of the next calls, and the fate of all others.
     fates: Mutex<(VecDeque<Fate>, Fate)>,
     stuck: AtomicBool,
 }
@@ -159,12 +160,12 @@ impl Way {
         Self { host, shared }
     }
 
-    /// What happens to the next calls, and to all that follow them.
+    /// Sets the fates of the next calls, and the fate of all that follow.
     pub fn fate(&self, next: impl IntoIterator<Item = Fate>, others: Fate) {
         *self.shared.fates.lock().unwrap() = (next.into_iter().collect(), others);
     }
 
-    /// Whether a call is stuck, the store having done its part if it ever will.
+    /// Whether a call is stuck. If its fate lets the store process the call, the store has done so.
     pub fn stuck(&self) -> bool {
         self.shared.stuck.load(Ordering::Relaxed)
     }
@@ -177,7 +178,7 @@ impl Shared {
         fates.0.pop_front().unwrap_or(others)
     }
 
-    /// An error closes the connection without an answer.
+    /// Forwards a call according to its fate. An error closes the connection without an answer.
     async fn pass(
         self: Arc<Self>,
         request: Request<Incoming>,
@@ -189,7 +190,7 @@ impl Shared {
             Fate::NoDatabase => return Ok(no_database()),
             _ => {}
         }
-        // In a task: the store does what it was asked even if the caller leaves.
+        // The call runs in a task, so that the store processes it even if the caller disconnects.
         let answer = tokio::spawn(Arc::clone(&self).forward(request))
             .await
             .map_err(|_| Lost)?;
@@ -215,7 +216,7 @@ impl Shared {
     ) -> Result<Response<Full<Bytes>>, Infallible> {
         let (mut head, body) = request.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
-        head.headers.remove("host"); // the client's own words about the way
+        head.headers.remove("host"); // the client sets its own
         head.headers.remove("content-length");
         let url = format!("http://{}{}", self.store, head.uri);
         let sent = self
@@ -250,7 +251,7 @@ fn no_database() -> Response<Full<Bytes>> {
     answer.body(Full::new(body.into())).unwrap()
 }
 
-/// The connection is gone.
+/// Closes the connection.
 #[derive(Debug, thiserror::Error)]
 #[error("lost")]
 struct Lost;
