@@ -1,4 +1,5 @@
-//! The service and the sample job as their images have them: without what the tests' libraries add, and static where that can be.
+//! Builds the service and the sample job as in their images: without the features of test libraries, and static if
+//! possible.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,17 +21,17 @@ pub fn environment() -> impl Iterator<Item = (&'static str, String)> {
     variables.map(|(name, value)| (name, value.to_owned()))
 }
 
-/// Where the programs are.
+/// The paths of the programs.
 pub struct Programs {
     pub api: PathBuf,
     pub job: PathBuf,
 }
 
-/// Builds them; that takes a minute or two the first time, and nothing after.
+/// Builds the programs, which takes a minute or two the first time.
 pub fn programs() -> anyhow::Result<Programs> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
-        .context("the package is in a workspace")?;
+        .context("the package is not in a workspace")?;
     let folder = target_folder()?.join("as-deployed");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(workspace).args([
@@ -63,12 +64,12 @@ pub fn programs() -> anyhow::Result<Programs> {
     })
 }
 
-/// Cargo's, of which this program is a part: `target/release/deps/beside-…`.
+/// Cargo's target folder, from the path of this program: `target/release/deps/beside-…`.
 fn target_folder() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe()?;
     let folder = program
         .ancestors()
         .nth(3)
-        .context("this program is in Cargo's target folder")?;
+        .context("this program is not in Cargo's target folder")?;
     Ok(folder.to_owned())
 }

@@ -1,4 +1,4 @@
-//! What is measured: the service, and what people would use instead, as far as it is there.
+//! The measured programs: the service, and the alternatives that are installed.
 
 use std::env;
 use std::fs;
@@ -15,40 +15,40 @@ use bench::load;
 use bench::machine::Running;
 use testkit::issuer::{Key, now};
 
-/// Where a start of the job is asked for, in the v1 API.
+/// The path of a start of the job in Google's v1 API.
 pub const RUN: &str = "/apis/run.googleapis.com/v1/namespaces/p/jobs/worker:run";
-/// Where a start is asked for here, and of everything that stands beside.
+/// The path of a start in the service and in the alternatives.
 pub const PROCESS: &str = "/scopes/acme/process";
-/// Whose tokens are verified.
+/// The issuer of the tokens that the service verifies.
 const ISSUER: &str = "https://issuer.example.com";
-/// How long a program may take to answer for the first time.
+/// The time limit for the first answer of a program.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A way to start a job over HTTP.
 pub struct Contender {
-    /// What it is called in the tables.
+    /// Its name in the tables.
     pub name: &'static str,
-    /// What it is.
+    /// Its description in the tables.
     pub what: &'static str,
     program: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(&'static str, String)>,
-    /// Its configuration, if that is a file: where to write it, and what.
+    /// The path and the content of its configuration file, if it has one.
     file: Option<(PathBuf, String)>,
-    /// Headers of each request, with their line ends.
+    /// The header lines of each request, with their line endings.
     pub headers: String,
-    /// The size of the program that matters, if it is one file.
+    /// Whether the program is one file, whose size is then reported.
     pub is_one_file: bool,
-    /// What goes before the command when its work is counted.
+    /// The command that counts its work, if it runs under one.
     pub wrapper: Vec<String>,
     pub port: u16,
 }
 
-/// What is measured, and what is not because it is not there.
+/// The contenders that are measured, and those that are not installed.
 #[derive(Default)]
 pub struct Field {
     pub contenders: Vec<Contender>,
-    /// By name, with the command that brings it.
+    /// The name of each, with the command that installs it.
     pub missing: Vec<(&'static str, &'static str)>,
 }
 
@@ -69,16 +69,16 @@ impl Field {
     }
 }
 
-/// What all of them are told.
+/// The settings that all contenders share.
 pub struct Setting<'a> {
     pub upstream: &'a Upstream,
-    /// The slow one.
+    /// Whether to use the slow upstream.
     pub is_slow: bool,
-    /// For files.
+    /// A directory for temporary files.
     pub directory: &'a Path,
-    /// The service.
+    /// The path of the service's program.
     pub api: PathBuf,
-    /// Of nginx: one process, so that a wrapper sees all of it.
+    /// Whether work is counted. nginx then runs as one process, so that the wrapper sees all of it.
     pub is_counted: bool,
 }
 
@@ -126,7 +126,7 @@ impl Setting<'_> {
         })
     }
 
-    /// Everything that is there.
+    /// All contenders that are installed.
     pub fn field(&self) -> anyhow::Result<Field> {
         let mut field = Field::default();
         field.add(true, "api", "", || self.api())?;
@@ -176,7 +176,7 @@ impl Setting<'_> {
         Ok(api)
     }
 
-    /// The same in mode jwt, called with a token that it has verified before.
+    /// The service in mode jwt, called with a token that it has verified before.
     fn api_with_tokens(&self) -> anyhow::Result<Contender> {
         let claims = json!({
             "iss": ISSUER, "aud": "api", "sub": "ann", "iat": now(), "exp": now() + 3600, "tenants": ["acme"],
@@ -259,7 +259,7 @@ impl Setting<'_> {
         )
     }
 
-    /// The service's library over TLS: the program itself trusts no root of ours.
+    /// The service's library over TLS, because the program itself does not trust the benchmark's root.
     pub fn over_tls(&self) -> anyhow::Result<Contender> {
         let mut tls =
             self.ourselves("api-tls", "the service's library, Google behind TLS", "tls")?;
@@ -278,7 +278,7 @@ impl Setting<'_> {
         Ok(tls)
     }
 
-    /// This very program, as something else.
+    /// This program in another role.
     fn ourselves(
         &self,
         name: &'static str,
@@ -331,7 +331,7 @@ impl Setting<'_> {
 }
 
 impl Contender {
-    /// Starts it.
+    /// Starts the contender.
     pub fn start(&self, directory: &Path) -> anyhow::Result<Running> {
         if let Some((path, text)) = &self.file {
             fs::write(path, text)?;
@@ -341,13 +341,13 @@ impl Contender {
             .iter()
             .map(PathBuf::from)
             .chain([self.program.clone()]);
-        let mut command = Command::new(words.next().context("there always is a program")?);
+        let mut command = Command::new(words.next().context("the command is empty")?);
         command.args(words).args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         Running::start(&mut command, &self.errors(directory))
     }
 
-    /// Waits until it answers; how long that took since it was started.
+    /// Waits for the first answer. Returns the time from the start of the program.
     pub async fn answers(
         &self,
         running: &mut Running,
@@ -368,7 +368,7 @@ impl Contender {
         }
     }
 
-    /// Its size in MiB.
+    /// The size of the program in MiB.
     pub fn size(&self) -> Option<f64> {
         self.is_one_file
             .then(|| bench::machine::size(&self.program))
@@ -386,10 +386,10 @@ fn folder(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// A program of this name.
+/// The path of the program with this name, if it is installed.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    let more = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from); // where nginx is, unseen by most users
+    let more = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from); // where nginx is, which most users do not have on the PATH
     let mut programs = env::split_paths(&path)
         .chain(more)
         .map(|folder| folder.join(program));

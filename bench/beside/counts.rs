@@ -1,5 +1,6 @@
-//! User instructions (valgrind's callgrind) and system calls (strace) of one request: the same each time, however busy the
-//! machine is. Two runs of different length are subtracted, so that neither the start nor the end counts.
+//! Counts the user instructions (with valgrind's callgrind) and the system calls (with strace) of one request. They
+//! do not depend on the load of the machine. It takes the difference of two runs of different length, which excludes
+//! start and end.
 
 use std::fs;
 use std::path::Path;
@@ -12,25 +13,25 @@ use crate::contenders::{Contender, PROCESS, Setting, find};
 use bench::load::{self, Until};
 
 const CONNECTIONS: usize = 16;
-/// Requests on each connection, in the short run and in the long one.
+/// The requests on each connection in the short run and in the long run.
 const SHORT: usize = 20;
 const LONG: usize = 100;
-/// A program under valgrind takes this long to write down what it counted.
+/// The time limit for a program under valgrind to write its counts.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What one request costs.
+/// The cost of one request.
 #[derive(Debug, Serialize)]
 pub struct Counted {
     pub name: &'static str,
     pub what: &'static str,
-    /// Thousands.
+    /// User instructions, in thousands.
     pub instructions: Option<f64>,
     pub system_calls: Option<f64>,
-    /// By name.
+    /// The number of each system call, by name.
     pub calls: Vec<(String, f64)>,
 }
 
-/// Counts what the contenders do.
+/// Counts the work of the contenders.
 pub async fn count(
     setting: &Setting<'_>,
     contenders: Vec<Contender>,
@@ -38,7 +39,7 @@ pub async fn count(
     let (valgrind, strace) = (find("valgrind"), find("strace"));
     ensure!(
         valgrind.is_some() || strace.is_some(),
-        "apt-get install valgrind strace"
+        "neither valgrind nor strace is installed: apt-get install valgrind strace"
     );
     let output = setting.directory.join("count");
     let mut all = Vec::new();
@@ -94,7 +95,7 @@ fn requests() -> f64 {
     ((LONG - SHORT) * CONNECTIONS) as f64
 }
 
-/// What the wrapper wrote about so many requests.
+/// Runs the contender under its wrapper for this number of requests and returns the wrapper's output.
 async fn run(
     contender: &Contender,
     each: usize,
@@ -125,7 +126,7 @@ fn instructions(output: &str) -> anyhow::Result<f64> {
             .or_else(|| line.strip_prefix("summary: "));
         total?.trim().parse().ok()
     });
-    total.context("callgrind wrote no total")
+    total.context("callgrind's output has no total")
 }
 
 /// strace's table: the number of calls is the fourth column, the name the last.

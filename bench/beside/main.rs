@@ -1,9 +1,10 @@
-//! What a start costs, beside what people would use instead: CPU, throughput, latency, memory, time to the first answer.
+//! Measures the cost of a start in the service and in its alternatives: CPU, throughput, latency, memory, time to the
+//! first answer.
 //!
-//! `cargo bench -p bench --bench beside` takes five minutes with all contenders, uses loopback alone and installs nothing: what is not there is
-//! left out, with the command that brings it. The program under measurement has processor 0 to itself; the load and the
-//! stand-in for Google share processor 1. All contenders run in one go, in turns, there and back again; ratios are taken
-//! round by round, since machines are shared and their speed drifts.
+//! `cargo bench -p bench --bench beside` takes five minutes with all contenders, uses loopback alone and installs
+//! nothing: contenders that are not installed are left out, with the command that installs them. The measured program
+//! has processor 0 to itself; the load and the stand-in for Google share processor 1. The contenders run in turns, in
+//! alternating order, and ratios are computed for each round, because the speed of a shared machine drifts.
 
 mod build;
 mod contenders;
@@ -25,22 +26,22 @@ use crate::measure::{Figures, Plan};
 use crate::upstream::Upstream;
 
 const HELP: &str = "\
-What a start costs, beside what people would use instead.
+Measures the cost of a start in the service and in its alternatives.
 
 Usage: cargo bench -p bench --bench beside [-- OPTION…]
 
   --with NAME,…         only these contenders; --list shows them
-  --connections N,…     at one time (1,16,64,256)
-  --rounds N            of each (3)
-  --seconds N           of each round (2)
+  --connections N,…     concurrent connections (1,16,64,256)
+  --rounds N            rounds of each measurement (3)
+  --seconds N           length of each round (2)
   --delay               the stand-in for Google takes 20 ms
-  --count               user instructions (valgrind) and system calls (strace) per request instead: the same figures each time
-  --api PATH            this build of the service, and not the one made for it
-  --job PATH            this build of the sample job
-  --quick               a few hundred milliseconds of everything, of the programs as the tests have them, to see that it works
+  --count               counts user instructions (valgrind) and system calls (strace) per request instead
+  --api PATH            measures this build of the service instead of building one
+  --job PATH            measures this build of the sample job instead of building one
+  --quick               runs everything briefly with the programs of the tests, as a test of the benchmark
   --json FILE           writes all figures
   --report FILE         puts the tables between the lines `<!-- beside -->` (`<!-- counts -->`) and `<!-- end -->` of a file
-  --list                the contenders, and what would bring those that are missing
+  --list                lists the contenders, and the commands that install the missing ones
 ";
 
 struct Options {
@@ -117,7 +118,7 @@ fn main() -> anyhow::Result<()> {
     };
     ensure!(
         cfg!(target_os = "linux"),
-        "what programs take of the machine is read from Linux's /proc"
+        "this benchmark needs Linux, because it reads /proc"
     );
     let directory = std::env::temp_dir().join(format!("beside-{}", std::process::id()));
     std::fs::create_dir_all(&directory)?;
@@ -142,7 +143,7 @@ fn run(options: &Options, directory: &std::path::Path) -> anyhow::Result<()> {
         }
     };
     if !machine::step_aside() {
-        println!("There is no processor for it alone: what is measured shares one with the load.");
+        println!("There is only one processor: the measured program shares it with the load.");
     }
     let upstream = Upstream::start()?;
     let setting = Setting {
@@ -168,7 +169,10 @@ fn run(options: &Options, directory: &std::path::Path) -> anyhow::Result<()> {
     contenders.retain(|contender| {
         options.only.is_empty() || options.only.iter().any(|name| name == contender.name)
     });
-    ensure!(!contenders.is_empty(), "none of these is there: see --list");
+    ensure!(
+        !contenders.is_empty(),
+        "no contender is left: --list shows those that are installed"
+    );
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -1,4 +1,4 @@
-//! The measurement itself.
+//! Measures the contenders in rounds.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,18 +13,18 @@ use crate::upstream::Upstream;
 use bench::load::{self, Until};
 use bench::machine::{self, Running};
 
-/// Rounds in which others took more of a processor than this are repeated, as long as there is patience.
+/// Rounds in which other programs used more of a processor than this are repeated, until `PATIENCE` is used up.
 const DISTURBED: f64 = 0.08;
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Runs of a program that ends by itself.
+/// The runs of a program that ends by itself.
 const RUNS: usize = 31;
 
-/// What is done.
+/// The extent of the measurement.
 pub struct Plan {
     pub connections: Vec<usize>,
     pub rounds: usize,
     pub time: Duration,
-    /// Starts of each program.
+    /// The number of starts of each program.
     pub starts: usize,
     pub patience: Duration,
 }
@@ -42,7 +42,7 @@ impl Default for Plan {
 }
 
 impl Plan {
-    /// To see that it works.
+    /// A short measurement, to test the benchmark.
     pub fn quick() -> Self {
         Self {
             connections: vec![1, 16],
@@ -59,35 +59,35 @@ impl Plan {
 pub struct Round {
     pub requests: usize,
     pub per_second: f64,
-    /// Time on a processor for each request, in microseconds.
+    /// The CPU time of each request, in microseconds.
     pub cpu: f64,
     /// Latencies in microseconds.
     pub p50: f64,
     pub p99: f64,
-    /// Answers that were no 2xx, and starts without a token.
+    /// The number of answers other than 2xx, and of starts without a token.
     pub bad: u64,
-    /// Tokens fetched.
+    /// The number of tokens fetched.
     pub tokens: u64,
-    /// The share of a processor that others took meanwhile.
+    /// The share of a processor that other programs used meanwhile.
     pub others: f64,
 }
 
-/// Everything about one contender.
+/// The figures of one contender.
 #[derive(Debug, Default, Serialize)]
 pub struct Measured {
     pub what: &'static str,
-    /// By connections.
+    /// The rounds, by number of connections.
     pub rounds: BTreeMap<usize, Vec<Round>>,
     /// From exec to the first answer, in milliseconds.
     pub first_answer: Vec<f64>,
-    /// Resident memory in MiB: after a first answer, and the most at so many connections and fewer.
+    /// Resident memory in MiB after the first answer, and its peak up to each number of connections.
     pub idle: f64,
     pub peak: BTreeMap<usize, f64>,
-    /// Of the program, in MiB, where it is one file.
+    /// The size of the program in MiB, if it is one file.
     pub size: Option<f64>,
 }
 
-/// All of it.
+/// All figures.
 #[derive(Debug, Default, Serialize)]
 pub struct Figures {
     pub contenders: Vec<(&'static str, Measured)>,
@@ -101,7 +101,7 @@ pub struct Figures {
 pub struct Job {
     pub took: Vec<f64>,
     pub true_took: Vec<f64>,
-    /// In MiB.
+    /// The size of the program in MiB.
     pub size: f64,
 }
 
@@ -204,7 +204,7 @@ async fn first_answer(contender: &Contender, setting: &Setting<'_>) -> anyhow::R
     Ok(took.as_secs_f64() * 1e3)
 }
 
-/// One round. Without a program nothing of it is measured.
+/// Measures one round. Without a program it only sends the load.
 async fn round(
     contender: &Contender,
     program: Option<&Running>,
@@ -217,7 +217,7 @@ async fn round(
     upstream.take();
     let (cpu_before, busy_before, own_before) = (cpu(), machine::busy(), machine::own());
     let outcome = load::run(contender.port, &request, connections, Until::Time(time)).await;
-    let outcome = outcome.with_context(|| format!("{} broke down", contender.name))?;
+    let outcome = outcome.with_context(|| format!("the load on {} failed", contender.name))?;
     let used = cpu().saturating_sub(cpu_before);
     let known = used + machine::own().saturating_sub(own_before);
     let others = machine::busy()
@@ -246,7 +246,7 @@ fn time_job(path: &Path, directory: &Path) -> anyhow::Result<Job> {
         Running::start(&mut command, &directory.join("job.errors"))?.wait()?;
         Ok(begun.elapsed().as_secs_f64() * 1e6)
     };
-    let size = machine::size(path).context("the job has no size")?;
+    let size = machine::size(path).context("the size of the job is unknown")?;
     let (mut took, mut true_took) = (Vec::new(), Vec::new());
     let nothing = crate::contenders::find("true").context("there is no program `true`")?;
     for _ in 0..RUNS {

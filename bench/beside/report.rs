@@ -1,4 +1,4 @@
-//! The figures as tables in Markdown.
+//! Writes the figures as tables in Markdown.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -11,12 +11,12 @@ use crate::counts::Counted;
 use crate::measure::{Figures, Measured, Round};
 use bench::machine;
 
-/// What the others are divided by, if it is there.
+/// The contender to which the others are compared, if it is measured.
 const YARDSTICK: &str = "nginx";
-/// Between such a line, with its own name, and this one each kind of tables goes into a file.
+/// The line that ends the place of the tables in a file. It begins with the same line with the name of the tables.
 const END: &str = "<!-- end -->";
 
-/// When, where, and of what.
+/// The date, the commit and the machine of the measurement.
 pub fn heading(is_slow: bool) -> String {
     let date = Timestamp::now().strftime("%Y-%m-%d");
     let delay = if is_slow {
@@ -153,7 +153,7 @@ fn row(
     )
 }
 
-/// The table of what was counted.
+/// The table of the counts.
 pub fn counts(all: &[Counted]) -> String {
     let mut text = String::from(
         "| | thousand user instructions a request | × nginx | system calls a request | × nginx | |\n",
@@ -191,17 +191,17 @@ pub fn counts(all: &[Counted]) -> String {
     text
 }
 
-/// Puts the tables into a file, in the place of those that are there by this name.
+/// Replaces the tables with this name in a file.
 pub fn insert(path: &Path, name: &str, tables: &str) -> anyhow::Result<()> {
     let begin = format!("<!-- {name} -->\n");
     let file =
         std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let (before, rest) = file
         .split_once(&begin)
-        .with_context(|| format!("there is no line {begin}"))?;
+        .with_context(|| format!("the file has no line {begin}"))?;
     let (_, after) = rest
         .split_once(END)
-        .with_context(|| format!("there is no line {END} after it"))?;
+        .with_context(|| format!("the file has no line {END} after it"))?;
     std::fs::write(
         path,
         format!("{before}{begin}{}\n\n{END}{after}", tables.trim_end()),
@@ -209,7 +209,7 @@ pub fn insert(path: &Path, name: &str, tables: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The median, and the least.
+/// The median and the minimum.
 fn spread(figures: &[f64]) -> String {
     let least = figures.iter().copied().fold(f64::INFINITY, f64::min);
     format!("{:.1} ({least:.1})", median(figures))

@@ -1,4 +1,5 @@
-//! What this program is when it stands beside: a bare forwarder, the sample's way, and the service's library over TLS.
+//! The alternatives that are part of this program: a bare forwarder, the method of the sample, and the service's
+//! library over TLS.
 
 use std::convert::Infallible;
 use std::env;
@@ -26,7 +27,7 @@ use crate::contenders::RUN;
 const TOKEN: &str = "/computeMetadata/v1/instance/service-accounts/default/token";
 
 fn variable(name: &str) -> anyhow::Result<String> {
-    env::var(name).with_context(|| format!("{name} is set by whoever starts this"))
+    env::var(name).with_context(|| format!("{name} is not set"))
 }
 
 async fn listener() -> anyhow::Result<TcpListener> {
@@ -34,7 +35,7 @@ async fn listener() -> anyhow::Result<TcpListener> {
     Ok(TcpListener::bind(("127.0.0.1", port)).await?)
 }
 
-/// Serves every request on `answer`.
+/// Serves every request with `answer`.
 async fn serve<F>(
     answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
 ) -> anyhow::Result<()>
@@ -60,7 +61,7 @@ fn failed(error: &anyhow::Error) -> Response<Full<Bytes>> {
     response
 }
 
-/// The floor in Rust: accept, add a token, pass on, answer.
+/// The lower bound in Rust: accept a request, add a token, forward it, answer.
 pub async fn forward() -> anyhow::Result<()> {
     let (upstream, metadata) = (variable("UPSTREAM")?, variable("GCE_METADATA_HOST")?);
     let mut connector = HttpConnector::new();
@@ -100,8 +101,8 @@ pub async fn forward() -> anyhow::Result<()> {
     .await
 }
 
-/// The way of the sample that this grew from, without what .NET itself costs: for each request a client for the token, and
-/// another one for the call.
+/// The method of the sample from which this service grew, without the cost of .NET: each request creates a client for
+/// the token and another one for the call.
 pub async fn sample() -> anyhow::Result<()> {
     let upstream = variable("UPSTREAM")?;
     let token = format!("http://{}{TOKEN}", variable("GCE_METADATA_HOST")?);
@@ -138,7 +139,7 @@ pub async fn sample() -> anyhow::Result<()> {
     .await
 }
 
-/// The service with a Google whose root is in a file.
+/// The service with a stand-in for Google whose root certificate is in a file.
 pub async fn over_tls() -> anyhow::Result<()> {
     let mut roots = RootCertStore::empty();
     roots.add(std::fs::read(variable("ROOT")?)?.into())?;
@@ -150,12 +151,12 @@ pub async fn over_tls() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the library is asked for by one of its words.
+/// Whether the argument names a role.
 pub fn is_role(word: &str) -> bool {
     matches!(word, "forward" | "sample" | "tls")
 }
 
-/// Plays the role until somebody ends it.
+/// Plays the role until the process is killed.
 pub fn play(role: &str) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,7 +1,7 @@
-//! A fixed stand-in for Google and for an identity provider: the metadata server's token, `jobs.run` of the v1 and v2 APIs, and
-//! an issuer's keys; the same answer each time.
+//! A fixed stand-in for Google and for an identity provider: the metadata server's token, `jobs.run` of the v1 and v2
+//! APIs, and an issuer's keys. Its answers are always the same.
 //!
-//! Written on bare sockets, because it shares a processor with whoever makes the load.
+//! It uses bare sockets, because it shares a processor with the load generator.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,28 +22,28 @@ use tokio_rustls::TlsAcceptor;
 use bench::wire::Message;
 use testkit::issuer::Key;
 
-/// An execution and an operation as Google answers them, of typical size.
+/// An execution and an operation of typical size in Google's form.
 const EXECUTION: &str = include_str!("upstream/execution_v1.json");
 const OPERATION: &str = include_str!("upstream/operation_v2.json");
-/// Bytes of an access token of a service account.
+/// The length of a service account's access token, in bytes.
 const TOKEN_BYTES: usize = 1000;
-/// How long the slow one takes to answer a start.
+/// The latency of a start in the slow upstream.
 const DELAY: Duration = Duration::from_millis(20);
 
-/// Where it listens, and what it saw.
+/// A running stand-in: its addresses and its counters.
 pub struct Upstream {
     /// Answers at once.
     pub fast: SocketAddr,
     /// Takes 20 ms for a start.
     pub slow: SocketAddr,
-    /// Speaks TLS; `root` vouches for it as `localhost`.
+    /// Serves TLS as `localhost`, with a certificate that `root` signs.
     pub tls: SocketAddr,
-    /// A certificate, in DER.
+    /// A root certificate, in DER.
     pub root: Vec<u8>,
     seen: Arc<Seen>,
 }
 
-/// What was asked since it was asked last.
+/// The counts of requests since the last call of `take`.
 #[derive(Default)]
 struct Seen {
     tokens: AtomicU64,
@@ -57,10 +57,10 @@ struct Place {
 }
 
 impl Upstream {
-    /// Serves in a thread of its own until the program ends.
+    /// Starts the stand-in in a thread of its own, which ends with the program.
     pub fn start() -> anyhow::Result<Self> {
         let (identity, root) = identity()?;
-        let (told, listening) = std::sync::mpsc::channel();
+        let (addresses, listening) = std::sync::mpsc::channel();
         let seen = Arc::new(Seen::default());
         let seen_there = Arc::clone(&seen);
         std::thread::spawn(move || -> anyhow::Result<()> {
@@ -68,7 +68,7 @@ impl Upstream {
             runtime.block_on(async move {
                 let bind = || TcpListener::bind("127.0.0.1:0");
                 let (fast, slow, tls) = (bind().await?, bind().await?, bind().await?);
-                told.send((fast.local_addr()?, slow.local_addr()?, tls.local_addr()?))?;
+                addresses.send((fast.local_addr()?, slow.local_addr()?, tls.local_addr()?))?;
                 let place = |delay| Place {
                     seen: Arc::clone(&seen_there),
                     delay,
@@ -91,13 +91,13 @@ impl Upstream {
         })
     }
 
-    /// Tokens handed out, and starts without one, since the last call.
+    /// The numbers of tokens issued and of starts without a token, since the last call.
     pub fn take(&self) -> (u64, u64) {
         let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
         (take(&self.seen.tokens), take(&self.seen.unauthorized))
     }
 
-    /// The token that it hands out.
+    /// The token that the stand-in issues.
     pub fn token() -> String {
         format!("ya29.c.{}", "T".repeat(TOKEN_BYTES))
     }
@@ -193,7 +193,7 @@ impl Place {
         if path == "/keys" {
             return ok(json!({ "keys": [Key::k1().jwk("k1")] }).to_string());
         }
-        // What the official clients ask of the metadata server besides.
+        // Other paths of the metadata server that Google's clients read.
         ok(match path {
             _ if path.ends_with("/email") => "runner@p.iam.gserviceaccount.com".to_owned(),
             _ if path.ends_with("/project-id") => "p".to_owned(),
@@ -203,7 +203,7 @@ impl Place {
     }
 }
 
-/// Who `localhost` is, and a root that vouches for it.
+/// A key and a certificate for `localhost`, and the root certificate that signs it.
 fn identity() -> anyhow::Result<(TlsAcceptor, Vec<u8>)> {
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -1,8 +1,8 @@
-//! How the cost of a request grows with what there is already: past executions, watchers, scopes, tasks.
+//! Measures how the cost of a request grows with the number of past executions, watchers, scopes and tasks.
 //!
-//! `cargo bench -p bench --bench growth` takes a minute, against the emulator on loopback; `-- --plot FILE` draws the curves as SVG,
-//! `-- --json FILE` writes the figures, `-- --quick` is to see that it works. What is measured is the service's own processor
-//! time and memory, which the emulator beside it does not disturb.
+//! `cargo bench -p bench --bench growth` takes a minute, against the emulator on loopback; `-- --plot FILE` draws the
+//! curves as SVG, `-- --json FILE` writes the figures, and `-- --quick` runs it briefly as a test. It measures the
+//! service's own processor time and memory, which exclude those of the emulator.
 
 mod plot;
 
@@ -24,24 +24,24 @@ use bench::machine::{self, Running};
 use bench::wire::Message;
 
 const JOB: &str = "test-job";
-/// Requests at one time.
+/// The number of concurrent requests.
 const CONNECTIONS: usize = 8;
-/// The machine does other things too: a figure is the least of so many.
+/// The rounds of a measurement. The least figure counts, because other programs disturb the rest.
 const ROUNDS: usize = 5;
-/// How long the service may take to listen, and a stream to begin.
+/// The time limit for the service to listen, and for a stream to begin.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What was varied, and what came of it.
+/// The figures of one measurement, by the quantity that it varies.
 #[derive(Debug, Serialize)]
 struct Curve {
     title: &'static str,
     varied: &'static str,
     measured: &'static str,
-    /// By name, a line each.
+    /// The lines of the plot: a name and its points.
     lines: Vec<(&'static str, Vec<(f64, f64)>)>,
 }
 
-/// How much is done.
+/// The extent of the measurements.
 struct Size {
     requests: usize,
     watching: Duration,
@@ -73,7 +73,7 @@ fn main() -> anyhow::Result<()> {
     }
     ensure!(
         cfg!(target_os = "linux"),
-        "what the service takes of the machine is read from Linux's /proc"
+        "this benchmark needs Linux, because it reads /proc"
     );
     machine::step_aside();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -103,7 +103,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The service on an emulator of its own.
+/// The service with an emulator of its own.
 struct World {
     emulator: Emulator,
     service: Running,
@@ -142,16 +142,16 @@ impl World {
         while world.ask("GET", "/health", "").await.is_err() {
             ensure!(
                 begun.elapsed() < PATIENCE,
-                "the service does not listen: see {}",
+                "the service does not listen. Its errors are in {}",
                 errors.display()
             );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        std::fs::remove_file(&errors)?; // open, and still written to
+        std::fs::remove_file(&errors)?; // the service still writes to the open file
         Ok(world)
     }
 
-    /// Asks once, on a connection of its own; the body of the answer.
+    /// Sends one request on a new connection and returns the body of the answer.
     async fn ask(&self, method: &str, path: &str, headers: &str) -> anyhow::Result<Value> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
         let head = format!(
@@ -162,7 +162,7 @@ impl World {
         let message = loop {
             ensure!(
                 stream.read_buf(&mut answer).await? > 0,
-                "the answer broke off"
+                "the connection closed before the end of the answer"
             );
             if let Some(message) = Message::of(&answer) {
                 break message;
@@ -172,8 +172,8 @@ impl World {
         Ok(serde_json::from_slice(&answer[message.head..message.end]).unwrap_or_default())
     }
 
-    /// Asks so many times, each time something else, in rounds; microseconds of the service's processor time for each
-    /// request, in the round that was disturbed least.
+    /// Sends this number of different requests in rounds. Returns the microseconds of the service's processor time
+    /// for each request in the cheapest round.
     async fn cost(
         &self,
         count: usize,
@@ -198,7 +198,7 @@ impl World {
     }
 }
 
-/// Sends the requests one after the other, each method and path with its headers.
+/// Sends the requests one after the other. Each has a method, a path and headers.
 async fn client_of(port: u16, requests: Vec<(String, String)>) -> anyhow::Result<()> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.set_nodelay(true)?;
@@ -211,7 +211,7 @@ async fn client_of(port: u16, requests: Vec<(String, String)>) -> anyhow::Result
         while Message::of(&answer).is_none() {
             ensure!(
                 stream.read_buf(&mut answer).await? > 0,
-                "the answer broke off"
+                "the connection closed before the end of the answer"
             );
         }
         ensure!(
@@ -241,7 +241,7 @@ async fn past_executions(size: &Size) -> anyhow::Result<Curve> {
         let key = |nth: usize| (start("acme"), format!("idempotency-key: {past}-{nth}\r\n"));
         world
             .cost(CONNECTIONS, |nth| key(size.requests + nth))
-            .await?; // the first look reads the whole list
+            .await?; // the first request reads the whole list
         let x = past as f64;
         listing.push((
             x,
@@ -282,7 +282,7 @@ async fn watchers(size: &Size) -> anyhow::Result<Curve> {
         let execution = world.ask("POST", "/scopes/acme/process", "").await?;
         let events = execution["links"]["events"]
             .as_str()
-            .context("the execution has links")?;
+            .context("the execution has no links")?;
         let idle = world.service.memory("VmRSS");
         let mut streams = JoinSet::new();
         for _ in 0..watchers {
@@ -329,7 +329,7 @@ async fn scopes(size: &Size) -> anyhow::Result<Curve> {
     for scopes in [1, 10, 100, 1000] {
         let world = World::new(instant(), &[]).await?;
         let request = |nth: usize| (start(&format!("s{}", nth % scopes)), String::new());
-        world.cost(size.requests / 2, request).await?; // each scope has been seen
+        world.cost(size.requests / 2, request).await?; // so that each scope is known
         costs.push((scopes as f64, world.cost(size.requests, request).await?));
     }
     Ok(Curve {
@@ -347,7 +347,7 @@ async fn tasks(size: &Size) -> anyhow::Result<Curve> {
         let world = World::new(instant(), &[("API__OVERRIDES__TASK_COUNT", &count)]).await?;
         world
             .cost(CONNECTIONS, |_| (start("acme"), String::new()))
-            .await?; // there are connections
+            .await?; // so that the connections exist
         let x = f64::from(tasks);
         starts.push((
             x,
@@ -358,7 +358,7 @@ async fn tasks(size: &Size) -> anyhow::Result<Curve> {
         let execution = world.ask("POST", "/scopes/acme/process", "").await?;
         let path = execution["links"]["self"]
             .as_str()
-            .context("the execution has links")?;
+            .context("the execution has no links")?;
         let show = |_| (format!("GET {path}"), String::new());
         shows.push((x, world.cost(size.requests, show).await?));
     }

@@ -1,4 +1,4 @@
-//! The curves as a picture.
+//! Draws the curves as a picture.
 
 use std::path::Path;
 
@@ -13,10 +13,10 @@ const COLORS: [RGBColor; 3] = [
     RGBColor(191, 80, 31),
     RGBColor(46, 139, 87),
 ];
-/// How much room there is above the highest point.
+/// The height of a plot relative to its highest point.
 const HEADROOM: f64 = 1.35;
 
-/// Draws each curve in a field of its own, what was varied on a logarithmic scale.
+/// Draws each curve in a plot of its own, with a logarithmic scale for the varied quantity.
 pub(crate) fn draw(path: &Path, curves: &[Curve]) -> anyhow::Result<()> {
     draw_all(path, curves).map_err(|error| anyhow!("drawing {}: {error}", path.display()))
 }

@@ -1,4 +1,4 @@
-//! What both benchmarks use: requests and answers on the wire, load, and what the machine says of a process.
+//! The helpers of both benchmarks: HTTP messages, load, and measurements of processes.
 
 pub mod load;
 pub mod machine;

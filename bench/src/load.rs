@@ -1,4 +1,4 @@
-//! Starts over connections that stay open, each sending the next as soon as it has its answer.
+//! Load: starts over persistent connections, each of which sends the next request as soon as it has an answer.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,25 +12,25 @@ use crate::wire::Message;
 
 /// The body of every request: two parameters.
 pub const BODY: &str = r#"{"document":"annual-report","limit":42}"#;
-/// How long one answer may take.
+/// The time limit of one answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long to go on.
+/// When the load ends.
 #[derive(Clone, Copy)]
 pub enum Until {
-    /// So long.
+    /// After this time.
     Time(Duration),
-    /// So many requests on each connection.
+    /// After this number of requests on each connection.
     Requests(usize),
 }
 
-/// What came of it.
+/// The result of a load.
 pub struct Outcome {
-    /// How long each answer took, the shortest first.
+    /// The latency of each answer, the shortest first.
     pub latencies: Vec<Duration>,
-    /// Answers that were no 2xx.
+    /// The number of answers other than 2xx.
     pub bad: usize,
-    /// All of it.
+    /// The duration of the whole load.
     pub took: Duration,
 }
 
@@ -43,7 +43,7 @@ impl Outcome {
     }
 }
 
-/// The request that starts something for a scope.
+/// A request that starts the job for a scope. `more` are further header lines.
 pub fn request(path: &str, more: &str) -> Vec<u8> {
     let length = BODY.len();
     let head = format!(
@@ -52,7 +52,7 @@ pub fn request(path: &str, more: &str) -> Vec<u8> {
     format!("{head}\r\n{more}\r\n{BODY}").into_bytes()
 }
 
-/// Sends the request over so many connections.
+/// Sends the request repeatedly over this number of connections.
 pub async fn run(
     port: u16,
     request: &[u8],
@@ -103,7 +103,7 @@ async fn client(
     }
 }
 
-/// Sends a request and reads its answer; whether that is a 2xx.
+/// Sends a request and reads its answer. Returns whether that is a 2xx.
 async fn ask(stream: &mut TcpStream, request: &[u8], answer: &mut Vec<u8>) -> io::Result<bool> {
     stream.write_all(request).await?;
     answer.clear();

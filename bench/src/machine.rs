@@ -1,4 +1,4 @@
-//! Programs under measurement, and what they take of the machine. Linux: it is read from `/proc`.
+//! Programs under measurement, and their use of the machine, which is read from Linux's `/proc`.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 const MEBIBYTE: f64 = 1024.0 * 1024.0;
 
-/// Processors that this program may use, before it keeps to one.
+/// The processors that this program may use before it is pinned to one.
 fn processors() -> &'static [usize] {
     static ALL: OnceLock<Vec<usize>> = OnceLock::new();
     ALL.get_or_init(|| {
@@ -22,39 +22,39 @@ fn processors() -> &'static [usize] {
     })
 }
 
-/// Keeps this thread, and those that it starts, on one processor. False where that cannot be.
+/// Pins this thread, and those that it starts, to one processor. Returns false if that fails.
 fn pin(cpu: usize) -> bool {
     let mut cpus = CpuSet::new();
     cpus.set(cpu);
     sched_setaffinity(None, &cpus).is_ok()
 }
 
-/// Leaves the first processor to what is measured. False where there is no other.
+/// Leaves the first processor to the measured program. Returns false if there is no other.
 pub fn step_aside() -> bool {
     matches!(processors(), [_, other, ..] if pin(*other))
 }
 
-/// Goes where what is measured is to be.
+/// Moves to the processor of the measured program.
 fn step_in() {
     if let [measured, _, ..] = processors() {
         pin(*measured);
     }
 }
 
-/// A program, alone on its processor. Dropping it ends it and its children.
+/// A measured program, alone on its processor. Dropping it ends it and its children.
 pub struct Running {
     child: Child,
 }
 
 impl Running {
-    /// Starts it; its standard output goes nowhere, its errors to the file.
+    /// Starts the program. Its standard output is discarded, and its standard error goes to the file.
     pub fn start(command: &mut Command, errors: &Path) -> anyhow::Result<Self> {
         let errors = fs::File::create(errors)?;
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(errors);
-        step_in(); // a child is where its parent was
+        step_in(); // a child inherits the processor of its parent
         let child = command.spawn();
         step_aside();
         let child =
@@ -62,19 +62,19 @@ impl Running {
         Ok(Self { child })
     }
 
-    /// Whether it has ended.
+    /// Whether the program has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().is_ok_and(|status| status.is_some())
     }
 
-    /// Waits until it has; how it was.
+    /// Waits until the program ends, and fails if its status is not a success.
     pub fn wait(&mut self) -> anyhow::Result<()> {
         let status = self.child.wait()?;
-        ensure!(status.success(), "it ended with {status}");
+        ensure!(status.success(), "the program ended with {status}");
         Ok(())
     }
 
-    /// Tells it to end, and waits for that.
+    /// Sends SIGTERM to the program and its children, and waits for its end.
     pub fn terminate(&mut self, patience: Duration) {
         signal(&self.processes());
         let begun = Instant::now();
@@ -83,19 +83,19 @@ impl Running {
         }
     }
 
-    /// Time on a processor so far, its children's included.
+    /// The CPU time so far, including that of the children.
     pub fn cpu(&self) -> Duration {
         self.processes().iter().map(|pid| cpu(*pid)).sum()
     }
 
-    /// Resident memory in MiB, by its name in `/proc/PID/status`: `VmRSS`, or `VmHWM` for the most so far.
+    /// Resident memory in MiB, by its name in `/proc/PID/status`: `VmRSS`, or `VmHWM` for the peak.
     pub fn memory(&self, field: &str) -> f64 {
         let all = self.processes();
         let kibibytes = all.iter().filter_map(|pid| status(*pid, field));
         kibibytes.sum::<u64>() as f64 / 1024.0
     }
 
-    /// It and its children, the youngest first.
+    /// The process ids of the program and its descendants, the youngest first.
     fn processes(&self) -> Vec<u32> {
         let mut all = vec![self.child.id()];
         let mut next = 0;
@@ -130,7 +130,7 @@ fn signal(processes: &[u32]) {
     }
 }
 
-/// Time that the threads of a process have had a processor (Linux's documentation of schedstats).
+/// The CPU time of the threads of a process (see Linux's documentation of schedstats).
 fn cpu(pid: u32) -> Duration {
     let threads = fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()
@@ -153,7 +153,7 @@ fn status(pid: u32, field: &str) -> Option<u64> {
         .ok()
 }
 
-/// Time that the whole machine has spent working.
+/// The CPU time of the whole machine.
 pub fn busy() -> Duration {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let fields = stat
@@ -168,7 +168,7 @@ pub fn busy() -> Duration {
     Duration::from_secs_f64((all - idle) as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
-/// Time that this program has spent working.
+/// The CPU time of this program.
 pub fn own() -> Duration {
     cpu(std::process::id())
 }
@@ -178,7 +178,7 @@ pub fn size(path: &Path) -> Option<f64> {
     Some(fs::metadata(path).ok()?.len() as f64 / MEBIBYTE)
 }
 
-/// What this is measured on.
+/// A description of the machine.
 pub fn description() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo

@@ -1,16 +1,16 @@
-//! Where an HTTP/1.1 message ends, as far as the programs that are measured write any.
+//! Finds the end of an HTTP/1.1 message, for the kinds of messages that the measured programs write.
 
-/// A whole message at the beginning of some bytes.
+/// The size of a complete message.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Message {
-    /// Bytes of its head.
+    /// The length of its head in bytes.
     pub head: usize,
-    /// Bytes of all of it.
+    /// Its whole length in bytes.
     pub end: usize,
 }
 
 impl Message {
-    /// None as long as it is not whole.
+    /// The message at the beginning of the bytes; `None` if it is incomplete.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         let head = find(bytes, b"\r\n\r\n")? + 4;
         if let Some(length) = field(&bytes[..head], b"content-length:") {
@@ -31,7 +31,7 @@ impl Message {
     }
 }
 
-/// The value of a header field; `name` is in small letters, with its colon.
+/// The value of a header field; `name` is in lower case, with its colon.
 fn field<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let lines = head.split(|byte| *byte == b'\n');
     let mut values = lines.filter_map(|line| {

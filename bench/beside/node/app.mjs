@@ -1,4 +1,4 @@
-// What people would use instead, in Node.
+// The alternative in Node.
 //   MODE=sdk     express and Google's client, over REST
 //   MODE=sample  express, a token and a connection for each request, as in the sample
 import http from 'node:http';

@@ -1,4 +1,4 @@
-"""What people would use instead, in Python: FastAPI on uvicorn, and Google's client over REST."""
+"""The alternative in Python: FastAPI on uvicorn, and Google's client over REST."""
 
 import json
 import os

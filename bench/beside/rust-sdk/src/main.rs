@@ -1,4 +1,4 @@
-//! What people would use instead, in Rust: axum with Google's client (google-cloud-run-v2, over REST).
+//! The alternative in Rust: axum with Google's client (google-cloud-run-v2, over REST).
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
