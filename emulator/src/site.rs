@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::refusal::Refusal;
 
-/// The project's number, which Google's answers use in place of its id. Any number will do.
+/// The project's number, which Google's answers use in place of its id. Any number works.
 pub(crate) const PROJECT_NUMBER: &str = "123456789012";
 
 /// The project and the region.

@@ -52,7 +52,7 @@ async fn start_emulator(command: Option<Vec<String>>) -> anyhow::Result<Emulator
     let started = Emulator::start(settings).await;
     started.with_context(|| {
         format!(
-            "starting the emulator on port {port} (choose another: EMULATOR_PORT=8788 cargo run)"
+            "cannot start the emulator on port {port} (choose another: EMULATOR_PORT=8788 cargo run)"
         )
     })
 }
@@ -64,7 +64,7 @@ fn job(command: Option<Vec<String>>) -> anyhow::Result<Job> {
         return Ok(Job::new(JOB, words.into_iter().map(OsString::from)));
     }
     println!("building the job");
-    let binary = emulator::job_binary().context("building the package `job`")?;
+    let binary = emulator::job_binary().context("cannot build the package `job`")?;
     Ok(Job::new(JOB, [binary]))
 }
 

@@ -50,7 +50,7 @@ async fn output_of(arguments: &[String]) -> anyhow::Result<String> {
         stdout,
         stderr,
     } = command.output().await.context(
-        "running gcloud (is it installed? https://cloud.google.com/sdk/docs/install says how)",
+        "cannot run gcloud (is it installed? https://cloud.google.com/sdk/docs/install says how)",
     )?;
     if !status.success() {
         bail!(

@@ -43,12 +43,12 @@ async fn main() -> ExitCode {
 /// Serves until Ctrl-C or SIGTERM. `greeting` makes the text to print, from the port, once the service accepts
 /// requests.
 async fn serve(config: &Config, greeting: impl FnOnce(u16) -> String) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     api::telemetry::init(&config.log)?;
     let app = App::new(config)?;
     let listener = loopback::listen(config.port).await.with_context(|| {
         format!(
-            "listening on port {} (choose another: PORT=8081 cargo run)",
+            "cannot listen on port {} (choose another: PORT=8081 cargo run)",
             config.port
         )
     })?;
@@ -107,8 +107,7 @@ fn token_line(config: &Config) -> String {
     ];
     match api::mint::mint(config, arguments.map(Into::into)) {
         Ok(token) => format!("\n  TOKEN={token} # for an hour"),
-        Err(_) => {
-            "\n  TOKEN=… # one of your issuer's; docs/who-may-call.md says how to get it".to_owned()
-        }
+        Err(_) => "\n  TOKEN=… # a token of your issuer; docs/who-may-call.md says how to get one"
+            .to_owned(),
     }
 }

@@ -18,7 +18,9 @@ pub async fn run(target: Target) -> anyhow::Result<()> {
     let listener = TcpListener::bind((loopback::HOST, port))
         .await
         .with_context(|| {
-            format!("listening on port {port} (choose another: EMULATOR_PORT=8788 cargo run -- …)")
+            format!(
+                "cannot listen on port {port} (choose another: EMULATOR_PORT=8788 cargo run -- …)"
+            )
         })?;
     let host = listener.local_addr()?.to_string();
     config.platform.metadata_host.clone_from(&host);
@@ -57,6 +59,6 @@ Ctrl-C stops the service; running executions continue.
     };
     tokio::select! {
         served = serve(&config, greeting) => served,
-        played = metadata.serve(listener) => played.context("serving gcloud's token"),
+        played = metadata.serve(listener) => played.context("cannot serve gcloud's token"),
     }
 }

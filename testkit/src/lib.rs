@@ -234,7 +234,7 @@ pub fn client() -> Client {
         .unwrap()
 }
 
-/// Settings that point at the emulator.
+/// The settings of a service that uses the emulator.
 pub fn config(emulator: &Emulator) -> Config {
     let mut config = Config::defaults().unwrap();
     config.auth.mode = Some(AuthMode::Public);
@@ -301,7 +301,10 @@ pub async fn problem(response: Response, slug: &str) -> Value {
 pub async fn eventually(condition: impl Fn() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "it did not happen in time");
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "the condition did not hold in time"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -33,7 +33,11 @@ impl Process {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let address = loop {
-            let line = lines.next_line().await.unwrap().expect("it did not start");
+            let line = lines
+                .next_line()
+                .await
+                .unwrap()
+                .expect("the service did not start");
             let line: Value = serde_json::from_str(&line).unwrap();
             if let Some(address) = line["address"].as_str() {
                 break address.to_owned();

@@ -58,7 +58,7 @@ pub struct Rule {
     /// When the fault happens, relative to the effect of the call.
     #[serde(default)]
     pub when: When,
-    /// What goes wrong.
+    /// The fault that is injected.
     pub fault: Fault,
 }
 

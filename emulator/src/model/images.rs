@@ -25,8 +25,8 @@ impl Images {
         }
     }
 
-    /// The local command of a container: its own if it has one and that is allowed, else that of the job whose name
-    /// its image ends in, else that of the first job.
+    /// The local command of a container: its own, if it has one and that is allowed; otherwise that of the job with
+    /// the name of its image, or else that of the first job.
     pub(crate) fn command(&self, container: &Container) -> Option<Arc<[OsString]>> {
         if self.allow_commands && !container.command.is_empty() {
             let words: Vec<OsString> = container.command.iter().map(Into::into).collect();

@@ -13,7 +13,7 @@ use crate::refusal::{Code, Refusal};
 use crate::site::Site;
 use crate::{random, settings};
 
-/// Google's quota.
+/// The most jobs in a region, which is Google's quota.
 const MAX_JOBS: usize = 1000;
 const MAX_NAME: usize = 63;
 

@@ -3,15 +3,15 @@
 //!
 //! The info string of a code block determines its role:
 //!
-//! | info string | what happens here |
+//! | info string | role in this test |
 //! | --- | --- |
 //! | `sh` | run, in one shell for all blocks of a page; `cargo run` gets a terminal of its own, which replaces the one before |
-//! | `sh python3`, `sh node` | the same, if there is that program; in CI there must be |
-//! | `json`, `http`, `text` | the output of the `sh` block before it, `…` for anything, white space aside |
-//! | `text terminal` | lines that the terminal of `cargo run` shows next |
-//! | `toml` | a settings file: the service starts with it |
-//! | `sh deploy` | not run: it needs a project of Google Cloud |
-//! | `sh test` | not run: it is what runs this very test |
+//! | `sh python3`, `sh node` | the same, if the program is installed; in CI it must be |
+//! | `json`, `http`, `text` | the output of the preceding `sh` block; `…` stands for anything, and white space is ignored |
+//! | `text terminal` | the next lines in the terminal of `cargo run` |
+//! | `toml` | a settings file, with which the service must start |
+//! | `sh deploy` | not run, because it needs a project of Google Cloud |
+//! | `sh test` | not run, because it runs this test |
 //!
 //! Each page begins with a new shell and no terminal. A block that only reads is repeated until its output is as
 //! shown, because the documents show states that are reached after a short time.
