@@ -27,15 +27,15 @@ impl Config {
         let mut builder =
             config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
         if let Some(path) = optional("API_CONFIG")? {
-            builder = builder.add_source(File::new(&path, FileFormat::Toml).required(true));
+            let text = settings_file(&path)?;
+            builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
         }
         let Variables {
             templates,
             mut others,
         } = own_variables()?;
-        if let Some(processes) = others.shift_remove("API__PROCESSES") {
-            let text = format!("processes = {processes}");
-            builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
+        for table in inline_processes(&mut others)? {
+            builder = builder.add_source(File::from_str(&table, FileFormat::Toml));
         }
         let environment = Environment::with_prefix("API")
             .prefix_separator("__")
@@ -90,6 +90,56 @@ fn own_variables() -> Result<Variables, Invalid> {
         }
     }
     Ok(Variables { templates, others })
+}
+
+/// The text of the settings file. Said of it is the place of a mistake and not the line, which may hold a secret.
+fn settings_file(path: &str) -> Result<String, Invalid> {
+    let invalid = |what: String| Invalid::new("API_CONFIG", format!("{path} {what}"));
+    let text = fs::read_to_string(path).map_err(|e| invalid(format!("cannot be read: {e}")))?;
+    toml::from_str::<toml::Table>(&text).map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+        invalid(format!(
+            "is not TOML: see line {line}: {}",
+            one_line(error.message())
+        ))
+    })?;
+    Ok(text)
+}
+
+/// Takes `API__PROCESSES` and each `API__PROCESSES__NAME` that is a table out of the variables, as TOML: the first has all
+/// processes, the others one each.
+fn inline_processes(variables: &mut config::Map<String, String>) -> Result<Vec<String>, Invalid> {
+    const ALL: &str = "API__PROCESSES";
+    let is_table = |name: &String| {
+        let process = name.strip_prefix(ALL).and_then(|n| n.strip_prefix("__"));
+        name == ALL || process.is_some_and(|process| !process.contains("__"))
+    };
+    let mut names: Vec<_> = variables.keys().filter(|n| is_table(n)).cloned().collect();
+    names.sort(); // all processes first, so that a variable of one wins
+    let table = |name: String| {
+        let text = variables.shift_remove(&name).unwrap_or_default();
+        let key = name.trim_start_matches("API__").to_lowercase();
+        let key = key.replace("__", ".");
+        let example = match &name[..] {
+            ALL => r#"{ import = { job = "my-job" } }"#,
+            _ => r#"{ job = "my-job" }"#,
+        };
+        let invalid =
+            |why: &str| Invalid::new(&key, format!("is no table such as {example}: {why}"));
+        let value = parse_toml(&text).map_err(|error| invalid(&one_line(error.message())))?;
+        let nested = key.split('.').rev().fold(value, |value, part| {
+            Value::Object(Map::from_iter([(part.to_owned(), value)]))
+        });
+        toml::to_string(&nested).map_err(|error| invalid(&one_line(&error.to_string())))
+    };
+    names.into_iter().map(table).collect()
+}
+
+/// A library's message in one line, as all of ours are.
+fn one_line(message: &str) -> String {
+    let lines: Vec<_> = message.lines().map(str::trim).collect();
+    lines.join(", ")
 }
 
 /// The variable of each setting, by its words: API_AUTH_MODE is a misspelt API__AUTH__MODE. Settings of one word are left out:

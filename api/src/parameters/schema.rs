@@ -130,7 +130,14 @@ fn rule(keyword: &str, argument: &Value) -> Result<Rule, String> {
         "const" => Rule::OneOf(vec![argument.clone()]),
         "pattern" => {
             let pattern = Regex::new(&pattern::translated(text()?));
-            let pattern = pattern.map_err(|error| format!("`pattern` cannot be used: {error}"))?;
+            let pattern = pattern.map_err(|error| {
+                let shown = error.to_string(); // the pattern in several lines, and then what is wrong with it
+                let fault = shown.lines().last().unwrap_or_default();
+                format!(
+                    "`pattern` cannot be used: {}",
+                    fault.trim_start_matches("error: ")
+                )
+            })?;
             Rule::Matches(pattern, text()?.to_owned())
         }
         "format" => Rule::IsA(Format::new(text()?)?),

@@ -96,6 +96,21 @@ fn settings_that_cannot_work_keep_it_from_starting_and_say_so_in_one_line() {
             &[("API__PROCESSES", "{ import = { job = '' } }")],
             "processes.import.job",
         ),
+        (
+            &[("API__PROCESSES", "import")],
+            "processes (API__PROCESSES): is no table such as { import",
+        ),
+        (
+            &[("API__PROCESSES__IMPORT", "import-job")],
+            "processes.import (API__PROCESSES__IMPORT): is no table",
+        ),
+        (
+            &[(
+                "API__PARAMETERS",
+                "{ a = { type = 'string', pattern = '(?=x)' } }",
+            )],
+            "parameters.a",
+        ),
         (&[("API__CLOUD_RUN__JOB", "Job/..")], "API__CLOUD_RUN__JOB"),
         (&[("API__CLOUD_RUN__JOBB", "x")], "jobb"),
         (
@@ -198,6 +213,10 @@ fn a_variable_may_be_written_in_the_usual_forms() {
         ("API__OVERRIDES__ENV", "{ A = '{scope}' }"),
         ("API__OVERRIDES__ENV", r#"{"A": "{scope}"}"#),
         ("API__PARAMETERS", r#"{"limit": {"type": "integer"}}"#),
+        ("API__PROCESSES", "{ import = { job = 'import-job' } }"),
+        ("API__PROCESSES", r#"{"import": {"job": "import-job"}}"#),
+        ("API__PROCESSES__IMPORT", "{ job = 'import-job' }"),
+        ("API__PROCESSES__IMPORT", r#"{"max_running": 2}"#),
         ("API__START__ON_RUNNING", "Reject"),
         ("API_PORT", "tcp://10.0.0.1:80"), // set by platforms that link containers, and not ours
     ] {
@@ -215,6 +234,21 @@ fn a_variable_may_be_written_in_the_usual_forms() {
             "{variables:?}: {output} {error}"
         );
     }
+}
+
+#[test]
+fn a_settings_file_that_is_not_toml_is_refused_by_the_line_and_no_line_is_shown() {
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("broken.toml");
+    std::fs::write(&file, "[auth]\nmode = \"jwt\"\njwt.secret = \"CANARY\n").unwrap();
+    let output = api(&[ENOUGH[0], ("API_CONFIG", file.to_str().unwrap())]);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("API_CONFIG") && message.contains("broken.toml is not TOML: see line 3"),
+        "{message}"
+    );
+    assert!(!message.contains("CANARY"), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
 }
 
 #[test]
