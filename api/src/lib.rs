@@ -23,6 +23,7 @@
 
 pub mod auth;
 mod backoff;
+mod cached;
 pub mod caller_id;
 pub mod check;
 pub mod config;

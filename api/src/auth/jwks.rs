@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
-use parking_lot::RwLock;
 use reqwest::header::{CACHE_CONTROL, HeaderMap};
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::Mutex;
 
+use crate::cached::{Cached, Entry};
 use crate::gcp::http_client::{describe, read_capped};
 
 /// How long the keys may take to come; they are static files on somebody's edge.
@@ -37,24 +36,11 @@ pub struct Keys {
     http: Client,
     url: String,
     algorithm: Algorithm,
-    current: RwLock<Option<Arc<KeySet>>>,
-    /// Held while fetching. What came of the last fetch, except of one that replaced nothing.
-    last: Mutex<Option<Attempt>>,
+    cached: Cached<KeySet, String>,
 }
 
-struct KeySet {
-    keys: HashMap<String, Key>,
-    fetched_at: Instant,
-    fresh_until: Instant,
-}
-
+type KeySet = HashMap<String, Key>;
 type Key = Arc<DecodingKey>;
-
-struct Attempt {
-    /// When its outcome was known: whoever asked before shares it.
-    at: Instant,
-    failure: Option<String>,
-}
 
 /// Why there is no key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,64 +58,38 @@ impl Keys {
             http,
             url,
             algorithm,
-            current: RwLock::default(),
-            last: Mutex::default(),
+            cached: Cached::new(REFETCH_PAUSE, RETRY_PAUSE),
         }
     }
 
     /// The key of this id. Keys that are a little old are better than none, and than waiting for who fetches already.
     pub async fn get(self: &Arc<Self>, id: &str) -> Result<Key, Error> {
         let asked_at = Instant::now();
-        if let Some(set) = self.current(asked_at)
-            && let Some(key) = set.keys.get(id)
-            && (asked_at < set.fresh_until || self.last.try_lock().is_err())
-        {
-            return Ok(Arc::clone(key));
+        if let Some(key) = self.cached.find(asked_at, |set| set.get(id).cloned()) {
+            return Ok(key);
         }
         // In a task of its own: a client that goes away must not call back a fetch that others wait for.
         let (keys, id) = (Arc::clone(self), id.to_owned());
-        let found = tokio::spawn(async move { keys.find_or_fetch(&id, asked_at).await });
-        found
-            .await
-            .unwrap_or_else(|error| Err(Error::Unavailable(error.to_string())))
-    }
-
-    async fn find_or_fetch(&self, id: &str, asked_at: Instant) -> Result<Key, Error> {
-        let mut last = self.last.lock().await;
-        let now = Instant::now();
-        let set = self.current(now);
-        if let Some(answer) = answer(set.as_deref(), last.as_ref(), id, asked_at, now) {
-            return answer;
+        let found = tokio::spawn(async move {
+            let find = |set: &KeySet| set.get(&id).cloned();
+            keys.cached
+                .find_or_fetch(asked_at, find, keys.fetch())
+                .await
+        });
+        match found.await {
+            Ok(Ok(key)) => key.ok_or(Error::Unknown),
+            Ok(Err(why)) => Err(Error::Unavailable(why)),
+            Err(error) => Err(Error::Unavailable(error.to_string())),
         }
-        let failure = match self.fetch().await {
-            Ok(keys) => {
-                *self.current.write() = Some(Arc::new(keys));
-                None
-            }
-            Err(failure) => {
-                tracing::warn!(
-                    cause = failure,
-                    "the identity provider's keys could not be fetched"
-                );
-                Some(failure)
-            }
-        };
-        let at = Instant::now();
-        let key = self.current(at).and_then(|set| set.keys.get(id).cloned());
-        let outcome = outcome(key, failure.as_ref());
-        *last = (set.is_some() || failure.is_some()).then_some(Attempt { at, failure });
-        outcome
     }
 
-    /// The keys, unless they are too old to be used at all.
-    fn current(&self, now: Instant) -> Option<Arc<KeySet>> {
-        let current = self.current.read();
-        current
-            .clone()
-            .filter(|set| now < set.fresh_until + MAX_STALE)
+    async fn fetch(&self) -> Result<Entry<KeySet>, String> {
+        self.try_fetch().await.inspect_err(|cause| {
+            tracing::warn!(cause, "the identity provider's keys could not be fetched");
+        })
     }
 
-    async fn fetch(&self) -> Result<KeySet, String> {
+    async fn try_fetch(&self) -> Result<Entry<KeySet>, String> {
         let request = self.http.get(&self.url).timeout(TIMEOUT);
         let response = request.send().await.map_err(|error| describe(&error))?;
         if response.status() != StatusCode::OK {
@@ -145,43 +105,12 @@ impl Keys {
             return Err(format!("there is no key for {:?}", self.algorithm));
         }
         let fetched_at = Instant::now();
-        Ok(KeySet {
-            keys,
+        Ok(Entry {
+            value: keys,
             fetched_at,
             fresh_until: fetched_at + max_age,
+            usable_until: fetched_at + max_age + MAX_STALE,
         })
-    }
-}
-
-/// What can be said without a fetch: from the keys there are, and from the last fetch if it is too early for another.
-fn answer(
-    set: Option<&KeySet>,
-    last: Option<&Attempt>,
-    id: &str,
-    asked_at: Instant,
-    now: Instant,
-) -> Option<Result<Key, Error>> {
-    let key = set.and_then(|set| set.keys.get(id)).cloned();
-    let pause = if set.is_some() {
-        REFETCH_PAUSE
-    } else {
-        RETRY_PAUSE
-    };
-    let too_early = last.filter(|last| last.at >= asked_at || now < last.at + pause);
-    match (set, too_early) {
-        (Some(set), _) if key.is_some() && now < set.fresh_until => Some(outcome(key, None)),
-        (_, Some(last)) => Some(outcome(key, last.failure.as_ref())),
-        (Some(set), _) if set.fetched_at >= asked_at => Some(outcome(key, None)),
-        _ => None,
-    }
-}
-
-/// An old key is still good. No key after a failed fetch may be a new one: that is not the caller's fault.
-fn outcome(key: Option<Key>, failure: Option<&String>) -> Result<Key, Error> {
-    match (key, failure) {
-        (Some(key), _) => Ok(key),
-        (None, None) => Err(Error::Unknown),
-        (None, Some(failure)) => Err(Error::Unavailable(failure.clone())),
     }
 }
 
@@ -191,7 +120,7 @@ struct Set {
 }
 
 /// The keys that can have signed a token; others, of kinds that we may never have heard of, are passed over.
-fn parse(body: &[u8], algorithm: Algorithm) -> Option<HashMap<String, Key>> {
+fn parse(body: &[u8], algorithm: Algorithm) -> Option<KeySet> {
     let set: Set = serde_json::from_slice(body).ok()?;
     let keys = set.keys.into_iter().filter_map(|key| {
         let key: Jwk = serde_json::from_value(key).ok()?;
@@ -242,112 +171,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    const NEVER: Option<&Attempt> = None;
-
-    fn set(fetched_at: Instant) -> KeySet {
-        KeySet {
-            keys: [("k1".to_owned(), Arc::new(DecodingKey::from_secret(b"")))].into(),
-            fetched_at,
-            fresh_until: fetched_at + MIN_MAX_AGE,
-        }
-    }
-
-    fn tried(at: Instant, failure: Option<&str>) -> Attempt {
-        Attempt {
-            at,
-            failure: failure.map(str::to_owned),
-        }
-    }
-
-    /// The answer without a fetch, in a word.
-    fn said(
-        set: Option<&KeySet>,
-        last: Option<&Attempt>,
-        id: &str,
-        asked_at: Instant,
-    ) -> &'static str {
-        match answer(set, last, id, asked_at, asked_at) {
-            None => "fetch",
-            Some(Ok(_)) => "known",
-            Some(Err(Error::Unknown)) => "unknown",
-            Some(Err(Error::Unavailable(_))) => "unavailable",
-        }
-    }
-
-    #[test]
-    fn fresh_keys_are_used_and_old_ones_while_no_newer_can_be_had() {
-        let begun = Instant::now();
-        let set = set(begun);
-        let later = begun + MIN_MAX_AGE;
-        assert_eq!(said(Some(&set), NEVER, "k1", begun), "known");
-        assert_eq!(said(Some(&set), NEVER, "k1", later), "fetch");
-        let failed = tried(later, Some("down"));
-        assert_eq!(
-            said(Some(&set), Some(&failed), "k1", later + REFETCH_PAUSE / 2),
-            "known"
-        );
-        assert_eq!(
-            said(Some(&set), Some(&failed), "k1", later + REFETCH_PAUSE),
-            "fetch"
-        );
-    }
-
-    #[test]
-    fn an_unknown_key_is_asked_for_once_in_a_while() {
-        let begun = Instant::now();
-        let set = set(begun);
-        let later = begun + Duration::from_millis(1);
-        assert_eq!(said(Some(&set), NEVER, "k2", later), "fetch");
-        assert_eq!(said(Some(&set), NEVER, "k2", begun), "unknown"); // it waited for this very set
-        let looked = tried(later, None);
-        assert_eq!(
-            said(Some(&set), Some(&looked), "k2", later + REFETCH_PAUSE / 2),
-            "unknown"
-        );
-        assert_eq!(
-            said(Some(&set), Some(&looked), "k1", later + REFETCH_PAUSE / 2),
-            "known"
-        );
-        assert_eq!(
-            said(Some(&set), Some(&looked), "k2", later + REFETCH_PAUSE),
-            "fetch"
-        );
-        let failed = tried(later, Some("down"));
-        assert_eq!(
-            said(Some(&set), Some(&failed), "k2", later + REFETCH_PAUSE / 2),
-            "unavailable"
-        );
-    }
-
-    #[test]
-    fn without_keys_each_second_brings_one_fetch_and_nobody_is_called_a_stranger() {
-        let begun = Instant::now();
-        assert_eq!(said(None, NEVER, "k1", begun), "fetch");
-        let failed = tried(begun, Some("down"));
-        assert_eq!(said(None, Some(&failed), "k1", begun), "unavailable");
-        assert_eq!(
-            said(None, Some(&failed), "k1", begun + RETRY_PAUSE / 2),
-            "unavailable"
-        );
-        assert_eq!(
-            said(None, Some(&failed), "k1", begun + RETRY_PAUSE),
-            "fetch"
-        );
-    }
-
-    #[test]
-    fn keys_end_a_day_after_they_should_have_been_renewed() {
-        let keys = Keys::new(
-            crate::gcp::http_client::HttpClients::new().unwrap().reqwest,
-            String::new(),
-            Algorithm::RS256,
-        );
-        let begun = Instant::now();
-        *keys.current.write() = Some(Arc::new(set(begun)));
-        assert!(keys.current(begun + MAX_STALE).is_some());
-        assert!(keys.current(begun + MIN_MAX_AGE + MAX_STALE).is_none());
-    }
 
     #[test]
     fn how_long_keys_are_fresh() {

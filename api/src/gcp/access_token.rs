@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use parking_lot::Mutex;
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::Mutex;
 
+use crate::cached::{Cached, Entry};
 use crate::gcp::metadata::{Error, Metadata};
 
 const PATH: &str = "instance/service-accounts/default/token";
@@ -18,23 +18,17 @@ const RENEW_BEFORE_END: Duration = Duration::from_secs(4 * 60);
 const MIN_BETWEEN_FETCHES: Duration = Duration::from_secs(1);
 /// A renewal that failed is tried again after this long, the old token being used meanwhile (as Google's Rust client does).
 const RETRY_RENEWAL_AFTER: Duration = Duration::from_secs(10);
+/// Without a token, whoever asks next tries again: every request would fail meanwhile.
+const RETRY_FETCH_AFTER: Duration = Duration::ZERO;
 /// The longest a token is believed to live.
 const MAX_LIFETIME_SECONDS: f64 = 3600.0;
 
 /// The service account's access token.
 pub struct AccessToken {
     metadata: Metadata,
-    cached: RwLock<Option<Cached>>,
-    last_refusal: parking_lot::Mutex<Option<Instant>>,
-    last_failure: Mutex<Option<(Instant, Error)>>,
-}
-
-/// Deliberately without `Debug`: nothing that holds a token can be printed.
-#[derive(Clone)]
-struct Cached {
-    bearer: HeaderValue,
-    renew_at: Instant,
-    ends_at: Instant,
+    /// The value of an `Authorization` header, marked sensitive.
+    bearer: Cached<HeaderValue, Error>,
+    last_refusal: Mutex<Option<Instant>>,
 }
 
 #[derive(Deserialize)]
@@ -48,41 +42,20 @@ impl AccessToken {
     pub fn new(metadata: Metadata) -> Self {
         Self {
             metadata,
-            cached: RwLock::new(None),
-            last_refusal: parking_lot::Mutex::new(None),
-            last_failure: Mutex::new(None),
+            bearer: Cached::new(RETRY_RENEWAL_AFTER, RETRY_FETCH_AFTER),
+            last_refusal: Mutex::new(None),
         }
     }
 
     /// The value of an `Authorization` header, marked sensitive.
     pub async fn bearer(&self) -> Result<HeaderValue, Error> {
         let asked_at = Instant::now();
-        if let Some(cached) = self.cached(asked_at, |cached| cached.renew_at) {
-            return Ok(cached);
+        let bearer = |bearer: &HeaderValue| Some(bearer.clone());
+        if let Some(bearer) = self.bearer.find(asked_at, bearer) {
+            return Ok(bearer);
         }
-        let mut last_failure = self.last_failure.lock().await;
-        // Somebody else may have fetched, or failed to, while we waited: their answer is as fresh as ours would be.
-        if let Some(cached) = self.cached(asked_at, |cached| cached.renew_at) {
-            return Ok(cached);
-        }
-        let usable = self.cached(asked_at, |cached| cached.ends_at);
-        match (&*last_failure, usable) {
-            (Some((at, failure)), None) if *at >= asked_at => {
-                return Err(failure.clone());
-            }
-            (Some((at, _)), Some(bearer)) if at.elapsed() < RETRY_RENEWAL_AFTER => {
-                return Ok(bearer);
-            }
-            _ => {}
-        }
-        match self.fetch().await {
-            Ok(bearer) => Ok(bearer),
-            Err(error) => {
-                *last_failure = Some((Instant::now(), error.clone()));
-                self.cached(Instant::now(), |cached| cached.ends_at)
-                    .ok_or(error)
-            }
-        }
+        let fetched = self.bearer.find_or_fetch(asked_at, bearer, self.fetch());
+        fetched.await?.ok_or_else(not_a_token)
     }
 
     /// Drops a token that was refused, so that the next request fetches another. If that one is refused as well, it is not
@@ -92,33 +65,25 @@ impl AccessToken {
         if last_refusal.is_some_and(|at| at.elapsed() < MIN_BETWEEN_FETCHES) {
             return;
         }
-        let mut cached = self.cached.write();
-        if cached.take_if(|cached| cached.bearer == refused).is_some() {
+        if self.bearer.forget(|bearer| bearer == refused) {
             *last_refusal = Some(Instant::now());
         }
     }
 
-    fn cached(&self, now: Instant, until: fn(&Cached) -> Instant) -> Option<HeaderValue> {
-        let cached = self.cached.read();
-        cached
-            .as_ref()
-            .filter(|cached| now < until(cached))
-            .map(|cached| cached.bearer.clone())
-    }
-
-    async fn fetch(&self) -> Result<HeaderValue, Error> {
+    async fn fetch(&self) -> Result<Entry<HeaderValue>, Error> {
         let bytes = self.metadata.get(PATH).await?;
-        let cached = parse(&bytes, Instant::now()).ok_or_else(|| Error::Unusable {
-            path: PATH,
-            why: "it is not a token with a lifetime".to_owned(),
-        })?;
-        let bearer = cached.bearer.clone();
-        *self.cached.write() = Some(cached);
-        Ok(bearer)
+        parse(&bytes, Instant::now()).ok_or_else(not_a_token)
     }
 }
 
-fn parse(bytes: &[u8], now: Instant) -> Option<Cached> {
+fn not_a_token() -> Error {
+    Error::Unusable {
+        path: PATH,
+        why: "it is not a token with a lifetime".to_owned(),
+    }
+}
+
+fn parse(bytes: &[u8], now: Instant) -> Option<Entry<HeaderValue>> {
     let answer: Answer = serde_json::from_slice(bytes).ok()?;
     let seconds = match &answer.expires_in {
         Value::Number(number) => number.as_f64()?,
@@ -138,10 +103,11 @@ fn parse(bytes: &[u8], now: Instant) -> Option<Cached> {
     let renew_after = lifetime
         .saturating_sub(RENEW_BEFORE_END)
         .max(MIN_BETWEEN_FETCHES);
-    Some(Cached {
-        bearer,
-        renew_at: now + renew_after,
-        ends_at: now + lifetime,
+    Some(Entry {
+        value: bearer,
+        fetched_at: now,
+        fresh_until: now + renew_after,
+        usable_until: now + lifetime.max(renew_after),
     })
 }
 
@@ -153,7 +119,7 @@ mod tests {
         let now = Instant::now();
         let answer =
             format!(r#"{{"access_token":"t","expires_in":{expires_in},"token_type":"Bearer"}}"#);
-        parse(answer.as_bytes(), now).map(|cached| (cached.renew_at - now).as_secs())
+        parse(answer.as_bytes(), now).map(|token| (token.fresh_until - now).as_secs())
     }
 
     #[test]
