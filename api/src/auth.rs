@@ -93,7 +93,7 @@ pub enum Error {
 }
 
 /// Whether the text can be a subject: it is a line of the log, and may be a value in the job's environment.
-fn is_subject(text: &str) -> bool {
+pub(crate) fn is_subject(text: &str) -> bool {
     !text.is_empty() && !text.chars().any(char::is_control)
 }
 

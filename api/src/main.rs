@@ -29,6 +29,8 @@ async fn main() -> ExitCode {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments[..] {
         [] => run().await,
+        ["token", .., "--help" | "-h"] => return say(mint::USAGE),
+        ["check" | "openapi", .., "--help" | "-h"] => return say(HELP),
         ["check", ref options @ ..] => match CheckOptions::parse(options) {
             Ok(options) => return check(options).await,
             Err(error) => Err(error),

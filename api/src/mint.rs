@@ -7,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use jiff::Timestamp;
 use lexopt::{Arg, ValueExt};
 
+use crate::auth::is_subject;
 use crate::auth::scope_token::{Claims, MAX_LIFETIME, sign};
 use crate::config::{Config, Operation};
 use crate::scope::{ProcessName, Scope};
@@ -34,7 +35,8 @@ fn claims(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Claim
         match argument {
             Arg::Value(scope) => scopes.push(scope.parse_with(str::parse::<Scope>)?.to_string()),
             Arg::Long("operations") => operations = parser.value()?.parse_with(list)?,
-            Arg::Long("minutes") => minutes = parser.value()?.parse()?,
+            // What is no number is none of the allowed ones.
+            Arg::Long("minutes") => minutes = parser.value()?.parse().unwrap_or_default(),
             Arg::Long("process") => {
                 let process = parser.value()?.string()?;
                 ensure!(
@@ -59,6 +61,10 @@ fn claims(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Claim
     {
         bail!("--key must be 1 to 128 letters, digits or . _ : ~ -");
     }
+    ensure!(
+        sub.as_deref().is_none_or(is_subject),
+        "--subject must be a text without control characters"
+    );
     let now = Timestamp::now().as_second() as f64;
     Ok(Claims {
         scopes,

@@ -188,9 +188,10 @@ impl Templates {
         }
         if !parameters.is_empty() {
             let supplied = inputs.supplied.to_json();
-            // Cloud Run takes no longer value. The templates have passed the parameters on by themselves.
             if supplied.len() <= MAX_VALUE_BYTES {
                 env.push((PARAMETERS.to_owned(), supplied));
+            } else {
+                self.need_no_variable(inputs.supplied)?;
             }
         }
         let own = env.len();
@@ -209,6 +210,20 @@ impl Templates {
             task_count: self.task_count,
             timeout_seconds: self.timeout_seconds,
         })
+    }
+
+    /// Refuses parameters that would not reach the job without the variable PARAMETERS, for which they are too long.
+    fn need_no_variable(&self, supplied: &Supplied) -> Result<(), Unrenderable> {
+        let unused: Vec<_> = supplied.names().filter(|name| !self.uses(name)).collect();
+        if unused.is_empty() {
+            return Ok(());
+        }
+        let unused: Vec<_> = unused.into_iter().take(MAX_NAMED).collect();
+        Err(Unrenderable(format!(
+            "The parameters may have {MAX_VALUE_BYTES} bytes together, as JSON, if no argument or variable of the job is made \
+             of one of them: {}.",
+            unused.join(", ")
+        )))
     }
 
     fn check_size(

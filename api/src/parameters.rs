@@ -45,6 +45,11 @@ impl Supplied {
         let sorted: BTreeMap<_, _> = self.0.iter().collect();
         json!(sorted).to_string()
     }
+
+    /// The names of the parameters.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(|name| &name[..])
+    }
 }
 
 /// Why a body was refused. The text is for the caller: it names parameters and rules, never a value.
@@ -292,6 +297,14 @@ fn declare(name: &str, declaration: &Value) -> Result<(Declared, Map<String, Val
         Some(_) => return Err("`required` must be true or false".to_owned()),
     };
     let scalar = Scalar::new(&schema)?;
+    if scalar.is_contradictory() {
+        return Err("allows nothing: its least is more than its most".to_owned());
+    }
+    let listed = schema.get("enum").and_then(Value::as_array);
+    let mut listed = listed.into_iter().flatten().chain(schema.get("const"));
+    if let Some(rule) = listed.find_map(|value| scalar.check(value).err()) {
+        return Err(format!("its own enum does not pass: {rule}"));
+    }
     let default = schema.get("default").cloned();
     if let Some(rule) = default
         .as_ref()

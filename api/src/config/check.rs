@@ -74,6 +74,9 @@ impl Config {
         if let Some(url) = &self.auth.jwt.jwks_url {
             self.upstream("auth.jwt.jwks_url", url)?;
         }
+        let host = self.platform.firestore_host.as_ref();
+        authority("GCE_METADATA_HOST", Some(&self.platform.metadata_host))?;
+        authority("FIRESTORE_EMULATOR_HOST", host)?;
         let emulators = [
             (
                 "GCE_METADATA_HOST",
@@ -132,6 +135,19 @@ fn name(setting: &str, text: Option<&String>, what: &str) -> Result<(), Invalid>
     }
     let cure = format!("is no {what}: use lower-case letters, digits and hyphens");
     Err(Invalid::new(setting, cure))
+}
+
+/// Checks what is asked at `http://HOST:PORT`.
+fn authority(variable: &str, text: Option<&String>) -> Result<(), Invalid> {
+    let is_host = |text: &String| {
+        let url: Result<Url, _> = format!("http://{text}").parse();
+        !text.contains(['/', '?', '#', '@']) && url.is_ok()
+    };
+    if text.is_none_or(is_host) {
+        return Ok(());
+    }
+    let cure = "must be host:port, such as 127.0.0.1:8787, without http://";
+    Err(Invalid::new(variable, cure))
 }
 
 fn max_running(setting: &str, number: u32) -> Result<(), Invalid> {

@@ -89,6 +89,23 @@ impl Scalar {
         let broken = self.rules.iter().find(|rule| !rule.allows(value));
         broken.map_or(Ok(()), |rule| Err(rule.words()))
     }
+
+    /// Whether its bounds leave nothing between them.
+    pub fn is_contradictory(&self) -> bool {
+        let pairs = self
+            .rules
+            .iter()
+            .flat_map(|one| self.rules.iter().map(move |other| (one, other)));
+        pairs.into_iter().any(|pair| match pair {
+            (Rule::AtLeastLong(least), Rule::AtMostLong(most)) => least > most,
+            (Rule::AtLeast(least), Rule::AtMost(most)) => compare(least, most).is_gt(),
+            (Rule::AtLeast(low), Rule::Below(high))
+            | (Rule::Above(low), Rule::AtMost(high) | Rule::Below(high)) => {
+                compare(low, high).is_ge()
+            }
+            _ => false,
+        })
+    }
 }
 
 fn kind(schema: &Map<String, Value>) -> Result<(Kind, &str), String> {

@@ -83,6 +83,24 @@ async fn one_start_sends_what_the_templates_say_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn parameters_that_no_variable_can_hold_are_refused_unless_a_template_passes_them_on() {
+    let app = TestApp::with(instant_job(), |config| {
+        config.overrides.args = vec!["{used}".to_owned()];
+        let parameters = json!({ "used": { "type": "string" }, "unused": { "type": "string" } });
+        config.parameters = parameters.as_object().unwrap().clone();
+    });
+    let app = app.await;
+    let start = |body: Value| app.post("/scopes/acme/process").json(&body).send();
+    let long = "x".repeat(32_768);
+    let refused = start(json!({ "used": "a", "unused": long })).await.unwrap();
+    let refused = problem(refused, "validation-failed").await;
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.ends_with("one of them: unused."), "{detail}");
+    assert_eq!(app.calls(Operation::Run), 0);
+    assert_eq!(start(json!({ "used": long })).await.unwrap().status(), 202);
+}
+
+#[tokio::test]
 async fn task_count_timeout_and_container_are_sent_when_set() {
     let app = TestApp::with(real_job(), |config| {
         config.overrides.task_count = Some(3);

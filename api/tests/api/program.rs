@@ -186,6 +186,40 @@ fn settings_that_cannot_work_keep_it_from_starting_and_say_so_in_one_line() {
             &[("API__START__ON_RUNNING", "skip")],
             "expected one of `allow`, `reject`, `join`, `replace`",
         ),
+        (
+            &[("GCE_METADATA_HOST", "http://127.0.0.1:8787")],
+            "GCE_METADATA_HOST (environment): must be host:port",
+        ),
+        (&[("GCE_METADATA_HOST", "a b")], "GCE_METADATA_HOST"),
+        (
+            &[("GCE_METADATA_HOST", "localhost:99999")],
+            "GCE_METADATA_HOST",
+        ),
+        (
+            &[("FIRESTORE_EMULATOR_HOST", "127.0.0.1:8080/")],
+            "FIRESTORE_EMULATOR_HOST",
+        ),
+        (
+            &[(
+                "API__PARAMETERS",
+                "{ a = { type = 'integer', minimum = 2, exclusiveMaximum = 2 } }",
+            )],
+            "parameters.a (API__PARAMETERS__A): allows nothing",
+        ),
+        (
+            &[(
+                "API__PARAMETERS",
+                "{ a = { type = 'string', minLength = 2, maxLength = 1 } }",
+            )],
+            "parameters.a (API__PARAMETERS__A): allows nothing",
+        ),
+        (
+            &[(
+                "API__PARAMETERS",
+                "{ a = { type = 'string', enum = ['x', 1] } }",
+            )],
+            "parameters.a (API__PARAMETERS__A): its own enum does not pass: it must be a text",
+        ),
         (&[("PORT", "http")], "port"),
         (&[("API_CONFIG", "/nonexistent.toml")], "/nonexistent.toml"),
     ];
@@ -218,13 +252,20 @@ fn a_variable_may_be_written_in_the_usual_forms() {
         ("API__PROCESSES__IMPORT", "{ job = 'import-job' }"),
         ("API__PROCESSES__IMPORT", r#"{"max_running": 2}"#),
         ("API__START__ON_RUNNING", "Reject"),
+        ("GCE_METADATA_HOST", "127.0.0.1"),
+        ("GCE_METADATA_HOST", "[::1]:1"),
+        ("FIRESTORE_EMULATOR_HOST", "localhost:8080"),
+        (
+            "API__PARAMETERS",
+            "{ a = { type = 'integer', minimum = 2, maximum = 2, enum = [2] } }",
+        ),
         ("API_PORT", "tcp://10.0.0.1:80"), // set by platforms that link containers, and not ours
     ] {
         let check = Command::new(env!("CARGO_BIN_EXE_api"))
             .arg("check")
             .env_clear()
             .envs(ENOUGH)
-            .envs([variables, ("GCE_METADATA_HOST", "127.0.0.1:1")])
+            .envs([("GCE_METADATA_HOST", "127.0.0.1:1"), variables])
             .output()
             .unwrap();
         let output = String::from_utf8_lossy(&check.stdout).into_owned();
@@ -346,10 +387,12 @@ fn the_document_is_printed_of_the_settings_alone() {
 fn help_and_version_are_told() {
     for (argument, text) in [
         ("--help", "API__CLOUD_RUN__JOB"),
+        ("check --help", "API__CLOUD_RUN__JOB"),
+        ("token --help", "--operations start,read"),
         ("--version", env!("CARGO_PKG_VERSION")),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_api"))
-            .arg(argument)
+            .args(argument.split(" "))
             .output()
             .unwrap();
         assert!(

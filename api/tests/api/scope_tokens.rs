@@ -401,6 +401,29 @@ async fn the_program_makes_tokens_that_the_service_takes() {
     }
 }
 
+#[test]
+fn the_program_makes_no_token_that_the_service_would_refuse() {
+    for (arguments, named) in [
+        (&["acme", "--subject", ""][..], "--subject must"),
+        (&["acme", "--subject", "a\nb"], "--subject must"),
+        (&["acme", "--key", "a b"], "--key must"),
+        (&["acme", "--minutes", "1441"], "--minutes must"),
+        (&["acme", "--minutes", "soon"], "--minutes must"),
+        (&["acme", "--process", "Import"], "`Import` is not"),
+        (&["acme", "--operations", "write"], "`write` is not"),
+        (&["*"], "a scope is"),
+        (&[], "name the scopes"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_api"));
+        command.env_clear().arg("token").args(arguments);
+        let output = command.env("API__AUTH__JWT__SECRET", SECRET).output();
+        let output = output.unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(message.contains(named), "{arguments:?}: {message}");
+    }
+}
+
 /// The programs in the documents, which make a token and print it.
 #[tokio::test]
 async fn the_programs_in_the_documents_make_tokens_that_the_service_takes() {
