@@ -194,16 +194,25 @@ fn request_id(theirs: Option<&HeaderValue>) -> HeaderValue {
     }
 }
 
-/// The trace's id (32 hexadecimal digits) from W3C's `traceparent` or Google's `X-Cloud-Trace-Context`.
+/// The trace's id (32 hexadecimal digits) from W3C's `traceparent` or Google's `X-Cloud-Trace-Context`. A header that is not as
+/// it must be is as none.
 pub fn trace(headers: &HeaderMap) -> Option<String> {
     let text = |name| {
         headers
             .get(name)
             .and_then(|value: &HeaderValue| value.to_str().ok())
     };
-    let w3c = text("traceparent").and_then(|value| value.split('-').nth(1));
-    let google = || text("x-cloud-trace-context").and_then(|value| value.split('/').next());
-    let id = w3c.or_else(google)?;
-    let valid = id.len() == 32 && id.bytes().all(|c| c.is_ascii_hexdigit());
-    valid.then(|| id.to_owned())
+    let w3c = || {
+        let (version, rest) = text("traceparent")?.split_once('-')?;
+        let known = is_hexadecimal(version, 2) && version != "ff";
+        rest.split('-').next().filter(|_| known)
+    };
+    let google = || text("x-cloud-trace-context")?.split('/').next();
+    let is_id = |id: &&str| is_hexadecimal(id, 32) && id.bytes().any(|digit| digit != b'0');
+    let id = w3c().filter(is_id).or_else(|| google().filter(is_id));
+    id.map(str::to_owned)
+}
+
+fn is_hexadecimal(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|c| c.is_ascii_hexdigit())
 }

@@ -79,6 +79,28 @@ async fn text_is_the_lines_alone() {
 }
 
 #[tokio::test]
+async fn text_or_json_is_what_the_caller_likes_better() {
+    let (app, execution) = printing(1, 2).await;
+    for (accept, expected) in [
+        ("Text/Plain", "text/plain"),
+        (
+            "text/plain;q=0.4, application/json;q=0.5",
+            "application/json",
+        ),
+        ("application/json;q=0.4, text/plain", "text/plain"),
+        ("application/json, text/plain, */*", "application/json"),
+        ("text/plain, application/json", "text/plain"),
+        ("text/plain;q=0", "application/json"),
+        ("text/html", "application/json"),
+    ] {
+        let request = app.get(link(&execution, "logs")).header("accept", accept);
+        let response = request.send().await.unwrap();
+        let kind = response.headers()["content-type"].to_str().unwrap();
+        assert!(kind.starts_with(expected), "{accept}: {kind}");
+    }
+}
+
+#[tokio::test]
 async fn a_page_has_a_mebibyte_of_lines_at_most_and_its_size_is_found_once() {
     let (app, execution) = printing(300, 7_500).await;
     let (mut pages, mut lines, mut path) = (0, 0, link(&execution, "logs").to_owned());

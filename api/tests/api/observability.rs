@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use api::config::Config;
 use emulator::{Emulator, Fault, Job, Operation, Rule, Settings};
 use reqwest::Client;
 use serde_json::{Value, json};
@@ -52,6 +53,37 @@ async fn one_trace_and_one_invocation_are_in_the_log_the_environment_and_the_job
         (&line["execution"], &line["invocationId"]),
         (name, invocation)
     );
+}
+
+#[tokio::test]
+async fn a_trace_that_is_none_does_not_reach_the_job() {
+    let template = |config: &mut Config| config.overrides.args = vec!["{trace}".to_owned()];
+    let app = TestApp::with(instant_job(), template).await;
+    let (w3c, google) = ("traceparent", "x-cloud-trace-context");
+    let parent = format!("00-{TRACE}-b7ad6b7169203331-01");
+    let nothing = "0".repeat(32);
+    for (headers, expected) in [
+        (&[(w3c, parent.clone())][..], Some(TRACE)),
+        (&[(google, format!("{TRACE}/1;o=1"))], Some(TRACE)),
+        (&[(w3c, parent.replace(TRACE, &nothing))], None),
+        (&[(w3c, parent.replacen("00", "ff", 1))], None),
+        (&[(w3c, TRACE.to_owned())], None),
+        (&[(google, format!("{nothing}/1"))], None),
+        (
+            &[(w3c, "junk".to_owned()), (google, TRACE.to_owned())],
+            Some(TRACE),
+        ),
+    ] {
+        let start = app.post("/scopes/acme/process");
+        let start = headers
+            .iter()
+            .fold(start, |s, (name, value)| s.header(*name, value));
+        assert_eq!(start.send().await.unwrap().status(), 202);
+        let executions = app.emulator.executions();
+        let container = &executions.last().unwrap().overrides["containerOverrides"][0];
+        let trace = container["args"].get(0).and_then(Value::as_str);
+        assert_eq!(trace, expected, "{headers:?}");
+    }
 }
 
 /// The first thing that the execution logged, as Cloud Logging has it.

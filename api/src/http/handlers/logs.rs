@@ -91,19 +91,23 @@ pub async fn read(
     Ok(answer)
 }
 
-/// Whether plain text is asked for before JSON.
+/// Whether plain text is asked for rather than JSON: with the larger `q`, or before it.
 fn wants_text(headers: &HeaderMap) -> bool {
-    let accept = headers
-        .get(ACCEPT)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    let kinds = accept
-        .split(',')
-        .map(|kind| kind.split(';').next().unwrap_or_default().trim());
-    kinds
-        .into_iter()
-        .find(|kind| matches!(*kind, "text/plain" | "application/json"))
-        == Some("text/plain")
+    let fields = headers.get_all(ACCEPT).into_iter();
+    let accept = fields.flat_map(|field| field.to_str().unwrap_or_default().split(','));
+    let mut kinds: Vec<_> = accept.map(kind_and_weight).collect();
+    kinds.retain(|(kind, weight)| {
+        *weight > 0.0 && ["text/plain", "application/json"].contains(&&kind[..])
+    });
+    kinds.sort_by(|(_, one), (_, other)| other.total_cmp(one)); // those of one weight stay in order
+    kinds.first().is_some_and(|(kind, _)| kind == "text/plain")
+}
+
+fn kind_and_weight(range: &str) -> (String, f32) {
+    let mut parts = range.split(';').map(str::trim);
+    let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
+    let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok());
+    (kind, weight.unwrap_or(1.0))
 }
 
 fn json(lines: &Lines) -> io::Result<BodyWriter> {
