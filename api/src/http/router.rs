@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::http::header::HOST;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::FutureExt;
@@ -63,12 +64,17 @@ fn with_middleware(routes: Router<Arc<App>>, app: Arc<App>) -> impl HttpService 
     })
 }
 
-/// Lets a request in unless too many are in flight.
+/// Lets a request in unless too many are in flight. One with two hosts is refused, as RFC 9112 asks: a proxy may have looked at
+/// the other.
 async fn guard(
     app: Arc<App>,
     mut routes: Router,
     mut request: Request,
 ) -> Result<Response, Infallible> {
+    if request.headers().get_all(HOST).iter().nth(1).is_some() {
+        let detail = "Send the header Host once.";
+        return Ok(Problem::new(Kind::MalformedRequest, detail).into_response());
+    }
     let permit = match app.limits.admit(&mut request) {
         Ok(permit) => permit,
         Err(problem) => return Ok(problem.into_response()),

@@ -202,6 +202,25 @@ async fn a_body_that_ends_early_is_malformed() {
 }
 
 #[tokio::test]
+async fn a_request_names_one_host() {
+    let app = TestApp::with(instant_job(), |_| {}).await;
+    for (head, status) in [
+        ("host: a\r\nhost: b\r\n", 400),
+        ("host: a\r\nHost: a\r\n", 400),
+        ("host: a\r\n", 202),
+    ] {
+        let end = "content-length: 0\r\nconnection: close\r\n\r\n";
+        let request = format!("POST /scopes/acme/process HTTP/1.1\r\n{head}{end}");
+        let (answered, body) = raw(&app, request.as_bytes()).await;
+        assert_eq!(answered, status, "{head}: {body}");
+        if status == 400 {
+            assert_eq!(body["type"], "/problems/malformed-request", "{body}");
+        }
+    }
+    assert_eq!(app.calls(Operation::Run), 1);
+}
+
+#[tokio::test]
 async fn a_wrong_query_path_or_method_is_told_what_is_right() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let queries = [
