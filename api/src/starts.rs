@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout_at};
 
 use self::ambiguous::AmbiguousSends;
@@ -94,6 +95,8 @@ struct Inner {
     locks: ScopeLocks,
     /// None where this process is the only one that starts.
     leases: Option<Leases>,
+    /// Set once the store has taken a lease of this process.
+    store_reached: OnceCell<()>,
     detached: Arc<Detached>,
     in_flight: Arc<InFlight>,
     ambiguous: AmbiguousSends,
@@ -117,6 +120,7 @@ impl Starts {
             index,
             locks: ScopeLocks::default(),
             leases,
+            store_reached: OnceCell::new(),
             detached: Arc::default(),
             in_flight: Arc::default(),
             ambiguous: AmbiguousSends::new(quiet),
@@ -128,6 +132,16 @@ impl Starts {
     /// Whether the store takes leases and gives them back; none if this process needs no store.
     pub async fn check_store(&self) -> Option<Result<(), Error>> {
         Some(self.0.leases.as_ref()?.check().await)
+    }
+
+    /// Whether the store, if one is needed, has ever taken a lease of this process. Asked once, so that a store that fails later
+    /// takes no instance away: those can read executions without it.
+    pub async fn reached_store(&self) -> Result<(), Error> {
+        let Some(leases) = &self.0.leases else {
+            return Ok(());
+        };
+        let reached = self.0.store_reached.get_or_try_init(|| leases.check());
+        reached.await.copied()
     }
 
     /// Starts an execution, or answers with the one that the same request started before.

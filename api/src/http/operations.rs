@@ -277,13 +277,17 @@ pub const READY: Operation = Operation {
     id: "isReady",
     tag: "service",
     summary: "Whether executions can be started",
-    description: "Whether the service has an access token, knows where the job is, and is not about to stop.",
+    description: "Whether the service has an access token, knows where the job is, has reached the store of keys if it has one, and is not about to stop.",
     answers: &[Answer {
         status: 200,
         description: "They can.",
         contents: &[TEXT],
         headers: &[],
     }],
-    problems: &[&[Kind::Draining, Kind::UpstreamAuthUnavailable]],
+    problems: &[&[
+        Kind::Draining,
+        Kind::UpstreamAuthUnavailable,
+        Kind::IdempotencyStoreUnavailable,
+    ]],
     ..PLAIN
 };

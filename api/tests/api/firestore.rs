@@ -224,6 +224,25 @@ async fn what_the_store_was_not_told_is_found_in_the_list() {
 }
 
 #[tokio::test]
+async fn an_instance_is_ready_once_it_has_reached_the_store() {
+    let Some(world) = instances(instant_job(), |_| ()).await else {
+        return;
+    };
+    let (app, way) = (&world.apps[0], &world.ways[0]);
+    let ask = |path: &'static str| async move { app.get(path).send().await.unwrap() };
+    for fate in [Fate::LostBefore, Fate::NoDatabase] {
+        way.fate([], fate);
+        problem(ask("/ready").await, "idempotency-store-unavailable").await;
+        assert_eq!(ask("/health").await.status(), 200);
+    }
+    way.fate([], Fate::Passes);
+    assert_eq!(ask("/ready").await.status(), 200);
+    assert!(world.claims().await.is_empty());
+    way.fate([], Fate::LostBefore);
+    assert_eq!(ask("/ready").await.status(), 200);
+}
+
+#[tokio::test]
 async fn a_refused_request_frees_its_key_for_every_instance() {
     let Some(world) = instances(instant_job(), |_| {}).await else {
         return;

@@ -11,7 +11,7 @@ pub async fn alive() -> &'static str {
     "alive\n"
 }
 
-/// Whether a start could be tried: we are not about to stop, and have a token and know where the job is.
+/// Whether a start could be tried: we are not about to stop, have a token, know where the job is, and have reached the store.
 pub async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Problem> {
     if app.is_draining() {
         return Err(Kind::Draining.into());
@@ -19,5 +19,6 @@ pub async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, Problem>
     app.can_call()
         .await
         .map_err(|error| Problem::from(Kind::UpstreamAuthUnavailable).because(error))?;
+    app.starts.reached_store().await?;
     Ok("ready\n")
 }
