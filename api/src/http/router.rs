@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::header::HOST;
+use axum::http::HeaderMap;
+use axum::http::header::{HOST, TRANSFER_ENCODING};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::FutureExt;
@@ -64,15 +65,13 @@ fn with_middleware(routes: Router<Arc<App>>, app: Arc<App>) -> impl HttpService 
     })
 }
 
-/// Lets a request in unless too many are in flight. One with two hosts is refused, as RFC 9112 asks: a proxy may have looked at
-/// the other.
+/// Lets a request in unless too many are in flight.
 async fn guard(
     app: Arc<App>,
     mut routes: Router,
     mut request: Request,
 ) -> Result<Response, Infallible> {
-    if request.headers().get_all(HOST).iter().nth(1).is_some() {
-        let detail = "Send the header Host once.";
+    if let Some(detail) = ambiguity(request.headers()) {
         return Ok(Problem::new(Kind::MalformedRequest, detail).into_response());
     }
     let permit = match app.limits.admit(&mut request) {
@@ -82,6 +81,17 @@ async fn guard(
     let answer = AssertUnwindSafe(routes.call(request)).catch_unwind();
     let answer = answer.await.unwrap_or_else(|_| Ok(panicked()));
     Ok(hold_permit(answer?, permit))
+}
+
+/// What a proxy may have read otherwise than this service does, which RFC 9112 asks to refuse.
+fn ambiguity(headers: &HeaderMap) -> Option<&'static str> {
+    if headers.get_all(HOST).iter().nth(1).is_some() {
+        return Some("Send the header Host once.");
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let first = codings.next()?;
+    let chunks = first.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+    (!chunks).then_some("The only Transfer-Encoding that is read is chunked, once.")
 }
 
 fn add(routes: Vec<Route>, router: Router<Arc<App>>) -> Router<Arc<App>> {

@@ -221,6 +221,23 @@ async fn a_request_names_one_host() {
 }
 
 #[tokio::test]
+async fn a_body_in_a_transfer_coding_other_than_chunks_is_refused() {
+    let app = TestApp::with(instant_job(), |_| {}).await;
+    for (coding, status) in [
+        ("gzip, chunked", 400),
+        ("chunked, chunked", 400),
+        ("chunked\r\ntransfer-encoding: chunked", 400),
+        ("Chunked", 202),
+    ] {
+        let head = "POST /scopes/acme/process HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
+        let request = format!("{head}transfer-encoding: {coding}\r\n\r\n0\r\n\r\n");
+        let (answered, body) = raw(&app, request.as_bytes()).await;
+        assert_eq!(answered, status, "{coding}: {body}");
+    }
+    assert_eq!(app.calls(Operation::Run), 1);
+}
+
+#[tokio::test]
 async fn a_wrong_query_path_or_method_is_told_what_is_right() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let queries = [
