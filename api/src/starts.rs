@@ -1,5 +1,5 @@
-//! Never twice, never lost: single flight per key, the index of past starts, leases among instances, and what to do when the
-//! scope is running something already.
+//! Starts executions so that each key starts one and no start is lost: one request in flight per key, an index of past starts,
+//! leases among instances, and the settings for a scope that already has an unfinished execution.
 
 mod ambiguous;
 mod detached;
@@ -40,23 +40,23 @@ use crate::scope::Scope;
 
 /// How long after its deadline a start may still be writing to the store.
 const GRACE: Duration = Duration::from_secs(1);
-/// How often to ask whether another instance is done.
+/// How often to ask whether the instance that holds the lease has finished.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// A start that a caller asks for.
 #[derive(Clone)]
 pub struct Start {
-    /// The scope that it is for.
+    /// The scope in which the execution is started.
     pub scope: Scope,
-    /// What is started.
+    /// The process to start.
     pub process: Arc<Process>,
-    /// Tells this start from every other.
+    /// Identifies this start among all others.
     pub id: InvocationId,
-    /// What is sent; its environment has the id.
+    /// The overrides to send. They set `INVOCATION_ID`.
     pub overrides: Overrides,
     /// What to do when the scope has as many unfinished executions of the process as it may have.
     pub on_running: OnRunning,
-    /// When the request came.
+    /// When the request arrived.
     pub begun_at: Timestamp,
 }
 
@@ -67,14 +67,14 @@ impl Start {
     }
 }
 
-/// An execution, and how it came about.
+/// An execution, and whether this request started it.
 #[derive(Clone)]
 pub struct Started {
     /// The execution.
     pub execution: Arc<Execution>,
-    /// Whether another start made it: the scope had it running.
+    /// Whether another start made it and this one joined it.
     pub joined: bool,
-    /// Whether an earlier request with the same key was answered with it.
+    /// Whether an earlier request with the same key already got it as its answer.
     pub replayed: bool,
 }
 
@@ -85,7 +85,7 @@ type Outcome = Result<Started, Error>;
 pub struct Starts(Arc<Inner>);
 
 struct Inner {
-    /// For work that outlives the request.
+    /// Runs work to its end after its request is dropped.
     this: Weak<Inner>,
     /// When this process began to start executions.
     since: Instant,
@@ -93,20 +93,20 @@ struct Inner {
     index: Arc<ExecutionIndex>,
     submitter: Submitter,
     locks: ScopeLocks,
-    /// None where this process is the only one that starts.
+    /// None if this process is the only one that starts executions.
     leases: Option<Leases>,
     /// Set once the store has taken a lease of this process.
     store_reached: OnceCell<()>,
     detached: Arc<Detached>,
     in_flight: Arc<InFlight>,
     ambiguous: AmbiguousSends,
-    /// Until when the list is read for duplicates, if it is.
+    /// Until when the list is read for duplicates. None if it is not being read.
     looking_until: Mutex<Option<Instant>>,
     deadline: Duration,
 }
 
 impl Starts {
-    /// Nothing is under way, nothing is known. `store` keeps the leases of many instances.
+    /// No start is in flight and the index is empty. `store` keeps the leases of many instances.
     pub fn new(cloud_run: Arc<CloudRun>, store: Option<Store>, settings: &config::Start) -> Self {
         let deadline = Duration::from_secs(settings.deadline_seconds);
         let quiet = Duration::from_secs(settings.quiet_seconds);
@@ -129,7 +129,7 @@ impl Starts {
         }))
     }
 
-    /// Whether the store takes leases and gives them back; none if this process needs no store.
+    /// Tests that a lease can be taken and released. None if this process needs no store.
     pub async fn check_store(&self) -> Option<Result<(), Error>> {
         Some(self.0.leases.as_ref()?.check().await)
     }
@@ -166,7 +166,7 @@ impl Starts {
         outcome.unwrap_or_else(|_| {
             Err(Error::Ambiguous {
                 retry_after: GRACE,
-                cause: "the start is still under way after its deadline".to_owned(),
+                cause: "the start is still in flight after its deadline".to_owned(),
             })
         })
     }
@@ -177,14 +177,14 @@ impl Starts {
         self.0.cancel_duplicates().await;
     }
 
-    /// Looks for duplicates of what was started before this process, if nothing else tells processes of each other's starts.
+    /// Looks for duplicates of executions that were started before this process, if processes do not share a store.
     pub fn look_for_duplicates(&self) {
         if self.0.leases.is_none() {
             self.0.look_later();
         }
     }
 
-    /// Waits for the starts whose callers have gone.
+    /// Waits for the starts whose callers have closed their connections.
     pub async fn drain(&self) {
         self.0.detached.drain().await;
     }
@@ -192,7 +192,7 @@ impl Starts {
 
 impl Inner {
     async fn run(&self, start: &Start, deadline: Instant) -> Outcome {
-        // What most starts do not need is boxed, here and below: it would make the future of every start three times as large.
+        // Futures of the rare paths are boxed, here and below: inline, they would make the future of every start three times as large.
         if start.id.is_keyed()
             && let Some(outcome) = Box::pin(self.by_key(start, deadline)).await
         {
@@ -201,7 +201,7 @@ impl Inner {
         self.begin(start, deadline).await
     }
 
-    /// The outcome of an earlier request with the same key, or of the start under a lease; none if it is to be started here.
+    /// The outcome of an earlier request with the same key, or of the start under a lease. None if this request must start it.
     async fn by_key(&self, start: &Start, deadline: Instant) -> Option<Outcome> {
         if let Some(known) = self.index.find(start) {
             return Some(self.replay_known(start, known, deadline).await);
@@ -212,10 +212,10 @@ impl Inner {
         self.look_up(start, deadline).await.transpose()
     }
 
-    /// The execution that an earlier request with the same key started. Fails where that cannot be told yet.
+    /// The execution that an earlier request with the same key started. Fails while that is not known yet.
     async fn look_up(&self, start: &Start, deadline: Instant) -> Result<Option<Started>, Error> {
         let sent_by = self.ambiguous.sent_by(start.id.key());
-        // As of now: only a list that was read after the window says that the send had no effect.
+        // Read it again now: only a list that is read after the window proves that the send had no effect.
         let is_over = sent_by.is_none_or(|sent_by| self.ambiguous.is_over(sent_by));
         let ambiguous = |cause: &str| sent_by.map(|sent_by| self.ambiguous.error(sent_by, cause));
         self.read(Horizon::Key, deadline)
@@ -230,7 +230,7 @@ impl Inner {
         }
     }
 
-    /// As [`Self::replay`], once the list was read for an older execution of the same start if there may be one.
+    /// As [`Self::replay`], after reading the list for an older execution of the same start if there may be one.
     async fn replay_known(&self, start: &Start, known: IndexedStart, deadline: Instant) -> Outcome {
         if self.may_have_duplicate(&known)
             && self.read(Horizon::Key, deadline).await.is_ok()
@@ -258,13 +258,13 @@ impl Inner {
         })
     }
 
-    /// Starts if no other instance does or did.
+    /// Starts the execution unless another instance is starting it or has started it.
     async fn begin_leased(&self, leases: &Leases, start: &Start, deadline: Instant) -> Outcome {
         let (lease, is_fresh) = match self.acquire(leases, start, deadline).await? {
             Key::Replayed(started) => return Ok(*started),
             Key::Leased { lease, is_fresh } => (lease, is_fresh),
         };
-        // If the list cannot be read, nobody knows what was sent under the earlier lease: this one runs on.
+        // If the list cannot be read, it is unknown what was sent under the earlier lease, so this lease is kept.
         let earlier = if is_fresh {
             None
         } else {
@@ -280,7 +280,7 @@ impl Inner {
                 let name = &started.execution.name;
                 warn(leases.complete(&lease, start, name, recorded).await);
             }
-            // It holds until what was sent can no longer take effect.
+            // The lease is kept until the send can no longer take effect.
             Err(error) if error.may_take_effect() => {}
             Err(_) => warn(leases.release(&lease, start, recorded).await),
         }
@@ -315,7 +315,7 @@ impl Inner {
         }
     }
 
-    /// Starts, whatever the key's past. What else the scope is running counts.
+    /// Starts without looking at earlier requests with the key. Unfinished executions of the scope still decide, by `on_running`.
     async fn begin(&self, start: &Start, deadline: Instant) -> Outcome {
         match (start.on_running, &self.leases) {
             (OnRunning::Allow, Some(leases)) if !start.id.is_keyed() => {
@@ -327,7 +327,7 @@ impl Inner {
     }
 
     /// Sends a start that has no lease, and meanwhile leaves a record of it for other instances. The name of the execution
-    /// is added without the answer waiting for it.
+    /// is added to that record after the answer.
     async fn send_recorded(&self, leases: &Leases, start: &Start, deadline: Instant) -> Outcome {
         let sent = leases.record(start, Recorded::Sent);
         let (outcome, written) = tokio::join!(self.send(start, deadline), sent);
@@ -389,7 +389,7 @@ impl Key {
     }
 }
 
-/// What other instances are told about a start with this outcome.
+/// What is recorded for other instances about a start with this outcome.
 fn recorded(outcome: &Outcome) -> Recorded<'_> {
     match outcome {
         Ok(started) if !started.joined && !started.replayed => {
@@ -400,7 +400,7 @@ fn recorded(outcome: &Outcome) -> Recorded<'_> {
     }
 }
 
-/// A write that failed costs nothing but time: the next request finds the execution in Cloud Run's list instead.
+/// A failed write only costs time: the next request finds the execution in Cloud Run's list instead.
 fn warn(written: Result<(), Error>) {
     if let Err(error) = written {
         tracing::warn!(cause = %error, "could not update the idempotency store");

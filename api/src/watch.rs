@@ -1,7 +1,7 @@
 //! Following executions: one poller and one reader of log lines per watched execution, any number of watchers.
 //!
-//! An execution is polled while somebody holds a [`Watcher`] of it, and no longer. One task reads for all its watchers; each
-//! watcher takes what was read at its own pace, so that a slow one delays nobody.
+//! An execution is polled only while there is a [`Watcher`] of it. One task reads for all its watchers. Each watcher takes the
+//! events at its own pace, so that a slow watcher delays no other.
 
 mod error;
 mod follower;
@@ -41,9 +41,9 @@ use crate::scope::Scope;
 const OPENING_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long Cloud Run may answer 404 about an execution that this process has just started.
 const START_VISIBILITY: Duration = Duration::from_secs(5);
-/// Starts remembered for that. At a rate at which this is too few, Cloud Run knows each long before.
+/// How many starts are remembered for that. If starts come faster than this allows, Cloud Run lists each of them sooner.
 const MAX_RECENT_STARTS: usize = 1000;
-/// 404s in a row until an execution that was known before counts as deleted.
+/// After this many 404s in a row, an execution that was known before counts as deleted.
 const DELETED_AFTER: u32 = 5;
 
 /// The executions that are watched.
@@ -58,21 +58,21 @@ pub struct Watches {
 
 type Registry = HashMap<String, Weak<Watched>>;
 
-/// Writes an event as it is sent to clients. The wire format is not this module's, but an event is written once for all
-/// watchers.
+/// Writes an event in the wire format, which this module does not know. It is a function so that an event is written only once
+/// for all watchers.
 pub type RenderEvent = fn(&Event<'_>) -> Bytes;
 
 /// Something that happened to an execution.
 pub struct Event<'a> {
-    /// What kind of thing.
+    /// The kind of the event.
     pub kind: EventKind,
     /// The execution's name.
     pub execution: &'a str,
-    /// Whoever has this event has every line up to here.
+    /// A client that has this event has every line up to here.
     pub cursor: Option<&'a Position>,
-    /// What to say before it, for people: lines of text.
+    /// Lines of text for people, sent as comments before the event.
     pub comment: Option<&'a str>,
-    /// What happened, as JSON.
+    /// The event's data, as JSON.
     pub data: &'a str,
 }
 
@@ -89,16 +89,16 @@ pub enum EventKind {
     End,
 }
 
-/// The data of the event `end`: the execution, what came of it, and whether all of its lines were in the events before.
+/// The data of the event `end`: the execution, its results, and whether all of its lines were in the events before.
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct End<'a> {
     #[serde(flatten)]
     execution: &'a Execution,
-    /// What the job reported as its result: the last of each task.
+    /// The results that the job reported: the last of each task.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     results: &'a [TaskResult],
-    /// False if lines may be missing; they are at logUri.
+    /// False if lines may be missing. All lines are at logUri.
     lines_complete: bool,
 }
 
@@ -109,16 +109,16 @@ struct Watched {
     registry: Arc<Mutex<Registry>>,
 }
 
-/// What the task shares with the watchers.
+/// The data that the task and the watchers share.
 struct Shared {
     name: String,
-    /// The first watcher, who takes turns with other callers at reading lines.
+    /// The caller of the first watcher, whose share of the log budget is used.
     caller: CallerId,
     render: RenderEvent,
     snapshot: watch::Sender<Snapshot>,
     /// None until a watcher asks for lines.
     lines: Mutex<Option<LogBuffer>>,
-    /// How late lines are shown: the same for all executions.
+    /// How late Cloud Logging shows lines. It is measured over all executions.
     lag: Arc<LogLag>,
     reports: Mutex<Reports>,
     /// Notified when a watcher wants lines, and when the execution has finished.
@@ -141,14 +141,14 @@ impl Shared {
 #[derive(Clone, Default)]
 struct Snapshot {
     execution: Option<Arc<Execution>>,
-    /// The same as JSON, written once for all watchers.
+    /// The execution as JSON, written once for all watchers.
     json: Arc<str>,
-    /// Incremented when Cloud Run says something new of the execution.
+    /// Incremented when the execution has changed.
     revision: u64,
     /// The execution's progress as JSON, and how often it has changed.
     progress_json: Arc<str>,
     progress_revision: u64,
-    /// The data of the event `end`, once that may be sent, and what to say before it.
+    /// The data of the event `end` and the comment before it, once the event may be sent.
     end_json: Option<Arc<str>>,
     end_comment: Option<Arc<str>>,
     /// 404s in a row.
@@ -164,27 +164,27 @@ impl Snapshot {
     }
 }
 
-/// That an execution was seen to have finished.
+/// When an execution finished, and when this was seen.
 #[derive(Clone, Copy, Debug)]
 struct Finished {
     seen: Instant,
     /// When it finished.
     at: Timestamp,
-    /// It had finished before it was watched.
+    /// Whether it had finished before it was watched.
     before_watching: bool,
 }
 
-/// What a watcher gets.
+/// An update for a watcher.
 pub enum Update {
     /// An event to pass on.
     Event(Bytes),
     /// The last event.
     End(Bytes),
-    /// Lines are missing that cannot be read now. The client should come back for them.
+    /// Lines are missing that cannot be read now. The client should reconnect for them.
     LinesLost,
 }
 
-/// Somebody who watches an execution.
+/// A reader of one execution's events, such as a stream.
 pub struct Watcher {
     watched: Arc<Watched>,
     snapshot: watch::Receiver<Snapshot>,
@@ -194,7 +194,7 @@ pub struct Watcher {
 }
 
 impl Watches {
-    /// Watches nothing yet.
+    /// Watches no execution yet.
     pub fn new(cloud_run: Arc<CloudRun>, logging: Arc<CloudLogging>, render: RenderEvent) -> Self {
         Self {
             cloud_run,
@@ -256,14 +256,14 @@ impl Watches {
         }
     }
 
-    /// How far the job of the execution says it is, if the execution is watched.
+    /// The progress that the job reported, if the execution is watched.
     pub fn progress(&self, name: &str) -> Option<Progress> {
         let watched = lock(&self.watched).get(name).and_then(Weak::upgrade)?;
         let snapshot = watched.shared.snapshot.borrow();
         snapshot.execution.as_ref()?.progress.clone()
     }
 
-    /// The watched execution of this name: the one that is watched already, or a new one.
+    /// The entry for the execution of this name: the existing one if it is watched already, or else a new one.
     fn watched(&self, name: &str, caller: CallerId) -> Arc<Watched> {
         // Declared before the lock, so that it is dropped after it: the last reference takes the lock to unregister itself.
         let existing;
@@ -303,7 +303,7 @@ impl Drop for Watched {
     fn drop(&mut self) {
         self.task.abort();
         let mut registry = lock(&self.registry);
-        // The name may belong to a newer one already.
+        // The name may belong to a newer entry already.
         if registry
             .get(&self.shared.name)
             .is_some_and(|watched| watched.strong_count() == 0)
@@ -383,7 +383,7 @@ impl Watcher {
         lines.get_or_insert_with(start).next_line(&mut self.reader)
     }
 
-    /// Every event has the cursor, so that a client goes on from the last event it got.
+    /// Every event has the cursor, so that a client can continue from the last event that it received.
     fn render(&self, kind: EventKind, json: &str, comment: Option<&str>) -> Bytes {
         let shared = &self.watched.shared;
         (shared.render)(&Event {
@@ -396,7 +396,7 @@ impl Watcher {
     }
 }
 
-/// The cursor, but no earlier than the execution: others share where it makes us read.
+/// The cursor, but no earlier than the execution: all watchers share the reads that a cursor causes.
 fn not_before(created_at: Option<Timestamp>, cursor: LogCursor) -> LogCursor {
     let mut cursor = cursor?;
     if let Some(created_at) = created_at.filter(|created_at| cursor.time < *created_at) {

@@ -14,13 +14,13 @@ const PATH: &str = "instance/service-accounts/default/token";
 /// A token is renewed this long before its end. The metadata server hands out the same one until five minutes before
 /// (Compute Engine, "Authenticate workloads using service accounts"), so asking sooner brings nothing new.
 const RENEW_BEFORE_END: Duration = Duration::from_secs(4 * 60);
-/// The least time between two fetches, whatever a strange answer says of its lifetime, and however many tokens are refused.
+/// The least time between two fetches, also if an answer has an implausible lifetime or many tokens are refused.
 const MIN_BETWEEN_FETCHES: Duration = Duration::from_secs(1);
 /// A renewal that failed is tried again after this long, the old token being used meanwhile (as Google's Rust client does).
 const RETRY_RENEWAL_AFTER: Duration = Duration::from_secs(10);
-/// Without a token, whoever asks next tries again: every request would fail meanwhile.
+/// Without a token every request fails, so the next request tries to fetch one at once.
 const RETRY_FETCH_AFTER: Duration = Duration::ZERO;
-/// The longest a token is believed to live.
+/// The longest lifetime that is accepted from an answer.
 const MAX_LIFETIME_SECONDS: f64 = 3600.0;
 
 /// The service account's access token.
@@ -38,7 +38,7 @@ struct Answer {
 }
 
 impl AccessToken {
-    /// Fetches nothing yet.
+    /// Fetches no token yet.
     pub fn new(metadata: Metadata) -> Self {
         Self {
             metadata,
@@ -58,8 +58,8 @@ impl AccessToken {
         fetched.await?.ok_or_else(not_a_token)
     }
 
-    /// Drops a token that was refused, so that the next request fetches another. If that one is refused as well, it is not
-    /// the token that is wrong: it is kept for a moment.
+    /// Drops a token that was refused, so that the next request fetches another. If that one is refused as well, the token is
+    /// not the cause, so it is kept for a moment.
     pub fn forget(&self, refused: &HeaderValue) {
         let mut last_refusal = self.last_refusal.lock();
         if last_refusal.is_some_and(|at| at.elapsed() < MIN_BETWEEN_FETCHES) {
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strange_lifetime_causes_no_storm_and_no_eternity() {
+    fn an_implausible_lifetime_causes_neither_constant_fetches_nor_an_eternal_token() {
         for lifetime in ["0", "-1", "1", "240"] {
             assert_eq!(renewed_after(lifetime), Some(1), "{lifetime}");
         }
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token() {
+    fn an_answer_without_a_token_is_refused() {
         for answer in [
             "",
             "{}",

@@ -33,7 +33,7 @@ const MAX_MESSAGE_BYTES: usize = 512;
 #[derive(Clone)]
 pub struct Google {
     http: GoogleApisClient,
-    /// None for an emulator that wants none.
+    /// None for an emulator that takes requests without a token.
     token: Option<Arc<AccessToken>>,
 }
 
@@ -41,11 +41,11 @@ pub struct Google {
 pub struct Call<'a> {
     /// GET reads; POST may change something.
     pub method: Method,
-    /// Where to.
+    /// The URL.
     pub uri: &'a Uri,
-    /// JSON, if any.
+    /// The body, which is JSON. None for a call without one.
     pub body: Option<Bytes>,
-    /// How long the call may take, a second try included. Once it is over nothing is sent, however late the token came.
+    /// How long the call may take, a second try included. Nothing is sent after it, even if the wait for the token was the cause.
     pub timeout: Duration,
     /// The largest answer read, in bytes.
     pub max_bytes: usize,
@@ -54,11 +54,11 @@ pub struct Call<'a> {
 /// How a call failed. Calls that may have had an effect and calls that cannot have had one are different variants.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no access token or no place to call: nothing was sent.
+    /// There is no access token or no valid URL: nothing was sent.
     #[error("{0}")]
     Metadata(#[from] metadata::Error),
-    /// There was no connection, or the server says that it has not looked at the request: nothing was done.
-    #[error("nothing was done: {0}")]
+    /// There was no connection, or the server says that it did not process the request: the call had no effect.
+    #[error("the call had no effect: {0}")]
     NoEffect(String),
     /// A complete answer with an error status.
     #[error("answered {status}: {message}")]
@@ -69,7 +69,7 @@ pub enum Error {
         retry_after_seconds: Option<u64>,
         /// Google's name of the error, such as `ALREADY_EXISTS` (google.rpc.Code); empty if a front end answered.
         code: String,
-        /// Google's name of the cause, such as `SERVICE_DISABLED` (google.rpc.ErrorInfo), if it tells one.
+        /// Google's name of the cause, such as `SERVICE_DISABLED` (google.rpc.ErrorInfo), if the answer has one.
         reason: Option<String>,
         /// Google's words, cut short; for the log.
         message: String,
@@ -80,16 +80,16 @@ pub enum Error {
     /// A 2xx whose content is larger than the caller reads.
     #[error("the answer is too large: {0}")]
     TooLarge(String),
-    /// A 2xx whose content is cut off or makes no sense.
-    #[error("the answer makes no sense: {0}")]
+    /// A 2xx whose content is cut off or cannot be parsed.
+    #[error("the answer is unreadable: {0}")]
     Unreadable(String),
-    /// A 2xx or 3xx that is plainly not the API's.
+    /// A 2xx or 3xx that the API cannot have sent.
     #[error("this is not the API: {0}")]
     NotTheApi(String),
 }
 
 impl Error {
-    /// Whether the token was refused: nothing was done, and a fresh one may do better.
+    /// Whether the token was refused: the call had no effect, and may succeed with a fresh token.
     pub fn is_about_the_token(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if *status == StatusCode::UNAUTHORIZED)
     }
@@ -101,7 +101,7 @@ impl Google {
         Self { http, token }
     }
 
-    /// The body of a 2xx answer. A 401 is answered by one more try with a fresh token: it proves that nothing was done.
+    /// The body of a 2xx answer. After a 401, which proves that the call had no effect, there is one more try with a fresh token.
     pub async fn call(&self, call: &Call<'_>) -> Result<Bytes, Error> {
         let began = Instant::now();
         let end = began + call.timeout;
@@ -113,7 +113,7 @@ impl Google {
         }
     }
 
-    /// The same with one try. After a 401 the next one has a fresh token.
+    /// As [`Self::call`], with one try. After a 401 the next call fetches a fresh token.
     pub async fn call_once(&self, call: &Call<'_>) -> Result<Bytes, Error> {
         let began = Instant::now();
         self.try_by(began, began + call.timeout, call).await
@@ -130,7 +130,7 @@ impl Google {
         let ready = Instant::now();
         // Callers rely on this: a call that was not sent by its deadline is never sent, even if the process was paused meanwhile.
         if ready >= end {
-            return Err(Error::NoEffect("there was no time left".to_owned()));
+            return Err(Error::NoEffect("the deadline had passed".to_owned()));
         }
         let waiting = upstream_timing::upstream(ready);
         let answer = timeout_at(end.into(), self.send(call, bearer.clone())).await;
@@ -181,7 +181,7 @@ fn request(call: &Call<'_>, bearer: Option<HeaderValue>) -> Request<Full<Bytes>>
     request
 }
 
-/// Whether the request certainly had no effect: there was no connection, or the server says that it has not looked at it
+/// Whether the request certainly had no effect: there was no connection, or the server says that it did not process it
 /// (RFC 9113, section 8.7).
 fn had_no_effect(error: &legacy::Error) -> bool {
     let refused = |cause: &h2::Error| {
@@ -221,7 +221,7 @@ async fn accepted(response: Response<Incoming>, max_bytes: usize) -> Result<Byte
     if is_json {
         Ok(body)
     } else {
-        Err(Error::NotTheApi("the answer is no JSON".to_owned()))
+        Err(Error::NotTheApi("the answer is not JSON".to_owned()))
     }
 }
 
@@ -256,7 +256,7 @@ async fn refusal(response: Response<Incoming>) -> Error {
     }
 }
 
-/// The JSON of an answer. That it is UTF-8 is checked once, and not for each text in it.
+/// Parses an answer's JSON. UTF-8 is checked once for the whole answer, not for each text in it.
 pub fn json<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, Error> {
     let text = str::from_utf8(answer).map_err(|error| Error::Unreadable(error.to_string()))?;
     serde_json::from_str(text).map_err(|error| Error::Unreadable(error.to_string()))
@@ -267,9 +267,9 @@ pub fn not_a_uri(error: InvalidUri) -> Error {
     Error::NoEffect(error.to_string())
 }
 
-/// Google's words in an error answer: the JSON's message, or the beginning of whatever a front end sent instead.
+/// Google's message in an error answer: that of the JSON, or the beginning of what a front end sent instead.
 fn message(json: &Value, body: &[u8]) -> String {
-    let told = json["error"]["message"].as_str();
-    let text = told.map_or_else(|| String::from_utf8_lossy(body), Into::into);
+    let message = json["error"]["message"].as_str();
+    let text = message.map_or_else(|| String::from_utf8_lossy(body), Into::into);
     text[..text.floor_char_boundary(MAX_MESSAGE_BYTES)].to_owned()
 }

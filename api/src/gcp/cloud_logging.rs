@@ -1,6 +1,6 @@
 //! Cloud Logging: the lines that the tasks of one execution printed.
 //!
-//! Source of the filter's labels and of every field: Google's reference for `entries.list`, and what gcloud itself asks.
+//! Source of the filter's labels and of every field: Google's reference for `entries.list`, and the requests of gcloud.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -26,17 +26,16 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_ANSWER_BYTES: usize = 2 * 1024 * 1024;
 /// The most that the lines of a page may take, in bytes.
 const MAX_PAGE_BYTES: usize = 1024 * 1024;
-/// What a page takes while it is read, in bytes: the answer, the lines, and what is made of them.
+/// The memory that a page takes while it is read, in bytes: the answer, its lines, and the events made of them.
 const READING_BYTES: usize = MAX_ANSWER_BYTES + 2 * MAX_PAGE_BYTES;
-/// Where loggers put what people read: Google's own and most; pino, bunyan, logrus, zap and slog; structlog; others.
+/// The fields in which loggers put the message: Google's and most; pino, bunyan, logrus, zap and slog; structlog; others.
 const MESSAGE_FIELDS: [&str; 4] = ["message", "msg", "event", "text"];
-/// What a line takes besides its text, in bytes.
+/// The memory that a line takes besides its text, in bytes.
 const LINE_OVERHEAD: usize = 200;
-/// Pages in a row that may be empty and yet have a successor.
+/// How many empty pages in a row are followed by their token.
 const MAX_EMPTY_PAGES: usize = 5;
 
-/// The log lines of the executions of the processes' jobs. Every read is paid from one budget, and every page held from
-/// another.
+/// Reads the log lines of the processes' jobs. One budget limits how often, another how many pages are held in memory.
 pub struct CloudLogging {
     budget: LogBudget,
     memory: PageMemory,
@@ -50,7 +49,7 @@ pub struct CloudLogging {
 /// Why lines could not be read.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// Our own budget of log reads is spent.
+    /// The service's budget of log reads is spent.
     #[error(transparent)]
     Budget(#[from] Spent),
     /// The memory for lines is held for other readers.
@@ -61,7 +60,7 @@ pub enum Error {
     Google(#[from] client::Error),
 }
 
-/// How many lines are asked for at a time: fewer where they are long.
+/// How many lines are asked for at a time: fewer if they are long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageSize(usize);
 
@@ -77,7 +76,7 @@ impl PageSize {
         (self.0 + 1 < Self::LINES.len()).then_some(Self(self.0 + 1))
     }
 
-    /// The size for the page after one that took so many bytes: a larger one if that would do as well.
+    /// The size for the page after one that took so many bytes: a larger size if such a page would fit as well.
     fn after(self, bytes: usize) -> Self {
         if bytes * 20 < MAX_PAGE_BYTES {
             Self(self.0.saturating_sub(1))
@@ -101,7 +100,7 @@ pub struct Line {
     pub text: String,
 }
 
-/// Where a line is among the lines of its execution: Cloud Logging orders them so (LogEntry's `timestamp` and `insertId`).
+/// The position of a line among the lines of its execution, in Cloud Logging's order (LogEntry's `timestamp` and `insertId`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// When it was printed.
@@ -110,17 +109,17 @@ pub struct Position {
     pub insert_id: Arc<str>,
 }
 
-/// A line and where it is.
+/// A line and its position.
 pub struct Entry {
-    /// Where.
+    /// Its position.
     pub position: Position,
     /// The line.
     pub line: Line,
-    /// What the job reports in it, if it does.
+    /// What the job reports in it, if anything.
     pub report: Option<Report>,
 }
 
-/// The fields of a structured line in which a job reports about itself, as they came.
+/// The fields of a structured line in which a job reports about itself, unparsed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// The task's index, from 0.
@@ -169,15 +168,15 @@ pub struct Query<'a> {
     pub execution: &'a str,
     /// Which of its lines.
     pub only: Only,
-    /// Lines of this time and later ones; none for all.
+    /// Only lines of this time and later. None for all.
     pub since: Option<Timestamp>,
-    /// An earlier page's `next`, with the same `since`.
+    /// The `next` of an earlier page with the same `since`.
     pub page_token: Option<&'a str>,
-    /// An earlier page's `size`.
+    /// The `size` of an earlier page.
     pub size: PageSize,
-    /// The caller whose turn is taken.
+    /// The caller for whom the permit is taken.
     pub caller: CallerId,
-    /// Which share of the budget is spent.
+    /// The priority of the read.
     pub priority: Priority,
 }
 
@@ -185,9 +184,9 @@ pub struct Query<'a> {
 pub struct Page {
     /// The lines.
     pub entries: Vec<Entry>,
-    /// Goes on from here.
+    /// The token of the next page.
     pub next: Option<String>,
-    /// The size to ask for next.
+    /// The size to ask for next time.
     pub size: PageSize,
     /// The memory that the lines take.
     pub held: Held,
@@ -304,7 +303,7 @@ impl CloudLogging {
     }
 }
 
-/// What the lines take.
+/// The memory that the lines take.
 fn bytes(entries: &[Entry]) -> usize {
     let each = |entry: &Entry| entry.line.text.len() + LINE_OVERHEAD;
     entries.iter().map(each).sum()
@@ -370,7 +369,7 @@ impl GoogleEntry<'_> {
         self.labels.task_index.as_deref()?.parse().ok()
     }
 
-    /// The line's message under the names that are usual.
+    /// The line's message, under any of the usual names.
     fn message(&self) -> Option<&str> {
         let json = self.json_payload.as_ref()?;
         let names = MESSAGE_FIELDS.iter();

@@ -28,14 +28,14 @@ use crate::scope::{ProcessName, Scope};
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long starting an execution may take.
 pub const RUN_TIMEOUT: Duration = Duration::from_secs(5);
-/// What the body of a start mostly has, in bytes; more is no problem.
+/// The initial capacity for the body of a start, in bytes.
 const TYPICAL_BODY_BYTES: usize = 512;
 /// The largest answer about one execution, in bytes.
 const MAX_EXECUTION_BYTES: usize = 1024 * 1024;
 /// The largest page of a list, in bytes.
 const MAX_LIST_BYTES: usize = 8 * 1024 * 1024;
 
-/// Executions of a page, the most first. One may have 64 KiB of arguments and values besides the job's own environment.
+/// Page sizes, in executions. One execution may have 64 KiB of arguments and values besides the job's own environment.
 const PAGE_SIZES: [usize; 4] = [500, 100, 20, 1];
 
 /// The jobs of one project and region.
@@ -44,7 +44,7 @@ pub struct CloudRun {
     location: Arc<Location>,
     base_url: Option<String>,
     targets: Vec<Arc<Target>>,
-    /// The most executions of a page for it to stay below the cap, as far as the last one tells.
+    /// The page size, chosen by the last page so that the next one stays below the cap.
     page_size: AtomicUsize,
 }
 
@@ -59,7 +59,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Nothing is asked of Google yet.
+    /// Makes no call to Google yet.
     pub fn new(process: Option<ProcessName>, job: &str, container: Option<&str>) -> Self {
         Self {
             process,
@@ -79,7 +79,7 @@ impl Target {
         self.process.as_ref()
     }
 
-    /// Whether Cloud Run could have given an execution of this job the name: `JOB-` and a suffix. Nothing else is put into a path.
+    /// Whether Cloud Run could have given an execution of this job the name: `JOB-` and a suffix. No other name is put into a path.
     fn may_have(&self, execution: &str) -> bool {
         let suffix = execution
             .strip_prefix(&self.job)
@@ -90,7 +90,7 @@ impl Target {
         })
     }
 
-    /// The value that the execution's own environment has for the variable.
+    /// The variable's value in the environment of the execution.
     fn variable<'a>(&self, theirs: &'a GoogleExecution<'_>, name: &str) -> Option<&'a str> {
         let containers = &theirs.spec.template.spec.containers;
         let container = match &self.container {
@@ -109,7 +109,7 @@ impl Target {
 
 /// A page of the job's executions, newest first.
 pub struct Page {
-    /// Executions of the job; those without a scope are left out, since nobody could reach them.
+    /// Executions of the job. Those without a scope are left out, since no caller could reach them.
     pub executions: Vec<Execution>,
     /// How many executions the page has, those left out included.
     pub listed: usize,
@@ -117,12 +117,12 @@ pub struct Page {
     pub newest: Option<Timestamp>,
     /// When the last one was created, those left out included.
     pub oldest: Option<Timestamp>,
-    /// Goes on from here.
+    /// The token of the next page.
     pub next: Option<String>,
 }
 
 impl CloudRun {
-    /// Without a `base_url` it is the regional endpoint. `targets` are the jobs of the processes, the unnamed one's first.
+    /// Without a `base_url` the regional endpoint is called. `targets` are the jobs of the processes, that of the unnamed process first.
     pub fn new(
         google: Google,
         location: Arc<Location>,
@@ -138,12 +138,12 @@ impl CloudRun {
         }
     }
 
-    /// The jobs of the processes, the unnamed one's first.
+    /// The jobs of the processes, that of the unnamed process first.
     pub fn targets(&self) -> &[Arc<Target>] {
         &self.targets
     }
 
-    /// Starts an execution. Never repeated here: that could start two.
+    /// Starts an execution. The call is never repeated here, since that could start two.
     pub async fn run(
         &self,
         target: &Target,
@@ -238,7 +238,7 @@ impl CloudRun {
         path.finish()
     }
 
-    /// Asks for an execution's end. `None`: it had finished before.
+    /// Cancels an execution. None if it had finished before.
     pub async fn cancel(&self, name: &str) -> Result<Option<Execution>, Error> {
         let uri = self.uri(&format!("executions/{name}:cancel")).await?;
         let call = post(&uri, Bytes::from_static(b"{}"), READ_TIMEOUT);
@@ -252,7 +252,7 @@ impl CloudRun {
         }
     }
 
-    /// The one that every start needs, made once.
+    /// The URL of `jobs.run`, which every start needs, made once.
     async fn run_uri<'a>(&self, target: &'a Target) -> Result<&'a Uri, Error> {
         let make = || async { self.uri(&format!("jobs/{}:run", target.job)).await };
         target.run_uri.get_or_try_init(make).await
@@ -270,7 +270,7 @@ impl CloudRun {
         self.base_url.clone().unwrap_or_else(regional)
     }
 
-    /// A read may be repeated: once, at once, if the connection broke.
+    /// Reads, and repeats the read once, immediately, if the connection broke.
     async fn read(&self, uri: &Uri, max_bytes: usize) -> Result<Bytes, Error> {
         let call = Call {
             method: Method::GET,
@@ -287,7 +287,7 @@ impl CloudRun {
 
     fn read_execution(&self, answer: &[u8]) -> Result<Execution, Error> {
         self.view(answer)?
-            .ok_or_else(|| Error::Unreadable("it is no execution of the job's".to_owned()))
+            .ok_or_else(|| Error::Unreadable("it is not an execution of the job".to_owned()))
     }
 
     fn view(&self, answer: &[u8]) -> Result<Option<Execution>, Error> {
@@ -295,7 +295,7 @@ impl CloudRun {
         Ok(self.execution(&theirs))
     }
 
-    /// Our view of Google's execution; none if it is not one of our jobs' or was started for no scope.
+    /// Our view of Google's execution. None if it is not of one of our jobs or has no scope.
     fn execution(&self, theirs: &GoogleExecution<'_>) -> Option<Execution> {
         let metadata = &theirs.metadata;
         let target = self.target(theirs)?;
@@ -338,14 +338,14 @@ impl CloudRun {
         })
     }
 
-    /// The name of the execution's process. Without named processes a variable of this name is the job's own affair.
+    /// The name of the execution's process. Without named processes a variable of this name is the job's and is ignored.
     fn process(&self, target: &Target, theirs: &GoogleExecution<'_>) -> Option<ProcessName> {
         let has_names = self.targets.len() > 1;
         let name = target.variable(theirs, PROCESS).filter(|_| has_names)?;
         ProcessName::new(name)
     }
 
-    /// The process that the execution is of; of a process that the settings no longer have, one of the same job.
+    /// The process of the execution. If the settings no longer have that process, another one with the same job.
     fn target(&self, theirs: &GoogleExecution<'_>) -> Option<&Target> {
         let metadata = &theirs.metadata;
         let of_the_job = || {
@@ -361,12 +361,12 @@ impl CloudRun {
     }
 }
 
-/// A time of Google's; none if it is absent or no time.
+/// Parses a time of Google's. None if it is absent or invalid.
 fn time(text: &Option<Text<'_>>) -> Option<Timestamp> {
     text.as_deref()?.parse().ok()
 }
 
-/// The size of the next page where an execution has so many bytes: the largest that stays well below the cap.
+/// The size of the next page if an execution has so many bytes: the largest that stays well below the cap.
 fn fitting_size(bytes: usize) -> usize {
     let mut sizes = PAGE_SIZES.into_iter();
     let fitting = sizes.find(|size| bytes.saturating_mul(*size) < MAX_LIST_BYTES / 2);
@@ -405,7 +405,7 @@ struct ContainerOverride<'a> {
     name: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     args: &'a [String],
-    /// No arguments at all, where an empty list would mean the job's own.
+    /// Removes all arguments. An empty list would mean the job's own.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     clear_args: bool,
     env: Vec<NewVariable<'a>>,
@@ -443,7 +443,7 @@ impl<'a> RunJobRequest<'a> {
     }
 }
 
-/// Borrowed where it can be. (Within an `Option`, serde copies a bare `Cow`.)
+/// A text that borrows from the answer where possible. (Within an `Option`, serde copies a bare `Cow`.)
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -582,7 +582,7 @@ impl GoogleCondition<'_> {
 
 #[cfg(test)]
 impl CloudRun {
-    /// One that reaches nothing.
+    /// A client whose calls reach no server.
     pub(crate) fn for_tests() -> Self {
         let clients = crate::gcp::http_client::HttpClients::new().unwrap();
         let metadata = crate::gcp::metadata::Metadata::new(clients.reqwest, "127.0.0.1:1");
@@ -605,7 +605,7 @@ impl CloudRun {
 mod tests {
     use super::*;
 
-    /// An answer of Google's, with something else in the place of one of its bytes, or cut off.
+    /// An answer of Google's with one of its bytes replaced, or cut off.
     fn answer() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
         use proptest::prelude::*;
         const WHOLE: &str = r#"{"metadata":{"name":"test-job-x7k2p","labels":{"run.googleapis.com/job":"test-job"}},
@@ -623,7 +623,7 @@ mod tests {
     }
 
     #[test]
-    fn the_size_of_pages_follows_that_of_executions() {
+    fn larger_executions_are_listed_on_smaller_pages() {
         assert_eq!(fitting_size(3_000), 500);
         assert_eq!(fitting_size(17_000), 100);
         assert_eq!(fitting_size(66_000), 20);
@@ -631,9 +631,9 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever Google answers: our view of an execution of this job for a scope, none, or an error; never a panic.
+        /// Any answer of Google's is our view of an execution of this job with a scope, none, or an error, and never a panic.
         #[test]
-        fn any_answer_is_an_execution_of_ours_or_none(bytes in answer()) {
+        fn any_answer_is_an_execution_of_the_job_or_refused(bytes in answer()) {
             let cloud_run = CloudRun::for_tests();
             if let Ok(Some(execution)) = cloud_run.view(&bytes) {
                 assert!(cloud_run.targets[0].may_have(&execution.name));

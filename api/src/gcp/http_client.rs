@@ -29,7 +29,7 @@ const MAX_IDLE_CONNECTIONS: usize = 256;
 /// Connects to a host.
 type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, BoxError>;
 
-/// hyper's own client, pooled.
+/// hyper's client with a connection pool.
 pub type GoogleApisClient = legacy::Client<Connector, Full<Bytes>>;
 
 /// The clients of the process, which trust the same roots.
@@ -37,8 +37,8 @@ pub type GoogleApisClient = legacy::Client<Connector, Full<Bytes>>;
 pub struct HttpClients {
     /// Calls the metadata server, and fetches an issuer's keys.
     pub reqwest: reqwest::Client,
-    /// Calls Google's APIs on behalf of every request. It is the client that reqwest is built on; `docs/performance.md` has what
-    /// reqwest itself costs.
+    /// Calls Google's APIs for every request. It is the client on which reqwest is built; `docs/performance.md` says what
+    /// reqwest adds to its cost.
     pub google_apis: GoogleApisClient,
 }
 
@@ -48,7 +48,7 @@ impl HttpClients {
         Self::trusting(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect())
     }
 
-    /// Clients that trust these roots alone: tests and benchmarks run a server in the place of Google.
+    /// Clients that trust only these roots: tests and benchmarks run a server in the place of Google's.
     pub fn trusting(roots: RootCertStore) -> Result<Self, BoxError> {
         let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
@@ -68,7 +68,7 @@ fn google_apis_client(tls: ClientConfig) -> GoogleApisClient {
     http.set_keepalive(Some(SILENCE));
     http.set_keepalive_interval(Some(SILENCE));
     http.set_keepalive_retries(Some(1));
-    #[cfg(target_os = "linux")] // elsewhere the kernel's own patience, of minutes
+    #[cfg(target_os = "linux")] // other systems use the kernel's default, which is minutes
     http.set_tcp_user_timeout(Some(SILENCE));
     let https = HttpsConnectorBuilder::new()
         .with_tls_config(tls)

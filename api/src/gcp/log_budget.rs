@@ -1,8 +1,9 @@
-//! How often logs may be read: one budget for the process, since Google's quota is one for the whole project.
+//! Limits how often logs are read: one budget for the process, since Google's quota is for the whole project.
 //!
 //! The budget has two halves, one for requests (`GET …/logs`), one for watched executions. Neither can starve the other, and
-//! what one half leaves unused the other gets. Within each half callers take turns: one alone may use all of it, two get the
-//! same share. Of one caller's watched executions, those that show no lines yet and those that have finished come first.
+//! each gets the permits that the other does not use. Within a half, a permit goes to the caller whose last one is the longest
+//! ago: a single caller may use all of them, two get the same share. Of one caller's watched executions, those that show no
+//! lines yet and those that have finished come first.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,12 +15,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::caller_id::CallerId;
 
-/// How long a request waits for its turn. A person sits in front of it, who is better told when to come back.
+/// How long a request waits for a permit. After that, a refusal with `Retry-After` serves its user better than a longer wait.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
-/// Reads saved up at most while nobody reads, as a share of a minute's: 50 a minute never become more than 60.
+/// The most reads that are saved up while there are none, as a share of a minute's: 50 a minute never become more than 60.
 const SAVED_SHARE: f64 = 0.2;
-/// How long it is remembered when a caller had its last turn.
-const TURN_MEMORY: Duration = Duration::from_secs(60);
+/// How long the time of a caller's last permit is remembered.
+const PERMIT_MEMORY: Duration = Duration::from_secs(60);
 
 /// How urgent a read is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub enum Priority {
     Interactive,
     /// A watched execution shows no lines yet, or has finished.
     FirstOrLast,
-    /// A watched execution, in between.
+    /// A watched execution shows lines and has not finished.
     Background,
 }
 
@@ -40,14 +41,14 @@ pub struct Spent {
     pub retry_after_seconds: u64,
 }
 
-/// Permits to read, growing with time.
+/// Permits to read, which accumulate over time.
 #[derive(Clone)]
 pub struct LogBudget(Arc<Mutex<State>>);
 
 struct State {
     permits: Permits,
     queues: [Queue; 2],
-    /// A task hands out permits as they grow.
+    /// Whether a task is handing out permits.
     is_handing_out: bool,
 }
 
@@ -86,7 +87,7 @@ impl LogBudget {
         granted
     }
 
-    /// Hands out permits as they grow, until nobody waits.
+    /// Hands out permits as they become available, until no read waits.
     async fn hand_out(self) {
         loop {
             let pause = {
@@ -135,7 +136,7 @@ impl State {
     }
 }
 
-/// Who waits for the permits of one half.
+/// The reads that wait for the permits of one half.
 #[derive(Default)]
 struct Queue {
     callers: HashMap<CallerId, Waiting>,
@@ -158,7 +159,7 @@ impl Queue {
         }
     }
 
-    /// Gives a permit to the waiting caller whose last turn is the longest ago. False if nobody waits.
+    /// Gives a permit to the waiting caller whose last one is the longest ago. False if no caller waits.
     fn grant(&mut self, now: Instant) -> bool {
         self.forget_those_who_left(now);
         let next = self.callers.values_mut().filter(|waiting| waiting.waits());
@@ -174,7 +175,7 @@ impl Queue {
         self.callers.retain(|_, waiting| {
             waiting.urgent.retain(|permit| !permit.is_closed());
             waiting.other.retain(|permit| !permit.is_closed());
-            let recent = |turn| now.saturating_duration_since(turn) < TURN_MEMORY;
+            let recent = |last| now.saturating_duration_since(last) < PERMIT_MEMORY;
             waiting.waits() || waiting.last_turn.is_some_and(recent)
         });
     }
@@ -209,7 +210,7 @@ impl Permits {
         }
     }
 
-    /// Adds what has become due: half each, and what does not fit into one half goes to the other.
+    /// Adds the permits that have become due: half to each, and those that do not fit into one half to the other.
     fn grow(&mut self, now: Instant) {
         let due = (now - self.grown).as_secs_f64() * self.per_second;
         self.grown = now;
@@ -226,7 +227,7 @@ impl Permits {
         self.halves[half] -= 1.0;
     }
 
-    /// Half the time in which one permit grows: often enough to hand it out soon, seldom enough to cost nothing.
+    /// Half the time in which one permit becomes due: permits are handed out soon, and the task costs little.
     fn pause(&self) -> Duration {
         Duration::from_secs_f64(0.5 / self.per_second)
     }
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_half_leaves_the_other_gets() {
+    fn a_half_gets_the_permits_that_the_other_does_not_use() {
         for half in [REQUESTS, WATCHES] {
             let taken = given(60, 600, &[half])[half];
             assert!((595..=610).contains(&taken), "{taken}");
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_is_refused_with_the_time_to_come_back() {
+    async fn a_request_without_a_permit_is_refused_with_a_retry_time() {
         let (budget, caller) = (LogBudget::new(1), CallerId::of("a"));
         budget.take(caller, Priority::Interactive).await.unwrap();
         let refused = budget.take(caller, Priority::Interactive).await;
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn callers_take_turns_however_many_reads_each_waits_for() {
+    async fn callers_get_equal_shares_however_many_reads_each_waits_for() {
         use Priority::{Background, FirstOrLast, Interactive};
         let mut waiting = vec![("greedy", Interactive); 6];
         waiting.extend([("modest", Interactive); 2]);
@@ -355,8 +356,8 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_who_asks_anew_after_each_turn_gets_no_more_turns_than_one_who_waits_all_the_time() {
-        let (mut queue, mut turns) = (Queue::default(), [0, 0]);
+    fn a_caller_who_asks_again_after_each_permit_gets_no_more_than_one_who_waits_all_the_time() {
+        let (mut queue, mut permits) = (Queue::default(), [0, 0]);
         let callers = ["waits", "returns"].map(CallerId::of);
         let mut granted: [VecDeque<oneshot::Receiver<()>>; 2] = Default::default();
         let mut now = Instant::now();
@@ -370,21 +371,21 @@ mod tests {
             }
             assert!(queue.grant(now));
             now += Duration::from_millis(1200);
-            for (turns, granted) in turns.iter_mut().zip(&mut granted) {
+            for (permits, granted) in permits.iter_mut().zip(&mut granted) {
                 let done = granted
                     .front_mut()
                     .is_some_and(|one| one.try_recv().is_ok());
                 if done {
                     granted.pop_front();
-                    *turns += 1;
+                    *permits += 1;
                 }
             }
         }
-        assert_eq!(turns, [50, 50]);
+        assert_eq!(permits, [50, 50]);
     }
 
     #[tokio::test]
-    async fn a_read_that_is_given_up_while_it_waits_costs_no_permit() {
+    async fn a_read_that_is_cancelled_while_it_waits_costs_no_permit() {
         let (budget, caller) = (LogBudget::new(600), CallerId::of("a"));
         budget.state().permits.halves = [0.0; 2];
         for _ in 0..50 {

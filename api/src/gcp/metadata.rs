@@ -1,4 +1,4 @@
-//! The metadata server: whose identity we have, and where we run.
+//! The metadata server: the service account's identity, and the project and region in which the service runs.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub struct Metadata {
     root: String,
 }
 
-/// Why a value of the metadata server could not be had.
+/// Why a value of the metadata server is not available.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be reached, or did not answer in time.
@@ -31,10 +31,10 @@ pub enum Error {
         "the metadata server cannot be reached (outside of Google Cloud, set GCE_METADATA_HOST to an emulator): {0}"
     )]
     Unreachable(String),
-    /// It answered, but not with what was asked for.
+    /// It answered, but the answer is unusable.
     #[error("the metadata server returned an unusable {path}: {why}")]
     Unusable {
-        /// What was asked for.
+        /// The path that was asked for.
         path: &'static str,
         /// What is wrong with the answer; never the answer itself, which may be a token.
         why: String,
@@ -50,7 +50,7 @@ impl Metadata {
         }
     }
 
-    /// One value (path below `computeMetadata/v1/`), as it came.
+    /// The value at a path below `computeMetadata/v1/`, unparsed.
     pub async fn get(&self, path: &'static str) -> Result<Bytes, Error> {
         let request = self
             .http
@@ -65,7 +65,7 @@ impl Metadata {
                 why: format!("its status is {status}"),
             });
         }
-        // By this header Google's libraries, too, tell the server from whatever else answers at its address.
+        // Google's libraries also check this header, since another server may answer at the address.
         if response
             .headers()
             .get(FLAVOR)
@@ -93,7 +93,7 @@ impl Metadata {
 
     async fn text(&self, path: &'static str) -> Result<String, Error> {
         let bytes = self.get(path).await?;
-        // `projects/123/regions/us-east4` is how a region is told.
+        // The answer for a region reads `projects/123/regions/us-east4`.
         let text = std::str::from_utf8(&bytes)
             .ok()
             .and_then(|text| text.trim().rsplit('/').next());
@@ -117,7 +117,7 @@ pub fn is_name(text: &str) -> bool {
         && text.bytes().all(legal)
 }
 
-/// The project and region of the job: the settings, or what the metadata server says, asked for once.
+/// The project and region of the job: from the settings, or from the metadata server, which is asked once.
 pub struct Location {
     metadata: Metadata,
     project: Option<String>,
@@ -135,7 +135,7 @@ pub struct ProjectRegion {
 }
 
 impl Location {
-    /// For a name that is not given, the metadata server is asked.
+    /// Asks the metadata server for a name that is None.
     pub fn new(metadata: Metadata, project: Option<String>, region: Option<String>) -> Self {
         Self {
             metadata,
@@ -145,7 +145,7 @@ impl Location {
         }
     }
 
-    /// Both names; a failure is not remembered.
+    /// Both names. A failure is not cached.
     pub async fn get(&self) -> Result<&ProjectRegion, Error> {
         self.known.get_or_try_init(|| self.ask()).await
     }
@@ -155,7 +155,7 @@ impl Location {
         &self.metadata
     }
 
-    /// Both names, if they were asked for before.
+    /// Both names, if they are known already.
     pub fn known(&self) -> Option<&ProjectRegion> {
         self.known.get()
     }

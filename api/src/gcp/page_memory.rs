@@ -1,7 +1,7 @@
-//! How many bytes of log lines may be held for readers: one budget for the process.
+//! Limits how many bytes of log lines are held for readers: one budget for the process.
 //!
 //! Lines are held until their readers have taken them, and a slow reader takes its time. When the budget is spent, the lines
-//! that nobody has taken any of for the longest time are dropped: those readers are told to come back.
+//! whose readers have taken none for the longest time are dropped: those streams end with a request to come back.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use tokio::time::sleep;
 
 /// The share of the container's memory that may be held: an eighth.
 const SHARE: usize = 8;
-/// The least and the most that may be held, in bytes, whatever memory there is. The most is used where no limit is known.
+/// The least and the most bytes that may be held, however much memory there is. The most is used if no limit is known.
 const LEAST: usize = 8 * 1024 * 1024;
 const MOST: usize = 32 * 1024 * 1024;
-/// How long lines must lie untouched before they may be dropped. Whoever reads at all takes some every second.
+/// How long readers must take none of the lines before these may be dropped. A working reader takes some every second.
 const IDLE: Duration = Duration::from_secs(2);
 
 /// How long a read waits for memory, and how often it looks.
 const PATIENCE: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// Where Linux tells a container's memory limit: cgroup v2, then v1.
+/// The files in which Linux gives a container's memory limit: cgroup v2, then v1.
 const LIMITS: [&str; 2] = [
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -80,7 +80,7 @@ impl PageMemory {
         }))
     }
 
-    /// Takes so many bytes, if need be those of readers who take nothing. None if all are in use.
+    /// Takes so many bytes, if necessary by dropping lines of readers that take none. None if all are in use.
     pub fn hold(&self, bytes: usize) -> Option<Held> {
         loop {
             let idle = {
@@ -94,7 +94,7 @@ impl PageMemory {
         }
     }
 
-    /// The same, but waits a moment while all are in use: reads take a short time.
+    /// As [`Self::hold`], but waits a moment while all are in use, since most reads are short.
     pub async fn hold_soon(&self, bytes: usize) -> Option<Held> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -150,9 +150,9 @@ impl Holders {
 
 impl Holder {
     fn drop_lines(&self) {
-        // Nothing is held any more, even if nobody is left to drop it.
+        // The bytes are free from here on, even if no buffer is left to drop its lines.
         self.bytes.store(0, Ordering::Relaxed);
-        // Called without the lock: who drops lines may hold locks of its own.
+        // Called without the lock, since the function takes other locks.
         let drop_lines = self.drop_lines_slot().clone();
         if let Some(drop_lines) = drop_lines {
             drop_lines();
@@ -166,7 +166,7 @@ impl Holder {
 }
 
 impl Held {
-    /// Corrects the number of bytes to what is held now. It may be more than there is: what has been read is not lost.
+    /// Corrects the number of bytes to what is held now. It may exceed the budget: lines that were read are not dropped for that.
     pub fn set(&self, bytes: usize) {
         self.holder.bytes.store(bytes, Ordering::Relaxed);
     }
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_who_takes_nothing_makes_room_and_one_who_reads_does_not() {
+    fn lines_are_dropped_if_their_reader_takes_none_and_kept_if_it_reads() {
         let memory = PageMemory::new(10);
         let dropped = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
         let [slow, quick] = [0, 1].map(|reader| {
@@ -229,7 +229,7 @@ mod tests {
             held.on_shortage(move || dropped.store(true, Ordering::Relaxed));
             held
         });
-        assert!(memory.hold(5).is_none(), "nobody is slow yet");
+        assert!(memory.hold(5).is_none(), "no reader is slow yet");
         std::thread::sleep(IDLE + Duration::from_millis(10));
         quick.touch();
         let _newer = memory.hold(5).unwrap();

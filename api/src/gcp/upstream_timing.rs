@@ -1,4 +1,4 @@
-//! How long a request waited for Google, for its `Server-Timing` header.
+//! Measures how long a request waited for Google, for its `Server-Timing` header.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -49,7 +49,7 @@ pub fn upstream(began: Instant) -> Timer {
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        let _nobody = WAITED.try_with(|cell| {
+        let _no_request = WAITED.try_with(|cell| {
             let mut waited = cell.get();
             (self.add)(&mut waited, self.began.elapsed());
             cell.set(waited);
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn waits_are_summed_and_told_also_those_that_were_given_up() {
+    async fn waits_are_summed_and_reported_even_if_they_were_cancelled() {
         let ago = |millis| Instant::now() - Duration::from_millis(millis);
         let work = pin!(async {
             drop(token(ago(12)));
@@ -96,11 +96,11 @@ mod tests {
         assert!(given_up);
         let (token, upstream) = (waited.token.as_millis(), waited.upstream.as_millis());
         assert!(token >= 12 && upstream >= 300, "{token} {upstream}");
-        let told = waited.header().unwrap();
-        let told = told.to_str().unwrap();
-        assert!(told.starts_with("token;dur=") && told.contains(", upstream;dur="));
+        let header = waited.header().unwrap();
+        let header = header.to_str().unwrap();
+        assert!(header.starts_with("token;dur=") && header.contains(", upstream;dur="));
 
         assert!(recorded(pin!(async {})).await.1.header().is_none());
-        drop(super::upstream(ago(1))); // of nobody's request
+        drop(super::upstream(ago(1))); // outside of any request
     }
 }

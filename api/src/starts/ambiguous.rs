@@ -1,4 +1,4 @@
-//! Sends whose outcome is unknown: each may still take effect until its window is over.
+//! Sends with an ambiguous outcome: each may still take effect until its window is over.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ impl AmbiguousSends {
         }
     }
 
-    /// Remembers a send, and forgets those that can no longer take effect.
+    /// Records a send, and removes those that can no longer take effect.
     pub fn record(&self, start: &Start, sent_by: Instant) {
         let mut sends = self.sends();
         sends.retain(|_, send| !self.is_over(send.sent_by));
@@ -44,7 +44,7 @@ impl AmbiguousSends {
         sends.insert(start.id.key(), send);
     }
 
-    /// The outcome is known now.
+    /// Removes the start: its outcome is known now.
     pub fn resolve(&self, key: KeyDigest) {
         self.sends().remove(&key);
     }

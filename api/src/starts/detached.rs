@@ -9,11 +9,11 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-/// The work whose requests are gone.
+/// The work whose requests were dropped.
 #[derive(Default)]
 pub struct Detached(Mutex<JoinSet<()>>);
 
-/// Work that is polled by its request. If it is dropped before its end, a task of its own runs the rest.
+/// Work that its request polls. If the request is dropped before the work ends, a separate task runs the rest.
 pub struct DetachOnDrop<T: 'static> {
     /// None once it is done.
     work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
@@ -36,13 +36,13 @@ impl Detached {
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = self.tasks();
         while tasks.try_join_next().is_some() {} // those that are done
-        // Without a runtime this process is at its end.
+        // Without a runtime the process is exiting.
         if let Ok(runtime) = Handle::try_current() {
             tasks.spawn_on(work, &runtime);
         }
     }
 
-    /// Waits until all of it is done.
+    /// Waits until all detached work has ended.
     pub async fn drain(&self) {
         loop {
             let mut tasks = mem::take(&mut *self.tasks());

@@ -1,7 +1,7 @@
-//! At most one survives: of two unfinished executions with one `INVOCATION_ID` the younger one is cancelled.
+//! Cancels duplicates: of two unfinished executions with the same `INVOCATION_ID`, the younger one.
 //!
-//! Two can come of one start where nothing could know of the first: the memory store in two processes, or an execution that
-//! Cloud Run began after it had answered with an error and that its list showed late.
+//! One start can lead to two executions if the second send could not know of the first: with the memory store in two processes,
+//! or if Cloud Run answered with an error, created the execution nevertheless, and listed it late.
 
 use std::sync::Weak;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::random;
 
 /// A start that took longer than this may have been overtaken by another process with the same key.
 const SLOW: Duration = Duration::from_secs(1);
-/// How often the list is read after starts that may have a duplicate, and how much later at most.
+/// How often the list is read after a start that may have a duplicate, and the jitter added to that.
 const LOOK_SPREAD: Duration = Duration::from_secs(4);
 const LOOK_INTERVAL: Duration = Duration::from_secs(8);
 
@@ -57,13 +57,13 @@ impl Inner {
         submitted.execution
     }
 
-    /// Whether another process, such as the one that this one replaces, may have started the same without this one knowing.
+    /// Whether another process, such as the one that this one replaces, may have made the same start unknown to this one.
     pub(super) fn may_have_duplicate(&self, known: &IndexedStart) -> bool {
         let lag = self.index.listing_lag();
         self.leases.is_none() && self.is_young() && known.created_at > Timestamp::now() - lag
     }
 
-    /// Whether the list may not show yet what was started before this process.
+    /// Whether executions that were started before this process may still be missing from the list.
     fn is_young(&self) -> bool {
         let lag = self.index.listing_lag().unsigned_abs();
         self.since.elapsed() < lag
@@ -84,7 +84,7 @@ impl Inner {
 
     async fn cancel_duplicate(&self, duplicate: &Duplicate) -> Result<(), client::Error> {
         let Duplicate { id, older, younger } = duplicate;
-        // As they are now: what has ended stands in nobody's way.
+        // Their states may have changed since: an execution that has ended needs no cancelling.
         for name in [older, younger] {
             let execution = self.cloud_run.get(name).await?;
             if execution.is_none_or(|execution| execution.state.is_finished()) {
@@ -104,8 +104,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Reads the list from time to time until it shows everything that was created by now. On Cloud Run this goes on while
-    /// the instance has a processor, which is while it answers requests.
+    /// Reads the list from time to time until it shows everything that was created by now. On Cloud Run this task only runs
+    /// while the instance has CPU, which is while it answers requests.
     pub(super) fn look_later(&self) {
         let lag = self.index.listing_lag().unsigned_abs();
         let mut until = self.looking_until.lock();

@@ -1,4 +1,4 @@
-//! How a start fails, and what that means for the lease of its key.
+//! The ways in which a start fails, and whether the lease of its key is kept then.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use crate::gcp::client;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// Another request with the same key has not been answered yet.
-    #[error("a start with the same key is still under way")]
+    #[error("a start with the same key is still in flight")]
     InProgress,
-    /// The key came with another request before.
-    #[error("the key came with another request before")]
+    /// The key was used with a different request before.
+    #[error("the key was used with a different request before")]
     KeyReused,
     /// The execution that the key started no longer exists.
     #[error("the execution that the key started has been deleted")]
     Deleted,
-    /// What the scope is running stands in the way.
+    /// An unfinished execution or another start of the scope prevents this one.
     #[error("the scope is busy: {0:?}")]
     ScopeBusy(Busy),
     /// A send may have taken effect, or may still do so. After `retry_after` a repetition may send again.
@@ -27,29 +27,29 @@ pub enum Error {
         /// What happened to the send.
         cause: String,
     },
-    /// The send had no effect, and never will have one.
+    /// The send had no effect and cannot have one later.
     #[error("{0}")]
     NotStarted(client::Error),
     /// A read or a cancellation failed. Nothing had been sent.
     #[error("{0}")]
     Upstream(client::Error),
     /// The deadline passed before anything was sent.
-    #[error("there was no time left")]
+    #[error("the deadline had passed")]
     OutOfTime,
     /// The idempotency store failed.
     #[error("{0}")]
     Store(String),
-    /// The service itself has a fault.
+    /// The service has a bug.
     #[error("{0}")]
     Internal(String),
 }
 
-/// What stands in the way of a start.
+/// What prevents a start in a busy scope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Busy {
     /// Another start of the scope holds the scope's lock.
     Starting,
-    /// Whether an earlier start of the scope took effect is not known yet.
+    /// An earlier start of the scope has an ambiguous outcome.
     Uncertain,
     /// The execution at this path is unfinished.
     Running(String),
@@ -58,7 +58,7 @@ pub enum Busy {
 }
 
 impl Error {
-    /// Whether something that was sent may still take effect. If so, the lease is kept until that is over.
+    /// Whether a send may still take effect. If so, the lease is kept until it no longer can.
     pub fn may_take_effect(&self) -> bool {
         match self {
             Self::Ambiguous { .. } => true,

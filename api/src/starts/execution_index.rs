@@ -1,7 +1,7 @@
-//! The starts that are known from Cloud Run's list of executions, which is the record of them. This is an index of its newest part.
+//! An index of the newest part of Cloud Run's list of executions. That list is the record of which starts were made.
 //!
-//! The list is read once as far back as needed, and from then on only where it is newer, so that a look-up costs one page
-//! however many executions there are.
+//! The list is read once as far back as needed. Later reads stop at what is known already, so that a look-up costs one page
+//! regardless of the number of executions.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,36 +18,36 @@ use crate::gcp::cloud_run::CloudRun;
 use crate::gcp::upstream_timing;
 use crate::scope::{ProcessName, Scope};
 
-/// How long a key names its start.
+/// How long a repeated key is answered with the execution of its first use.
 pub const KEY_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
-/// How far Google's clock and ours may be apart.
+/// The largest assumed difference between Google's clock and ours.
 pub const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(60);
 /// How much later than it was created an execution may appear in the list. Google documents no bound.
 const LISTING_LAG: Duration = Duration::from_secs(30);
-/// Executions of a page when nothing says how many there are to read, and of the pages that follow.
+/// Executions of the first page if it is not known how many there are to read, and of every later page.
 const FIRST_PAGE: usize = 100;
 const NEXT_PAGES: usize = 500;
-/// Room on the first page for executions that others started since the last read.
+/// Extra executions on the first page, for those that other processes started since the last read.
 const SPARE: usize = 10;
 /// Executions read at most: Cloud Run keeps 1,000 finished executions of a job and runs 1,000 per region.
 const MAX_LISTED: usize = 50_000;
-/// Pages without an execution that a list may have.
+/// How many empty pages one read accepts.
 const MAX_EMPTY_PAGES: usize = 100;
-/// Entries added until old ones are evicted, also where the list is never read.
+/// Old entries are evicted after this many were added, even if the list is never read.
 const ENTRIES_PER_SWEEP: usize = 1_000;
-/// More unfinished executions than Cloud Run runs at a time are ones whose end was not seen.
+/// The most unfinished executions in the index. Cloud Run runs fewer at a time, so the end of any others was not seen.
 const MAX_UNFINISHED: usize = 2_000;
 
-/// How far back a look-up must know everything.
+/// How far back the index must be complete for a look-up.
 #[derive(Clone, Copy)]
 pub enum Horizon {
-    /// As far as an execution can be that a key started.
+    /// The lifetime of a key.
     Key,
-    /// To this moment.
+    /// Back to this moment.
     Since(Timestamp),
     /// Everything that Cloud Run keeps: what runs now may have begun long ago.
     All,
-    /// To this moment, and the states of what is known already are read again.
+    /// To this moment, and the states of executions that are known already are read again.
     Afresh(Timestamp),
 }
 
@@ -61,7 +61,7 @@ pub struct ExecutionIndex {
 
 #[derive(Default)]
 struct Snapshot {
-    /// Mostly one for a key.
+    /// By key. A key mostly has one.
     starts: HashMap<KeyDigest, Vec<IndexedStart>>,
     /// By name.
     unfinished: HashMap<String, Unfinished>,
@@ -69,14 +69,14 @@ struct Snapshot {
     complete_since: Option<Timestamp>,
     /// When the newest execution of that read was created, by Google's clock, as all creation times.
     newest: Option<Timestamp>,
-    /// How many executions that read had to see if it was of newer ones only, and how many entries were added since.
+    /// How many executions that read had to return if it only read newer ones, and how many entries were added since.
     seen: Option<usize>,
     added_since: usize,
     /// Entries added since the last sweep.
     added: usize,
     /// Entries were evicted during the current read, so its result must not be treated as complete.
     evicted: bool,
-    /// Keys with several executions, of which two may be unfinished.
+    /// Keys with several executions, two of which may be unfinished.
     suspects: HashSet<KeyDigest>,
     /// Executions that were cancelled because an older one of the same start is unfinished.
     cancelled: HashSet<String>,
@@ -99,7 +99,7 @@ pub struct IndexedStart {
     pub created_at: Timestamp,
     scope: Scope,
     process: Option<ProcessName>,
-    /// The start was answered with an execution that another start made.
+    /// Whether the start joined an execution that another start made.
     joined: bool,
 }
 
@@ -116,7 +116,7 @@ pub struct Duplicate {
 /// When the list was last read, how far, and with what result.
 struct LastRead {
     began: Instant,
-    /// Everything since then is known.
+    /// The index is complete since then.
     back_to: Timestamp,
     /// The states of everything since then were read.
     afresh_to: Option<Timestamp>,
@@ -141,7 +141,7 @@ impl ExecutionIndex {
     }
 
     /// The execution that the start made, or an earlier one with the same key, as far as the list was read. An execution of
-    /// another scope or process is passed over: anyone who may run the job can set its `INVOCATION_ID`.
+    /// another scope or process is ignored: anyone who may run the job can set its `INVOCATION_ID`.
     pub fn find(&self, start: &Start) -> Option<IndexedStart> {
         self.find_alike(&start.id, &start.scope, start.process.name.as_ref())
     }
@@ -160,12 +160,12 @@ impl ExecutionIndex {
             if !is_alike {
                 tracing::warn!(
                     invocationId = %id, scope = scope.as_str(), execution = start.name,
-                    "an execution of another scope or process has the INVOCATION_ID of this start; it is passed over"
+                    "an execution of another scope or process has the INVOCATION_ID of this start; it is ignored"
                 );
             }
             is_alike && start.created_at > oldest
         });
-        // Should there be two, the older one is the start's: that is what was answered first.
+        // If there are two, the older one counts: it was answered first.
         alike.min_by_key(|start| start.age()).cloned()
     }
 
@@ -174,8 +174,8 @@ impl ExecutionIndex {
         self.snapshot().starts.contains_key(&key)
     }
 
-    /// Executions of the start's scope and process whose end was not seen yet, newest first: when each was created, and its name. None if that
-    /// takes another read, because entries were evicted since the last.
+    /// Executions of the start's scope and process whose end was not seen yet, newest first: when each was created, and its name.
+    /// None if entries were evicted since the last read, so that another read is needed.
     pub fn unfinished(&self, start: &Start) -> Option<Vec<(Timestamp, String)>> {
         self.unfinished_of(&start.scope, start.process.name.as_ref())
     }
@@ -200,7 +200,7 @@ impl ExecutionIndex {
         Some(of_scope)
     }
 
-    /// Adds an execution, or its end.
+    /// Adds an execution, or records that it has ended.
     pub fn add(&self, execution: &Execution) {
         let mut snapshot = self.snapshot();
         snapshot.add(execution);
@@ -208,7 +208,7 @@ impl ExecutionIndex {
         snapshot.sweep_in_time(self.listing_lag);
     }
 
-    /// Adds executions of a list that was read for another purpose.
+    /// Adds executions from a list that was read for another purpose.
     pub fn add_listed(&self, executions: &[Execution]) {
         let mut snapshot = self.snapshot();
         for execution in executions {
@@ -217,7 +217,7 @@ impl ExecutionIndex {
         snapshot.sweep_in_time(self.listing_lag);
     }
 
-    /// Adds that a start was answered with an execution that another start made. Cloud Run's list cannot say so.
+    /// Records that a start joined an execution that another start made. Cloud Run's list does not show that.
     pub fn add_joined(&self, id: &InvocationId, execution: &Execution) {
         let start = IndexedStart {
             id: *id,
@@ -231,7 +231,7 @@ impl ExecutionIndex {
         snapshot.starts.entry(id.key()).or_default().push(start);
     }
 
-    /// Adds that an execution has ended or no longer exists.
+    /// Records that an execution has ended or no longer exists.
     pub fn set_finished(&self, name: &str) {
         self.snapshot().unfinished.remove(name);
     }
@@ -250,7 +250,7 @@ impl ExecutionIndex {
     pub async fn read(self: &Arc<Self>, horizon: Horizon) -> Result<(), Error> {
         let asked_at = Instant::now();
         let index = Arc::clone(self);
-        // In a task of its own: the caller may run out of time, and others may still wait for the read.
+        // In a separate task: this caller may give up at its deadline while others still wait for the read.
         let reading = tokio::spawn(async move {
             let mut last_read = index.last_read.lock().await;
             let back_to = horizon.back_to();
@@ -333,13 +333,13 @@ impl Horizon {
 }
 
 impl IndexedStart {
-    /// What orders two executions of one start, the same for every process that sees both.
+    /// Orders the executions of one start. Every process that sees two of them gets the same order.
     fn age(&self) -> (Timestamp, &str) {
         (self.created_at, &self.name)
     }
 }
 
-/// What one read of the list does.
+/// What one read of the list covers.
 #[derive(Debug, PartialEq, Eq)]
 struct ReadPlan {
     /// Older executions need not be read.
@@ -353,7 +353,7 @@ struct ReadPlan {
 }
 
 impl Snapshot {
-    /// A read stops at the newest execution of the last read, and a little before, since the list may show an execution late.
+    /// A read stops a little before the newest execution of the last read, since the list may show an execution late.
     fn begin_to_read(&mut self, horizon: Horizon, lag: SignedDuration) -> ReadPlan {
         self.sweep_in_time(lag);
         let added = std::mem::take(&mut self.added_since);
@@ -404,7 +404,7 @@ impl Snapshot {
         }
     }
 
-    /// Evicts keys past their lifetime, and starts without a key once no look-up can want them any more.
+    /// Evicts keys past their lifetime, and starts without a key once no look-up needs them any more.
     fn evict_the_old(&mut self, lag: SignedDuration) {
         let now = Timestamp::now();
         let (oldest, late) = (now - KEY_LIFETIME, now - lag - CLOCK_SKEW);
@@ -414,7 +414,7 @@ impl Snapshot {
             !starts.is_empty()
         });
         if self.unfinished.len() > MAX_UNFINISHED {
-            // They are read again, but for those that the list may not show yet.
+            // They are read again when needed. Those that the list may not show yet are kept.
             self.unfinished
                 .retain(|_, unfinished| unfinished.created_at > late);
             (self.complete_since, self.newest, self.evicted) = (None, None, true);
@@ -559,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_asks_for_about_as_many_as_there_can_be() {
+    fn a_read_asks_for_about_as_many_executions_as_can_be_new() {
         let mut snapshot = Snapshot::default();
         let now = Timestamp::now();
         let a_day_ago = now - KEY_LIFETIME;
@@ -593,7 +593,7 @@ mod tests {
     }
 
     #[test]
-    fn unfinished_executions_are_told_only_after_a_complete_read() {
+    fn unfinished_executions_are_returned_only_after_a_complete_read() {
         let index = index();
         let now = Timestamp::now();
         let read = |since| {
@@ -604,7 +604,7 @@ mod tests {
         read(now);
         assert!(
             index.unfinished_of(&scope(), None).is_none(),
-            "it was not complete"
+            "the read was not complete"
         );
         read(Horizon::All.back_to());
         assert!(
@@ -619,7 +619,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_names_its_start_for_a_day() {
+    fn a_key_finds_its_execution_for_a_day() {
         let index = index();
         let late = Timestamp::now() - KEY_LIFETIME + SignedDuration::from_mins(1);
         index.add(&execution(0, &keyed('a'), late));
@@ -632,7 +632,7 @@ mod tests {
     }
 
     #[test]
-    fn an_execution_of_another_scope_or_process_is_passed_over() {
+    fn an_execution_of_another_scope_or_process_is_ignored() {
         let index = index();
         let now = Timestamp::now();
         let mut foreign = execution(0, &keyed('a'), now - SignedDuration::from_secs(1));

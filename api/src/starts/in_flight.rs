@@ -15,7 +15,7 @@ use super::{Outcome, Started};
 /// How long a follower waits for the leader.
 pub const FOLLOW_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Starts with a key that are under way in this process.
+/// Starts with a key that are in flight in this process.
 #[derive(Default)]
 pub struct InFlight(Mutex<HashMap<KeyDigest, Leading>>);
 
@@ -27,17 +27,17 @@ struct Leading {
     outcome: OutcomeRx,
 }
 
-/// What a request is among those with the same key.
+/// The role of a request among those with the same key.
 pub enum Role {
-    /// It has no key: nobody can repeat it.
+    /// It has no key, so it cannot be repeated.
     Unkeyed,
-    /// It does the work.
+    /// It makes the start.
     Leader(LeaderGuard),
     /// It waits for the leader.
     Follower(OutcomeRx),
 }
 
-/// Ends a start's being in flight when it is dropped.
+/// Removes the start from those in flight when it is dropped.
 pub struct LeaderGuard {
     in_flight: Arc<InFlight>,
     key: KeyDigest,
@@ -45,7 +45,7 @@ pub struct LeaderGuard {
 }
 
 impl InFlight {
-    /// Joins the start that is under way for the same key, or leads a new one.
+    /// Follows the start that is in flight for the same key, or leads a new one.
     pub fn join_or_lead(self: &Arc<Self>, id: InvocationId) -> Result<Role, Error> {
         if !id.is_keyed() {
             return Ok(Role::Unkeyed);
@@ -76,7 +76,8 @@ pub async fn follow(mut outcome: OutcomeRx) -> Outcome {
         Ok(outcome) => outcome.clone(),
         Err(_) => None,
     };
-    let panicked = || Error::Internal("the start that this one followed panicked".to_owned());
+    let panicked =
+        || Error::Internal("the start of the request with the same key panicked".to_owned());
     let started = published.unwrap_or_else(|| Err(panicked()))?;
     Ok(Started {
         replayed: true,

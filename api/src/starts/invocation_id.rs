@@ -39,19 +39,19 @@ fn is_key(text: &str) -> bool {
     (1..=MAX_KEY_LENGTH).contains(&text.len()) && text.bytes().all(legal)
 }
 
-/// Which start an execution came from. Any instance can tell at any time, from the execution alone.
+/// Which start an execution came from. Any instance can read it from the execution at any time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvocationId {
     key: KeyDigest,
-    /// Whether a repeated key came with the same request.
+    /// The request's fingerprint: a repeated key must come with the same one.
     fingerprint: Option<u64>,
 }
 
-/// What is the same for every request with the same owner and key: as many bits as a UUID has.
+/// A digest of owner and key, with as many bits as a UUID has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KeyDigest(u128);
 
-/// Whose key it is. Two owners with the same key are two starts.
+/// What a key belongs to. The same key of two owners is two starts.
 #[derive(Clone, Copy)]
 pub struct KeyOwner<'a> {
     /// The project of the job.
@@ -60,7 +60,7 @@ pub struct KeyOwner<'a> {
     pub region: &'a str,
     /// The job that is started.
     pub job: &'a str,
-    /// The process that is started; none is the unnamed one.
+    /// The process that is started; none for the unnamed process.
     pub process: Option<&'a ProcessName>,
     /// The caller's identity.
     pub caller: &'a str,
@@ -69,7 +69,7 @@ pub struct KeyOwner<'a> {
 }
 
 impl InvocationId {
-    /// The id of a start without a key. No other start ever has it.
+    /// The id of a start without a key: a random one.
     pub fn random() -> Self {
         let (high, low) = (u128::from(random::number()), u128::from(random::number()));
         Self {
@@ -78,7 +78,7 @@ impl InvocationId {
         }
     }
 
-    /// The id of a start with a key. `request` is what must not differ when the key is repeated.
+    /// The id of a start with a key. A repeated key must come with the same `request`.
     pub fn keyed(owner: KeyOwner<'_>, key: &IdempotencyKey, request: &str) -> Self {
         let key = digest(&[
             owner.project,
@@ -115,7 +115,7 @@ impl InvocationId {
         })?
     }
 
-    /// What is the same for every request with the same owner and key.
+    /// The digest of owner and key.
     pub fn key(&self) -> KeyDigest {
         self.key
     }
@@ -125,7 +125,7 @@ impl InvocationId {
         self.fingerprint.is_some()
     }
 
-    /// Refuses a key that came with another request before.
+    /// Refuses a key that was used with a different request before.
     pub fn ensure_same_request(&self, earlier: &Self) -> Result<(), Error> {
         if self == earlier {
             Ok(())
@@ -150,7 +150,7 @@ impl fmt::Display for KeyDigest {
     }
 }
 
-/// The first bytes of a digest of the texts, each with its length: `ab`, `c` must not be `a`, `bc`.
+/// The first bytes of a digest of the texts. Their lengths are digested too, so that `ab`, `c` differs from `a`, `bc`.
 fn digest<const BYTES: usize>(texts: &[&str]) -> [u8; BYTES] {
     let mut context = Context::new(&SHA256);
     for text in texts {
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_survives_the_way_through_an_execution() {
+    fn an_id_is_the_same_after_it_was_written_and_parsed() {
         let acme = "acme".parse().unwrap();
         for id in [InvocationId::random(), id(owner(&acme), "k", "{}")] {
             assert_eq!(InvocationId::parse(&id.to_string()), Some(id));
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_key_of_another_owner_is_another_start() {
+    fn the_same_key_of_another_owner_has_another_id() {
         let (acme, globex) = ("acme".parse().unwrap(), "globex".parse().unwrap());
         let import = ProcessName::new("import").unwrap();
         let mine = owner(&acme);
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_with_another_request_is_refused() {
+    fn a_repeated_key_with_a_different_request_is_refused() {
         let acme = "acme".parse().unwrap();
         let one = id(owner(&acme), "k", "{}");
         assert!(one.ensure_same_request(&one.clone()).is_ok());
@@ -262,14 +262,14 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_text_is_a_key_or_refused(text in "\\PC{0,140}") {
+        fn any_text_is_parsed_as_a_key_or_refused(text in "\\PC{0,140}") {
             if let Some(IdempotencyKey(key)) = IdempotencyKey::parse(&text) {
                 assert!(is_key(&key) && text.contains(&key));
             }
         }
 
         #[test]
-        fn any_invocation_id_is_ours_or_none(text in "\\PC{0,60}|[0-9a-f]{32}(-[0-9a-f]{16})?") {
+        fn any_text_is_parsed_as_an_invocation_id_or_ignored(text in "\\PC{0,60}|[0-9a-f]{32}(-[0-9a-f]{16})?") {
             if let Some(id) = InvocationId::parse(&text) {
                 assert_eq!(id.to_string(), text);
             }

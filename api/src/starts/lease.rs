@@ -1,6 +1,6 @@
-//! Leases in Firestore, for many instances: only the instance that creates the document of a key may start.
+//! Leases in Firestore, for many instances: only the instance that creates the document of a key may start its execution.
 //!
-//! Every change is a `:commit` with its precondition in the body, so that one of any number of concurrent attempts succeeds.
+//! Every change is a `:commit` with its precondition in the body, so that exactly one of several concurrent attempts succeeds.
 //! Source of paths and fields: Google's reference for Firestore's v1 REST API.
 
 use std::fmt::Display;
@@ -31,30 +31,30 @@ const COLLECTION: &str = "starts";
 const SCOPES: &str = "scopes";
 /// How long one call may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// The largest answer, in bytes: a document of a scope's recent starts has about 200 bytes for each of them.
+/// The largest answer that is read, in bytes. A document of a scope's recent starts has about 200 bytes for each start.
 const MAX_BYTES: usize = 1024 * 1024;
-/// Recent starts of a scope are kept in one document a minute, so that no document grows without end.
+/// Recent starts of a scope are kept in one document for each minute, so that no document grows without bound.
 const SECONDS_OF_A_DOCUMENT: i64 = 60;
-/// A commit that met another one on the same document is tried so often, after a pause of up to this.
+/// How often a commit is tried that collides with another on the same document, and the longest pause between tries.
 const MAX_COMMITS: u32 = 4;
 const COMMIT_PAUSE: Duration = Duration::from_millis(100);
-/// How far the clocks of two instances may be apart, in seconds.
+/// The largest assumed difference between the clocks of two instances, in seconds.
 const CLOCKS_APART_SECONDS: i64 = 2;
 
 /// Where the instances of a service keep their leases: a Firestore database.
 pub struct Store {
-    /// Calls it.
+    /// The client that calls Firestore.
     pub google: Google,
-    /// The project that it is in, which is the job's.
+    /// The project of the database, which is the job's.
     pub location: Arc<Location>,
     /// Firestore's API, without a slash at the end.
     pub base_url: String,
 }
 
-/// The leases of all instances.
+/// Takes and releases the leases that all instances share.
 pub struct Leases {
     store: Store,
-    /// Names this process. If it finds a lease of its own that it did not know of, the confirmation was lost.
+    /// Identifies this process. A lease with this owner that the process does not know of is one whose confirmation was lost.
     owner: String,
     /// Lease duration: the start's deadline plus the time in which an unanswered send may still take effect.
     duration: SignedDuration,
@@ -62,7 +62,7 @@ pub struct Leases {
     recent: SignedDuration,
 }
 
-/// A document that this process holds, as it was when it was last written.
+/// A document that this process has leased, as it was last written.
 pub struct Lease {
     name: String,
     id: String,
@@ -71,33 +71,33 @@ pub struct Lease {
 
 /// The result of trying to lease a key.
 pub enum Acquired {
-    /// The key was never leased before: nothing was sent for it.
+    /// The key was never leased before, so nothing was sent for it.
     Fresh(Lease),
     /// An earlier lease of the key has run out, and something may have been sent under it.
     Reclaimed(Lease),
-    /// The key led to the execution of this name.
+    /// The key started the execution of this name.
     Completed(String),
     /// Another instance holds the lease.
     HeldElsewhere,
 }
 
-/// A start of a scope that Cloud Run's list may not show yet.
+/// A start in a scope whose execution Cloud Run's list may not show yet.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RecentStart {
     /// The start.
     pub id: InvocationId,
-    /// The name of its execution, once that was written down.
+    /// The name of its execution, once that was recorded.
     pub execution: Option<String>,
 }
 
-/// What other instances are told about a start of their scope.
+/// What is recorded for other instances about a start of the scope.
 #[derive(Clone, Copy)]
 pub enum Recorded<'a> {
-    /// It is being sent, or its outcome is unknown.
+    /// It is being sent, or its outcome is ambiguous.
     Sent,
-    /// It made the execution of this name.
+    /// It started the execution of this name.
     Made(&'a str),
-    /// Nothing: it made no execution.
+    /// It started no execution, so its record is deleted.
     Nothing,
 }
 
@@ -145,7 +145,7 @@ struct RecentDocument {
 }
 
 impl Leases {
-    /// `duration` is how long a lease holds; `recent` is how long a start may be missing from Cloud Run's list.
+    /// `duration` is the lease duration; `recent` is how long a start may be missing from Cloud Run's list.
     pub fn new(store: Store, duration: Duration, recent: SignedDuration) -> Self {
         let duration = SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
         Self {
@@ -156,8 +156,8 @@ impl Leases {
         }
     }
 
-    /// Tries once to lease the key of a start. With it goes the record that the start is being sent, unless the scope is
-    /// leased too: then it goes with that lease.
+    /// Tries once to lease the key of a start. The same commit records that the start is being sent, unless the scope is
+    /// leased too: then the commit for the scope's lease records it.
     pub async fn acquire(&self, start: &Start) -> Result<Acquired, Error> {
         let id = &start.id;
         let name = self.name(&id.key().to_string()).await?;
@@ -166,9 +166,9 @@ impl Leases {
         if let Ok(Some(lease)) = created {
             return Ok(Acquired::Fresh(lease));
         }
-        // Another instance has it, or the answer was lost: then the document says that this process has it.
+        // Another instance holds it, or the answer was lost. In the latter case the document names this process as its owner.
         let Some(document) = self.get(&name).await? else {
-            return created.map(|_| Acquired::HeldElsewhere); // released just now: ask again
+            return created.map(|_| Acquired::HeldElsewhere); // released just now: try again
         };
         let (fields, now) = (&document.fields, Timestamp::now());
         if fields.expire_at.timestamp_value > now {
@@ -194,7 +194,7 @@ impl Leases {
         if let Ok(Some(lease)) = created {
             return Ok(Some(lease));
         }
-        // As for a key: another instance has it, or the answer was lost.
+        // As for a key: another instance holds it, or the answer was lost.
         let Some(document) = self.get(&name).await? else {
             return created.map(|_| None);
         };
@@ -207,7 +207,7 @@ impl Leases {
         self.take_over(&name, start, true, &document).await
     }
 
-    /// Writes down which execution the key led to. The lease is over.
+    /// Records which execution the key started. This ends the lease.
     pub async fn complete(
         &self,
         lease: &Lease,
@@ -221,7 +221,7 @@ impl Leases {
         self.end(write, start, recorded, records).await
     }
 
-    /// Gives the lease of a key back.
+    /// Releases the lease of a key.
     pub async fn release(
         &self,
         lease: &Lease,
@@ -232,7 +232,7 @@ impl Leases {
         self.end(delete(lease), start, recorded, records).await
     }
 
-    /// Gives the lease of a scope back, and leaves this record of the start.
+    /// Releases the lease of a scope, and records the start for other instances.
     pub async fn release_scope(
         &self,
         lease: &Lease,
@@ -256,10 +256,10 @@ impl Leases {
         let written = self.commit(&writes).await?;
         written
             .map(|_| ())
-            .ok_or_else(|| unavailable("another instance has taken the lease over"))
+            .ok_or_else(|| unavailable("another instance has taken over the lease"))
     }
 
-    /// Leaves this record of a start, so that starts of other instances see it though Cloud Run's list does not show it yet.
+    /// Records a start for other instances, since Cloud Run's list may not show its execution yet.
     pub async fn record(&self, start: &Start, recorded: Recorded<'_>) -> Result<(), Error> {
         let write = self.recent_write(start, recorded).await?;
         self.commit(&[write]).await.map(|_| ())
@@ -301,7 +301,7 @@ impl Leases {
         Ok(starts.collect())
     }
 
-    /// Whether leases can be kept: makes one that no start has and gives it back.
+    /// Tests that leases can be kept: takes one under a name that no start uses, and releases it.
     pub async fn check(&self) -> Result<(), Error> {
         let name = self.name("check").await?;
         let fields = self.fields("", None, self.duration);
@@ -315,12 +315,12 @@ impl Leases {
             return self.commit(&[delete(&lease)]).await.map(|_| ());
         }
         match self.get(&name).await? {
-            Some(_) => Ok(()), // one that was not given back
+            Some(_) => Ok(()), // left by a test that did not release it
             None => Err(unavailable("there is no database named (default)")),
         }
     }
 
-    /// None if there is such a document.
+    /// Creates a lease document. None if the document exists already.
     async fn create(
         &self,
         name: &str,
@@ -331,7 +331,7 @@ impl Leases {
         self.write_lease(name, start, records, &absent).await
     }
 
-    /// None if the document has changed.
+    /// Rewrites a lease document. None if it has changed meanwhile.
     async fn take_over(
         &self,
         name: &str,
@@ -378,7 +378,7 @@ impl Leases {
         fields
     }
 
-    /// Sets or deletes the start's entry alone: others write to the same document at the same time.
+    /// Sets or deletes only the start's entry, since other instances write to the same document at the same time.
     async fn recent_write(&self, start: &Start, recorded: Recorded<'_>) -> Result<Value, Error> {
         let (id, at) = (&start.id, start.begun_at);
         let name = self.recent_document(start, minute(at)).await?;
@@ -402,8 +402,8 @@ impl Leases {
         }))
     }
 
-    /// The moment of the first write; none if its precondition did not hold. A write whose confirmation was lost may have
-    /// been done: a lease of this process is then recognised by `owner`.
+    /// The time of the first write. None if its precondition did not hold. If the confirmation was lost, the write may have been
+    /// made: the lease is then recognised by its `owner`.
     async fn commit(&self, writes: &[Value]) -> Result<Option<String>, Error> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -480,8 +480,8 @@ impl Leases {
         self.store.location.get().await.map_err(unavailable)
     }
 
-    /// A document about a scope, below one whose name has the region, the job and the process; its path has the project. None
-    /// of these contains a tilde.
+    /// The name of a document about a scope. Its parent's name joins the region, the job and the process with tildes, which
+    /// none of them can contain; the path has the project.
     async fn scope_document(&self, start: &Start, document: &str) -> Result<String, Error> {
         let place = self.place().await?;
         let (root, region) = (root(&place.project), &place.region);
@@ -497,7 +497,7 @@ impl Leases {
             .await
     }
 
-    /// A document about a key.
+    /// The name of the document of a key.
     async fn name(&self, id: &str) -> Result<String, Error> {
         let place = self.place().await?;
         Ok(format!("{}/{COLLECTION}/{id}", root(&place.project)))
@@ -520,7 +520,7 @@ fn unchanged_since(updated_at: &str) -> Value {
     json!({ "updateTime": updated_at })
 }
 
-/// Whether the record of a start is written with the lease of its key: only if it needs no lease of the scope.
+/// Whether the record of a start is written with the lease of its key. Otherwise it is written with the lease of the scope.
 fn records_with_key(start: &Start) -> bool {
     start.on_running == OnRunning::Allow
 }
@@ -548,8 +548,8 @@ fn recent_starts(fields: &Map<String, Value>, oldest: Timestamp) -> Vec<RecentSt
     entries.filter_map(start).collect()
 }
 
-/// Whether an error's name says that the first write's precondition did not hold. When a document is to be created, nothing
-/// can be missing but the database itself.
+/// Whether an error's name means that the first write's precondition did not hold. For a write that creates a document,
+/// NOT_FOUND can only mean that the database is missing.
 fn is_precondition(code: &str, writes: &[Value]) -> bool {
     let precondition = writes
         .first()

@@ -1,4 +1,4 @@
-//! Starts that depend on what else the scope is running: `reject`, `join` and `replace`.
+//! Starts that depend on the unfinished executions of the scope: `reject`, `join` and `replace`.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +14,13 @@ use crate::execution::Execution;
 
 /// How often to look whether a cancelled execution has ended.
 const LOOK_FOR_THE_END: Duration = Duration::from_millis(250);
-/// What must be left of the deadline to cancel an execution: else it would be cancelled with nothing to replace it.
+/// An execution is cancelled only if this much of the deadline is left. Otherwise there would be no time to replace it.
 const TIME_TO_REPLACE: Duration = Duration::from_secs(2);
-/// So many executions whose end was not seen are looked at one by one; for more the list is read again.
+/// Up to this many executions whose end was not seen are read one by one. For more, the list is read again.
 const FEW: usize = 4;
 
 impl Inner {
-    /// Starts if nothing else that the scope is running stands against it.
+    /// Starts the execution if `on_running` allows it beside the scope's unfinished executions.
     pub(super) async fn start_exclusively(&self, start: &Start, deadline: Instant) -> Outcome {
         let lock = self
             .locks
@@ -38,7 +38,7 @@ impl Inner {
         outcome
     }
 
-    /// As [`Self::make_way`]. What another instance is just sending is soon known: it is waited for.
+    /// As [`Self::make_way`], but waits for starts that other instances are just sending, since their outcomes are known soon.
     async fn wait_for_way(
         &self,
         start: &Start,
@@ -88,8 +88,8 @@ impl Inner {
         }
     }
 
-    /// The scope's unfinished executions as Cloud Run has them now, newest first: as many as decide, and all of them if they
-    /// may be replaced.
+    /// The scope's unfinished executions as Cloud Run has them now, newest first: `max_running` of them, or all if they may be
+    /// replaced.
     async fn unfinished(
         &self,
         start: &Start,
@@ -101,7 +101,7 @@ impl Inner {
             self.read(horizon, deadline).await?;
             match self.index.unfinished(start) {
                 None => {}
-                // Most of them have ended unseen: one read of the list says of all what a call each would say.
+                // Most of them have ended meanwhile. One read of the list replaces a call for each of them.
                 Some(names) if names.len() > FEW && !matches!(horizon, Horizon::Afresh(_)) => {
                     let oldest = names.iter().map(|(created_at, _)| *created_at).min();
                     horizon = oldest.map_or(Horizon::All, Horizon::Afresh);
@@ -128,7 +128,7 @@ impl Inner {
         Ok(unfinished)
     }
 
-    /// Answers with an execution of another start. The key names it from now on.
+    /// Answers with an execution of another start, and records it for the key.
     fn join(&self, start: &Start, execution: Execution) -> Started {
         if start.id.is_keyed() {
             self.index.add_joined(&start.id, &execution);

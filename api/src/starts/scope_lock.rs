@@ -1,4 +1,4 @@
-//! Exclusive right to start for a scope: an in-process lock and, with a shared store, a lease.
+//! The exclusive right to start in a scope: an in-process lock and, with a shared store, a lease.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,24 +13,24 @@ use super::lease::{Lease, Leases};
 use super::{ASK_AGAIN, Start};
 use crate::scope::{ProcessName, Scope};
 
-/// What a start keeps of its deadline for the send, after it waited for others.
+/// How much of its deadline a start reserves for the send while it waits for others.
 pub const TIME_TO_SEND: Duration = Duration::from_secs(1);
 
-/// The locks held by this service process, by scope and by the process that is started.
+/// The locks that this instance holds, by scope and by the process that is started.
 #[derive(Default)]
 pub struct ScopeLocks(Mutex<HashMap<LockName, Arc<tokio::sync::Mutex<()>>>>);
 
 type LockName = (Scope, Option<ProcessName>);
 
-/// The right to start for a scope, held until it is dropped and its lease released.
+/// The right to start in a scope, held until this is dropped and its lease released.
 pub struct ScopeLock {
     _local: OwnedMutexGuard<()>,
-    /// None if no other instance starts anything.
+    /// None if this is the only instance.
     pub lease: Option<Lease>,
 }
 
 impl ScopeLocks {
-    /// Waits until no other start of the scope holds the right to start, here or, with `leases`, in another instance.
+    /// Waits until no other start of the scope holds the right, here or, with `leases`, in another instance.
     pub async fn acquire(
         &self,
         start: &Start,
@@ -47,7 +47,7 @@ impl ScopeLocks {
                 lease: None,
             });
         };
-        // A call is never left in the middle: it could take the lease without this process knowing.
+        // A call is never abandoned halfway: it could take the lease without this process knowing it.
         loop {
             if let Some(lease) = leases.acquire_scope(start).await? {
                 return Ok(ScopeLock {
@@ -66,7 +66,7 @@ impl ScopeLocks {
         let lock = {
             let name = (start.scope.clone(), start.process.name.clone());
             let mut locks = self.0.lock();
-            locks.retain(|_, lock| Arc::strong_count(lock) > 1); // those that are held or waited for
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1); // keep those that are held or waited for
             Arc::clone(locks.entry(name).or_default())
         };
         lock.lock_owned().await

@@ -1,4 +1,4 @@
-//! How one start is sent to Cloud Run: what may be sent again, and what must be looked for first.
+//! Sends one start to Cloud Run. A send that had no effect is repeated; after an ambiguous one the list is searched first.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,20 +21,20 @@ const MAX_SENDS: u32 = 3;
 /// Backoff between sends that had no effect: full jitter below 200 ms, doubling, at most 2 s.
 const BACKOFF_BASE: Duration = Duration::from_millis(200);
 const BACKOFF_CAP: Duration = Duration::from_secs(2);
-/// How long after an error answer the list must not have shown the execution before the start is sent again: the quiet time,
-/// but not less than the first and, so that there is time for it before the deadline, not more than the second.
+/// After an error answer the start is sent again only if the list has not shown the execution for the quiet time. That time is
+/// raised to the first of these, and lowered to the second, so that there is time for a send before the deadline.
 const MIN_CLEAN_LIST: Duration = Duration::from_secs(5);
 const MAX_CLEAN_LIST: Duration = Duration::from_secs(8);
-/// What is left of the deadline for that further send, so that it can be answered.
+/// How much of the deadline is reserved for that further send and its answer.
 const TIME_FOR_RESEND: Duration = Duration::from_secs(1);
-/// Requests that failed together are sent again within this time of each other, not at once.
+/// Requests that failed together are sent again at random moments within this time.
 const RESEND_SPREAD: Duration = Duration::from_millis(500);
-/// How often to look in the list for an execution: between half of it and one and a half.
+/// How often to look in the list for an execution. Jitter makes each pause half to one and a half of this.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// What is left of the deadline for the last look.
+/// How much of the deadline is reserved for the last look.
 const TIME_FOR_LOOK: Duration = Duration::from_millis(500);
-/// Sends that are repetitions: one for seven starts (tower takes the inverse of the share, whole), counted over ten seconds,
-/// and three a second in any case. At a hundred starts a second both together are less than a fifth.
+/// The budget for repeated sends, counted over ten seconds: one for every seven starts (tower takes the inverse of the share,
+/// as an integer), and three a second in any case. At a hundred starts a second the two add up to less than a fifth.
 const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 const BUDGET_SHARE: f32 = 0.14;
 const BUDGET_FLOOR_PER_SECOND: u32 = 3;
@@ -51,21 +51,21 @@ pub struct Submitter {
 pub struct Submitted {
     /// The execution.
     pub execution: Execution,
-    /// It was sent again after an error answer, so that an earlier send may have started another one.
+    /// Whether it was sent again after an error answer, so that the earlier send may have started another execution.
     pub was_resent: bool,
 }
 
-/// What a failed send says about the execution.
+/// What a failed send implies for the execution.
 enum SendFailure {
-    /// There is none, and another try will not do better.
+    /// There is none, and another try would fail as well.
     Rejected,
-    /// There is none, and another try may do better after a while.
+    /// There is none, and another try may succeed after a pause.
     NoEffect(Option<Duration>),
-    /// There is none, and another token may do better at once.
+    /// There is none, and another try may succeed at once with a fresh token.
     TokenRejected,
-    /// Cloud Run answered with an error of its own: there may be one.
+    /// Cloud Run answered with a server error: there may be one.
     AmbiguousServerError,
-    /// There was no answer, or none that makes sense: there may be one, now or later.
+    /// There was no answer or an unreadable one: there may be an execution, now or later.
     NoResponse,
 }
 
@@ -73,7 +73,7 @@ enum SendFailure {
 pub enum Failure {
     /// Nothing was started.
     NotStarted(client::Error),
-    /// A send by this moment at the latest may have started something.
+    /// A send at or before this moment may have started an execution.
     Ambiguous(Instant, String),
 }
 
@@ -90,19 +90,19 @@ impl Submitter {
         }
     }
 
-    /// Starts one execution by the deadline, or says whether there may be one all the same.
+    /// Starts one execution by the deadline, or returns whether there may be one nevertheless.
     pub async fn submit(&self, start: &Start, deadline: Instant) -> Result<Submitted, Failure> {
         self.budget.deposit();
         let (mut ambiguous_since, mut sends, mut had_bad_token) = (None, 0, false);
         loop {
             sends += 1;
             if Instant::now() >= deadline {
-                let late = client::Error::NoEffect("there was no time left".to_owned());
+                let late = client::Error::NoEffect("the deadline had passed".to_owned());
                 return Err(failure(ambiguous_since, late));
             }
             let since = Timestamp::now();
             let left = deadline.saturating_duration_since(Instant::now());
-            // Half of what is left: the other half is for looking, should there be no answer.
+            // Half of what is left. The other half is for searching the list if there is no answer.
             let timeout = if ambiguous_since.is_some() {
                 left
             } else {
@@ -153,7 +153,7 @@ impl Submitter {
                     };
                     match looked {
                         Ok(Some(execution)) => return Ok(found(execution)),
-                        Ok(None) if self.budget.withdraw() => {} // send it again
+                        Ok(None) if self.budget.withdraw() => {} // the loop sends it again
                         _ => {
                             let looked =
                                 Box::pin(self.look_to_the_end(start, since, deadline)).await;
@@ -169,8 +169,8 @@ impl Submitter {
         }
     }
 
-    /// When to send again after an error answer at `answered_at`, if the list does not show the execution until then. It is
-    /// as late as the quiet time asks for or the deadline permits, and never before the list was clean for long enough.
+    /// When to send again after an error answer at `answered_at`, if the list does not show the execution until then: as late as
+    /// the quiet time demands or the deadline permits. None if that would be too early to rely on the list.
     fn resend_at(&self, answered_at: Instant, deadline: Instant) -> Option<Instant> {
         let clean = answered_at + self.quiet.clamp(MIN_CLEAN_LIST, MAX_CLEAN_LIST);
         let spread = RESEND_SPREAD.mul_f64(random::fraction());
@@ -181,7 +181,7 @@ impl Submitter {
     }
 
     /// Looks in the list again and again, at uneven times, until `until`. The last look is made then, and its result counts:
-    /// a list that could not be read says nothing.
+    /// if the list cannot be read then, that is an error.
     async fn look_until(
         &self,
         start: &Start,
@@ -199,7 +199,7 @@ impl Submitter {
         }
     }
 
-    /// Looks in the list as long as there is time. The start is not sent again.
+    /// Looks in the list until the deadline. The start is not sent again.
     async fn look_to_the_end(
         &self,
         start: &Start,
@@ -223,7 +223,7 @@ impl Submitter {
             let Some(listed) = self.index.find(start) else {
                 return Ok(None);
             };
-            // It was listed: if it no longer exists, it was started all the same.
+            // It was in the list. If it no longer exists, it was started nevertheless.
             let execution = self.cloud_run.get(&listed.name).await?;
             execution.map(Some).ok_or(Error::Deleted)
         };
@@ -239,8 +239,8 @@ fn found(execution: Execution) -> Submitted {
     }
 }
 
-/// Which failures may be repeated, and which must be looked for. A call that is not idempotent is safe to repeat only if it
-/// certainly had no effect, and even 503 does not say that (Google's AIP-194).
+/// Which failed sends may be repeated, and after which the list must be searched. A call that is not idempotent may be repeated
+/// only if it certainly had no effect, and even a 503 does not prove that (Google's AIP-194).
 fn send_failure(error: &client::Error) -> SendFailure {
     match error {
         client::Error::Metadata(_) | client::Error::NoEffect(_) => SendFailure::NoEffect(None),
@@ -261,7 +261,7 @@ fn send_failure(error: &client::Error) -> SendFailure {
     }
 }
 
-/// Once one send may have started something, a later refusal does not take that back.
+/// Once one send may have started an execution, a later refusal does not change that.
 fn failure(ambiguous_since: Option<Instant>, error: client::Error) -> Failure {
     match ambiguous_since {
         Some(sent_by) => Failure::Ambiguous(sent_by, error.to_string()),
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_is_sent_again_late_at_uneven_times_or_not_at_all() {
+    fn a_start_is_sent_again_late_and_with_jitter_or_never() {
         let (first, last) = range(30, 10).unwrap();
         assert!(
             first >= 8.5 && last <= 9.0 && last - first > 0.3,
@@ -309,7 +309,7 @@ mod tests {
         assert!(range(30, 8).is_none());
         assert!(
             range(2, 5).is_none(),
-            "the list was not clean for long enough"
+            "the list was watched for too short a time"
         );
         assert!(range(2, 1).is_none());
     }

@@ -5,10 +5,10 @@ use crate::gcp::client;
 /// Why an execution cannot be watched.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The scope has no such execution, or has it no longer.
+    /// The scope has no such execution, or it was deleted.
     #[error("the scope has no such execution")]
     NotFound,
-    /// Cloud Run could not be asked.
+    /// The call to Cloud Run failed.
     #[error("{0}")]
     Upstream(client::Error),
 }

@@ -20,26 +20,26 @@ use crate::gcp::cloud_logging::{CloudLogging, Error, Only, PageSize, Position, Q
 use crate::gcp::cloud_run::CloudRun;
 use crate::gcp::log_budget::Priority;
 
-/// How long after an execution's end its last lines are read: they become visible a little late.
+/// How long after an execution's end its last lines are read, since lines become visible with a delay.
 const SETTLING: Duration = Duration::from_millis(400);
-/// When to look for lines after an execution's end, as long as none was ever seen that says how late they are shown.
+/// When to look for lines after an execution's end if the delay with which they are shown has not been measured yet.
 const LOOKS: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(5), MAX_LAG];
 /// How long the event `end` is held back for the first read after the execution's end.
 const PATIENCE: Duration = Duration::from_millis(800);
-/// How long it is held back for a later one, which looks for lines that are shown late, once that is due.
+/// How long it is held back for a later read, once that is due, which looks for lines that are shown late.
 const LATER_PATIENCE: Duration = Duration::from_secs(2);
-/// How long it is held back where lines are known to be there, or the execution had finished before it was watched.
+/// How long it is held back if there are known to be unread lines, or if the execution had finished before it was watched.
 const LONG_PATIENCE: Duration = Duration::from_secs(30);
 /// The pause after a failed read of the last lines.
 const RETRY_AT_END: Duration = Duration::from_millis(200);
 
 /// The task behind a watched execution.
 pub struct Follower {
-    /// Where the execution is read.
+    /// The client that reads the execution.
     pub cloud_run: Arc<CloudRun>,
-    /// Where its lines are read.
+    /// The client that reads its lines.
     pub logging: Arc<CloudLogging>,
-    /// Where the watchers find both.
+    /// The data that the watchers share.
     pub shared: Arc<Shared>,
 }
 
@@ -78,7 +78,7 @@ impl Follower {
         }
     }
 
-    /// Hands the execution to the watchers. Returns whether it has finished.
+    /// Publishes the execution to the watchers. Returns whether it has finished.
     fn publish(&self, mut execution: Execution) -> bool {
         let finished = execution.state.is_finished();
         self.shared.snapshot.send_if_modified(|snapshot| {
@@ -132,7 +132,7 @@ impl Follower {
         }
     }
 
-    /// When to read next; none while no watcher wants lines.
+    /// When to read next. None while no watcher wants lines.
     fn due(&self, pace: &Pace, finished: Option<Finished>) -> Option<Instant> {
         let lines = lock(&self.shared.lines);
         let lines = lines.as_ref()?;
@@ -170,7 +170,7 @@ impl Follower {
         })
     }
 
-    /// When all lines of a finished execution are shown, as far as is known.
+    /// When all lines of a finished execution should be visible, by the delay that was measured.
     fn all_shown_at(&self, finished: Finished) -> Timestamp {
         finished.at + self.shared.lag.bound().unwrap_or(MAX_LAG)
     }
@@ -209,7 +209,7 @@ impl Follower {
             Some(finished) => timeout_at(self.give_up_at(pace, source, finished), read)
                 .await
                 .ok(),
-            // A read that began before the end may be slow: the last lines do not wait for it.
+            // A read that began before the end may be slow. The last lines are read without waiting for it.
             None => {
                 tokio::select! { outcome = read => Some(outcome), () = self.finished() => return }
             }
@@ -251,7 +251,7 @@ impl Follower {
         }
     }
 
-    /// Reads what the job reported before the tail began, which is in no line that is read here. False if that has failed.
+    /// Reads the reports in lines before the tail, which are not buffered. False if that has failed.
     async fn earlier_reports_known(&self, pace: &mut Pace) -> bool {
         let begins_midway = lock(&self.shared.lines)
             .as_ref()
@@ -268,7 +268,7 @@ impl Follower {
             caller: self.shared.caller,
             priority: Priority::FirstOrLast,
         };
-        // Once is enough: a client that comes back must not wait for its lines because of them.
+        // They are tried once: a client that reconnects must not wait for its lines because of them.
         pace.earlier_reports_known = true;
         match timeout(PATIENCE, self.logging.lines(&query)).await {
             Ok(Ok(page)) => {
@@ -282,7 +282,7 @@ impl Follower {
         true
     }
 
-    /// Hands what the job reported to the watchers.
+    /// Publishes the job's reports to the watchers.
     fn publish_reports(&self, new: Vec<(Position, Report)>) {
         let mut reports = lock(&self.shared.reports);
         let mut changed = false;
@@ -312,7 +312,7 @@ impl Follower {
         });
     }
 
-    /// Makes the event `end`, for watchers that have all the lines that there are.
+    /// Makes the event `end`, which a watcher gets after its last line.
     fn publish_end(&self, lines_complete: bool) {
         let results = lock(&self.shared.reports).results();
         self.shared.snapshot.send_if_modified(|snapshot| {
@@ -356,7 +356,7 @@ impl Follower {
         }
     }
 
-    /// Until when a read after the execution's end may take.
+    /// Until when a read after the execution's end may last.
     fn give_up_at(&self, pace: &Pace, source: Source, finished: Finished) -> Instant {
         let lines = lock(&self.shared.lines);
         let brief = lines
@@ -392,13 +392,13 @@ fn json(value: &impl Serialize) -> Arc<str> {
     serde_json::to_string(value).unwrap_or_default().into()
 }
 
-/// When the execution finished. A clock that is ahead of ours says now.
+/// When the execution finished. If Google's clock is ahead of ours, that is now.
 fn finished_at(execution: &Execution) -> Timestamp {
     let now = Timestamp::now();
     execution.completed_at.map_or(now, |at| at.min(now))
 }
 
-/// The time by the other clock.
+/// Converts an `Instant` to a `Timestamp`.
 fn instant(time: Timestamp) -> Instant {
     let now = Instant::now();
     match Duration::try_from(time.duration_since(Timestamp::now())) {
@@ -407,7 +407,7 @@ fn instant(time: Timestamp) -> Instant {
     }
 }
 
-/// Whether the event `end` is held back for a moment only: it is not known that there are more lines.
+/// Whether the event `end` is held back for a moment only, because no further lines are known of.
 fn is_brief(pace: &Pace, lines: &LogBuffer, source: Source, finished: Finished) -> bool {
     let unread = pace.succeeded.is_none();
     source == Source::Tail && !(lines.tail_has_more() && (!unread || finished.before_watching))

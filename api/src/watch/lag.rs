@@ -1,4 +1,4 @@
-//! How late Cloud Logging shows lines, as far as it can be seen: the end of an execution waits for its last lines that long.
+//! Measures how late Cloud Logging shows lines. The event `end` of an execution waits that long for its last lines.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use tokio::time::Instant;
 
 /// Lines that are later than this are not waited for.
 pub const MAX_LAG: Duration = Duration::from_secs(10);
-/// What was seen is forgotten after one to two of these.
+/// Measurements are forgotten after one to two of these.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// What the lines that were read lately say about how late they are shown. One for the process: all lines take the same way.
+/// The delay measured on recently read lines. The process has one, since the lines of all executions take the same path.
 pub struct LogLag(Mutex<[Window; 2]>);
 
-/// What was seen within a window.
+/// The measurements of one window.
 #[derive(Clone, Copy)]
 struct Window {
     began: Instant,
     /// The age of the youngest line seen: lines are shown by that age.
     shown_by: Option<Duration>,
-    /// A line that was this old was not shown yet.
+    /// The greatest age at which a line was seen not to be shown yet.
     not_shown_at: Duration,
 }
 
@@ -34,7 +34,7 @@ impl Window {
     }
 }
 
-/// The lines of a read that no read before it had shown.
+/// The new lines of a read: those that no read before it had returned.
 #[derive(Clone, Copy, Debug)]
 pub struct NewLines {
     /// When the oldest was printed.
@@ -44,12 +44,12 @@ pub struct NewLines {
 }
 
 impl LogLag {
-    /// Nothing was seen yet.
+    /// No line was measured yet.
     pub fn new() -> Self {
         Self(Mutex::new([Window::new(Instant::now()); 2]))
     }
 
-    /// Records what a read showed that has ended now. `complete_read` is when an earlier read began that showed all lines that
+    /// Records the new lines of a read that ends now. `complete_read` is when an earlier read began that returned all lines that
     /// were visible then.
     pub fn record(&self, new: NewLines, complete_read: Option<Timestamp>, now: Timestamp) {
         let mut windows = self.0.lock();
@@ -57,7 +57,7 @@ impl LogLag {
             *windows = [Window::new(Instant::now()), windows[0]];
         }
         let window = &mut windows[0];
-        // A job can print a time of its own choosing. One in the future says nothing.
+        // A job can print any time. One in the future is ignored.
         if let Some(age) = positive(now.duration_since(new.youngest)) {
             window.shown_by = Some(window.shown_by.map_or(age, |known| known.min(age)));
         }
@@ -67,7 +67,7 @@ impl LogLag {
         }
     }
 
-    /// By which age lines are shown; none if nothing was seen that says so.
+    /// The age by which lines are shown. None if it has not been measured.
     pub fn bound(&self) -> Option<Duration> {
         let windows = self.0.lock();
         let recent = windows
@@ -97,10 +97,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_before_a_line_was_seen() {
+    fn the_lag_is_unknown_before_a_line_was_seen() {
         assert_eq!(LogLag::new().bound(), None);
         let lag = LogLag::new();
-        lag.record(lines(9_000, 9_000), None, at(8_000)); // of the future
+        lag.record(lines(9_000, 9_000), None, at(8_000)); // in the future
         assert_eq!(lag.bound(), None);
     }
 

@@ -1,11 +1,11 @@
-//! The lines of one watched execution, read once for all its watchers.
+//! Buffers the lines of one watched execution, which are read once for all its watchers.
 //!
 //! Two segments are buffered: the tail, which grows as the execution prints, and a backfill segment for watchers that came
 //! late or fell behind. Both are bounded. A line that is in neither is read again for the watcher that needs it.
 //!
 //! A watcher's cursor is the position up to which it has every line. Lines that become visible late, after younger ones, are
 //! still delivered to those who watch at that time, up to [`DEDUP_AGE`] and [`MAX_DEDUP`] lines late. The cursor does not go
-//! back for them: a client that comes back later gets no line twice, but not the lines that became visible meanwhile either.
+//! back for them: a client that reconnects later gets no line twice, and does not get the lines that became visible meanwhile.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -19,14 +19,14 @@ use crate::gcp::page_memory::Held;
 
 /// How late a line may become visible, after a younger one, and still be delivered.
 const DEDUP_AGE: SignedDuration = SignedDuration::from_secs(10);
-/// Known lines that are read again at most to find late ones among them. A page has a thousand, most of which should be new.
+/// The most known lines that are read again to find late ones among them. A page has a thousand, most of which should be new.
 const MAX_DEDUP: usize = 200;
 /// Bytes of the tail that are kept besides the newest page.
 const MAX_KEPT_BYTES: usize = 256 * 1024;
-/// What a buffered line costs besides its text, in bytes: two positions, the counters of what is shared.
+/// The memory of a buffered line besides its text, in bytes: two positions and the reference counts.
 const LINE_OVERHEAD: usize = 200;
 
-/// The position up to which somebody has every line; `None` is before the first.
+/// The position up to which a client has every line. `None` is before the first line.
 pub type LogCursor = Option<Position>;
 
 /// How far a watcher has read.
@@ -36,14 +36,14 @@ pub struct Reader {
     pub cursor: LogCursor,
     /// It had every line up to here when it reached the tail.
     joined_tail_at: LogCursor,
-    /// The next line by its number in the tail; none while it is behind the tail.
+    /// The number of its next line in the tail. None while it is behind the tail.
     next_number: Option<u64>,
-    /// How often the buffer had dropped its lines when the reader last asked for one.
+    /// How often the buffer had dropped its lines when the reader last took one.
     drops_seen: Option<u64>,
 }
 
 impl Reader {
-    /// Reads on after `cursor`.
+    /// A reader that has every line up to `cursor`.
     pub fn new(cursor: LogCursor) -> Self {
         Self {
             cursor,
@@ -51,25 +51,25 @@ impl Reader {
         }
     }
 
-    /// Whether lines were dropped that it had not taken in time. A reader that has taken none yet is merely new.
+    /// Whether lines were dropped before it took them. A reader that has taken none yet is new, not slow.
     fn is_too_slow(&self, drops: u64) -> bool {
         self.drops_seen.is_some_and(|seen| seen < drops)
     }
 }
 
-/// What the buffer has for a reader.
+/// The buffer's answer to a reader.
 pub enum NextLine {
     /// A line, as an event.
     Line(Bytes),
-    /// Nothing yet. The source that it needs is marked as wanted.
+    /// There is no line yet. The source that the reader needs is marked as wanted.
     Wait,
-    /// Nothing, and nothing will come.
+    /// There is no line, and there will be none.
     Complete,
-    /// Lines that will not be read any more.
+    /// There are further lines, but they will not be read.
     Lost,
 }
 
-/// Where to read lines.
+/// Which lines to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The newest lines.
@@ -78,10 +78,10 @@ pub enum Source {
     Backfill,
 }
 
-/// What was new in a page.
+/// The new lines of a page.
 #[derive(Default)]
 pub struct Added {
-    /// The times of the lines; none if there was no new line.
+    /// The times of the lines. None if there was no new line.
     pub lines: Option<NewLines>,
     /// What the job reported in them.
     pub reports: Vec<(Position, Report)>,
@@ -103,7 +103,7 @@ impl Added {
 
 /// Which page to read.
 pub struct NextPage {
-    /// For whom it is.
+    /// The source that the page is for.
     pub source: Source,
     /// Its earliest time.
     pub since: Option<Timestamp>,
@@ -123,13 +123,13 @@ pub struct LogBuffer {
     tail_wanted: bool,
     backfill_wanted: Option<LogCursor>,
     backfill_is_next: bool,
-    /// Nothing will be added to the tail.
+    /// No lines will be added to the tail.
     complete: bool,
-    /// Nothing will be read any more.
+    /// No page will be read any more.
     gave_up: bool,
     /// The size of the next page.
     page_size: PageSize,
-    /// The memory that the lines take; none before the first page.
+    /// The memory that the lines take. None before the first page.
     held: Option<Held>,
     /// How often the lines were dropped because others needed the memory.
     drops: u64,
@@ -164,7 +164,7 @@ impl LogBuffer {
                     held.touch();
                 }
             }
-            // It has taken what there was.
+            // The reader has taken all lines before the drop.
             NextLine::Wait => reader.drops_seen = Some(self.drops),
             NextLine::Complete | NextLine::Lost => {}
         }
@@ -225,13 +225,13 @@ impl LogBuffer {
         if self.gave_up || reader.is_too_slow(self.drops) {
             return Some(NextLine::Lost);
         }
-        // Other readers that are behind ask again when this is read.
+        // Other readers that are behind ask again after this read.
         self.backfill_wanted
             .get_or_insert_with(|| reader.cursor.clone());
         Some(NextLine::Wait)
     }
 
-    /// The source that a reader waits for. If both are wanted, they take turns.
+    /// The source that a reader waits for. If both are wanted, they alternate.
     pub fn wanted(&self) -> Option<Source> {
         match (self.tail_wanted, self.backfill_wanted.is_some()) {
             (true, true) if self.backfill_is_next => Some(Source::Backfill),
@@ -276,7 +276,7 @@ impl LogBuffer {
             && !self.backfill.has_more
             && self.backfill.end < self.tail.start
         {
-            // Lines that were visible once are not any more: Cloud Logging keeps them for a limited time.
+            // Lines that were visible before are missing now: Cloud Logging keeps lines for a limited time.
             self.backfill.end = self.tail.start.clone();
         }
         added
@@ -287,7 +287,7 @@ impl LogBuffer {
         self.begins_midway
     }
 
-    /// Keeps the account of what the lines take, in the first page's.
+    /// Adds the page's memory to the buffer's account, which the first page opened.
     fn hold(&mut self, newest: Option<Held>) {
         if self.held.is_none() {
             self.held = newest;
@@ -298,13 +298,13 @@ impl LogBuffer {
         }
     }
 
-    /// The account of what the lines take.
+    /// The account of the memory that the lines take.
     pub fn held(&self) -> Option<&Held> {
         self.held.as_ref()
     }
 
-    /// Drops the buffered lines, because others need the memory. Readers that have taken all of them go on; those that have
-    /// not are too slow.
+    /// Drops the buffered lines, because other executions need the memory. Readers that have taken all of them continue; the
+    /// others are too slow.
     pub fn drop_lines(&mut self) {
         self.drops += 1;
         self.tail.drop_lines(0);
@@ -328,7 +328,7 @@ impl LogBuffer {
         (self.tail_wanted, self.backfill_wanted) = (false, None);
     }
 
-    /// Whether reading was given up, so that lines may be missing.
+    /// Whether reading has stopped early, so that lines may be missing.
     pub fn has_given_up(&self) -> bool {
         self.gave_up
     }
@@ -344,20 +344,20 @@ impl LogBuffer {
 /// A line, ready to be sent.
 struct BufferedLine {
     position: Position,
-    /// The cursor of whoever has it: its own position, or that of a younger line delivered before it.
+    /// The cursor of a reader that has this line: the line's position, or that of a younger line delivered before it.
     cursor: Position,
     event: Bytes,
 }
 
 /// Lines in the order in which they were read, and how to read on.
 struct Segment {
-    /// It has every line after this cursor.
+    /// The segment has every line after this cursor.
     start: LogCursor,
     /// The number of the first buffered line.
     first: u64,
     lines: VecDeque<BufferedLine>,
     bytes: usize,
-    /// The cursor of whoever has all of it.
+    /// The cursor of a reader that has the whole segment.
     end: LogCursor,
     /// Lines up to here are known; `dedup_window` has the known ones above it.
     dedup_floor: LogCursor,
@@ -413,7 +413,7 @@ impl Segment {
         next_token: Option<String>,
     ) -> Added {
         let mut added = Added::default();
-        // Before the page is added, so that nobody loses a line of it.
+        // Dropping precedes adding the page, so that no reader loses a line of it.
         self.drop_lines(MAX_KEPT_BYTES);
         for Entry {
             position,
@@ -452,7 +452,7 @@ impl Segment {
         added
     }
 
-    /// Drops the oldest lines until the others take so many bytes at most.
+    /// Drops the oldest lines until the rest takes at most so many bytes.
     fn drop_lines(&mut self, bytes: usize) {
         while self.bytes > bytes
             && let Some(line) = self.lines.pop_front()
@@ -480,7 +480,7 @@ mod tests {
     use crate::gcp::cloud_logging::Line;
     use crate::gcp::page_memory::PageMemory;
 
-    /// Cloud Logging, as far as this needs it: entries by position, of which only some may be visible yet.
+    /// A model of Cloud Logging: entries by position, of which only some may be visible yet.
     #[derive(Default)]
     struct Log {
         entries: BTreeSet<Position>,
@@ -549,7 +549,7 @@ mod tests {
         texts
     }
 
-    /// Everything that the reader gets until several reads in a row bring it nothing.
+    /// All lines that the reader gets until several reads in a row yield none.
     fn all(lines: &mut LogBuffer, reader: &mut Reader, log: &mut Log) -> Vec<String> {
         let mut texts = there(lines, reader, usize::MAX);
         let mut idle = 0;
@@ -568,7 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn late_lines_reach_those_who_watch_and_nobody_twice() {
+    fn late_lines_reach_current_watchers_once() {
         let mut log = Log {
             page: 100,
             ..Log::default()
@@ -591,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_lines_end_those_who_have_not_taken_them_and_nobody_else() {
+    fn dropped_lines_end_only_the_readers_that_have_not_taken_them() {
         let mut log = Log {
             page: 100,
             ..Log::default()
@@ -623,7 +623,7 @@ mod tests {
         let (mut lines, mut watcher) = (LogBuffer::new("x", None, data), Reader::default());
         assert_eq!(all(&mut lines, &mut watcher, &mut log), names);
         log.entries.insert(position(5_000, "9999"));
-        // Every known line of that time is passed over again, a page at a time.
+        // Every known line of that time is skipped again, a page at a time.
         let mut more = Vec::new();
         for _ in 0..MAX_DEDUP {
             more.extend(there(&mut lines, &mut watcher, 1));
@@ -633,7 +633,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_cloud_logging_has_dropped_block_nobody() {
+    fn lines_that_cloud_logging_has_deleted_block_no_reader() {
         let mut log = Log {
             page: 100,
             ..Log::default()
@@ -651,7 +651,7 @@ mod tests {
         assert_eq!(all(&mut lines, &mut late, &mut log), ["new"]);
     }
 
-    /// Watchers that are slow, come late, leave and come back, while lines appear: each gets every line once, in order.
+    /// Watchers are slow, come late, leave and come back while lines appear. Each gets every line once, in order.
     #[test]
     fn every_watcher_gets_every_line_once_in_order() {
         for seed in 1..40_u64 {

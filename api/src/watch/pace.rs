@@ -1,4 +1,4 @@
-//! When an execution and its lines are read: often at first, seldom later, and later still after failures.
+//! Decides when an execution and its lines are read: often at first, less often later, and with growing pauses after failures.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::log_buffer::Source;
 use crate::backoff::full_jitter;
 
-/// The time between two reads of a young execution. Its end is noticed that much later.
+/// The time between two reads of a young execution, and so the delay with which its end is seen.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// An execution up to this age is read every second, one of twice the age every two seconds, and so on.
@@ -20,7 +20,7 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest pause after failed reads of its lines.
 const LONGEST_PAUSE_OF_LINES: Duration = Duration::from_secs(60);
 
-/// When the lines of an execution were read, and how that went.
+/// When the lines of an execution were read, and whether that succeeded.
 pub struct Pace {
     /// When it began to be watched.
     pub began: Instant,
@@ -28,7 +28,7 @@ pub struct Pace {
     pub tail_read: Instant,
     /// When the last read of the tail began, if that showed all lines that were visible.
     pub complete_read: Option<Timestamp>,
-    /// What the job reported before the tail began was read, if it had to be.
+    /// Whether the reports before the tail were read, or need not be read.
     pub earlier_reports_known: bool,
     /// When the last read succeeded.
     pub succeeded: Option<Instant>,

@@ -1,4 +1,4 @@
-//! What a job reports about itself, in lines of JSON on its standard output: `processProgress` and `processResult`.
+//! Reads the reports that a job prints as lines of JSON on its standard output: `processProgress` and `processResult`.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,12 @@ use crate::progress::Progress;
 
 /// The largest result, in bytes of JSON.
 pub const MAX_RESULT_BYTES: usize = 16 * 1024;
-/// The most that the results of one execution may take, in bytes. Those of later tasks are left out.
+/// The largest total of one execution's results, in bytes. Results beyond it are not taken.
 pub const MAX_RESULTS_BYTES: usize = 512 * 1024;
 /// The longest message of a progress, in bytes; the rest is cut off.
 const MAX_MESSAGE_BYTES: usize = 256;
 
-/// What a task reported as its result.
+/// The result that a task reported.
 #[derive(Clone, Debug, PartialEq, JsonSchema, Serialize)]
 pub struct TaskResult {
     /// The task's index, from 0.
@@ -35,11 +35,11 @@ pub struct Reports {
     message: Option<(Position, String)>,
     results: BTreeMap<u32, (Position, TaskResult)>,
     result_bytes: usize,
-    /// A report could not be taken, and the log says so.
+    /// Whether the log already says that a report was not taken.
     complained: bool,
 }
 
-/// How far one task is.
+/// The progress of one task.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Portion {
     done: f64,
@@ -57,8 +57,8 @@ impl Portion {
 }
 
 impl Reports {
-    /// Takes what a line reports. A report that is malformed or too large is a line like any other; the log says once why it
-    /// was not taken. Returns whether anything changed.
+    /// Takes the report in a line. One that is malformed or too large stays an ordinary line; the log says once why it was not
+    /// taken. Returns whether anything changed.
     pub fn add(&mut self, execution: &str, position: &Position, report: Report) -> bool {
         let mut changed = false;
         let task = report.task.unwrap_or_default();
@@ -138,7 +138,7 @@ impl Reports {
         }
     }
 
-    /// How far the execution is: what its tasks report, added up, or the mean of their fractions where not all report a total.
+    /// The progress of the execution: the sum of its tasks' progress, or the mean of their fractions if not all report a total.
     /// None if no task has reported anything.
     pub fn progress(&self, tasks: u32) -> Option<Progress> {
         let portions = || self.progress.values().map(|(_, portion)| portion);
@@ -186,7 +186,7 @@ fn parse_progress(value: &Value) -> Result<(Portion, Option<String>), &'static s
     let done = done.ok_or("it has no number `done`")?;
     let total = match total {
         None | Some(Value::Null) => None,
-        Some(total) => Some(total.as_f64().ok_or("`total` is no number")?),
+        Some(total) => Some(total.as_f64().ok_or("`total` is not a number")?),
     };
     if done < 0.0 {
         return Err("`done` is negative");
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_several_tasks_report_adds_up() {
+    fn the_progress_of_several_tasks_is_their_sum() {
         let mut reports = Reports::default();
         assert_eq!(reports.progress(2), None);
         reports.add(
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn fractions_of_several_tasks_have_a_mean() {
+    fn the_progress_of_tasks_with_fractions_is_their_mean() {
         let mut reports = Reports::default();
         reports.add("x", &position(1, "a"), report(0, Some(json!(0.5)), None));
         assert_eq!(progress(&reports, 1), json!({"done": 0.5}));
@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(reports.results()[0].value, "five");
         assert!(
             reports.add("x", &position(5, "c"), report(0, at(2), None)),
-            "a retry begins anew"
+            "a retry starts over"
         );
         assert_eq!(progress(&reports, 1)["done"], 2);
     }

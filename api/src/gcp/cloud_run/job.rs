@@ -1,4 +1,4 @@
-//! What Cloud Run says of the job itself and of our permissions on it: for the doctor, no start needs it.
+//! Reads the job itself and our permissions on it. Only the doctor needs them, no start does.
 //!
 //! Source: Google's reference for `namespaces.jobs.get` and `projects.locations.jobs.testIamPermissions`, v1.
 
@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{CloudRun, MAX_EXECUTION_BYTES, READ_TIMEOUT, post};
 use crate::gcp::client::{self, Error};
 
-/// Cloud Run's defaults for what a job does not say (Cloud Run, "Create jobs").
+/// Cloud Run's defaults for fields that a job leaves out (Cloud Run, "Create jobs").
 const DEFAULT_TASKS: u32 = 1;
 const DEFAULT_RETRIES: u32 = 3;
 
@@ -18,7 +18,7 @@ pub struct Job {
     pub containers: Vec<JobContainer>,
     /// Tasks of an execution.
     pub task_count: u32,
-    /// Tasks at one time; 0 for as many as there are.
+    /// Tasks that run at the same time; 0 for all of them.
     pub parallelism: u32,
     /// Attempts of a task after the first.
     pub max_retries: u32,
@@ -31,10 +31,10 @@ pub struct Job {
 pub struct JobContainer {
     /// The only container of a job may have no name.
     pub name: Option<String>,
-    /// Replaces the ENTRYPOINT of the image; empty if the image's own is executed.
+    /// Replaces the ENTRYPOINT of the image; empty if the image's is executed.
     #[serde(default)]
     pub command: Vec<String>,
-    /// Replace the CMD of the image; empty if the image's own are given.
+    /// Replace the CMD of the image; empty if the image's is used.
     #[serde(default)]
     pub args: Vec<String>,
     #[serde(default)]
@@ -44,7 +44,7 @@ pub struct JobContainer {
 #[derive(Deserialize)]
 struct Variable {
     name: String,
-    /// A secret's is not told.
+    /// None if the value is a secret's: Cloud Run does not return it.
     #[serde(default)]
     value: Option<String>,
 }
@@ -79,7 +79,7 @@ impl JobContainer {
         args.chain(env).sum()
     }
 
-    /// An empty name is none.
+    /// Reads an empty name as None.
     fn normalised(self) -> Self {
         Self {
             name: self.name.filter(|name| !name.is_empty()),
@@ -107,7 +107,7 @@ impl CloudRun {
         })
     }
 
-    /// Those of the permissions that we have on the job. Nothing is done with them.
+    /// Those of the permissions that we have on the job. Testing a permission does not use it.
     pub async fn granted(&self, job: &str, permissions: &[&str]) -> Result<Vec<String>, Error> {
         let place = self.location.get().await?;
         let (root, project, region) = (self.root(place), &place.project, &place.region);
