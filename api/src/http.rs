@@ -1,4 +1,4 @@
-//! What callers see: the socket, the URLs, who may do what, and every refusal's words. Nothing outside this folder imports it.
+//! The HTTP interface: socket, URLs, authorization, and the texts of all problems. Only `lib` imports this module.
 
 pub(crate) mod authorize;
 pub(crate) mod browsers;

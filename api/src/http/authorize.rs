@@ -1,4 +1,5 @@
-//! Extractors that say who calls and refuse what they may not do. A handler takes [`Authorized`], and so cannot forget to ask.
+//! Extractors that authenticate the caller and refuse operations that are not granted. A handler that takes [`Authorized`] cannot
+//! forget the check.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::http::extract;
 use crate::http::problem::Problem;
 use crate::scope::{ProcessName, Scope};
 
-/// Refused with 401 without a valid token, 503 if none can be checked.
+/// Answers 401 without a valid token, and 503 if tokens cannot be checked now.
 impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = Problem;
 
@@ -24,9 +25,9 @@ impl FromRequestParts<Arc<App>> for Caller {
     }
 }
 
-/// A type that stands for an operation, so that a handler's signature names what it does to the scope.
+/// A type that stands for an operation, so that a handler's signature names the operation that it needs.
 pub trait Op {
-    /// What must be authorized.
+    /// The operation that must be granted.
     const OPERATION: Operation;
 }
 
@@ -34,7 +35,7 @@ pub trait Op {
 pub struct Start;
 /// Reads executions, their events and their lines.
 pub struct Read;
-/// Asks for an execution's end.
+/// Cancels executions.
 pub struct Cancel;
 
 impl Op for Start {
@@ -47,13 +48,13 @@ impl Op for Cancel {
     const OPERATION: Operation = Operation::Cancel;
 }
 
-/// A caller who may do the operation to the scope in the path, and has not asked too often.
+/// A caller who may do the operation in the scope of the path, and is within the rate limit.
 pub struct Authorized<O> {
-    /// Who it is.
+    /// The caller.
     pub caller: Caller,
-    /// Whom it is about.
+    /// The scope in the path.
     pub scope: Scope,
-    /// The caller as limits count it.
+    /// The caller as the limits count it.
     pub caller_id: CallerId,
     operation: PhantomData<O>,
 }
@@ -63,7 +64,7 @@ impl<O: Op> FromRequestParts<Arc<App>> for Authorized<O> {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let authorized = check(parts, app, O::OPERATION).await;
-        // Whoever is refused is known by address alone, and counted too: nobody may try scopes or tokens without end.
+        // A refused request counts against its address, so that tokens and scopes cannot be guessed without limit.
         let identity = authorized
             .as_ref()
             .map_or("", |(caller, _)| &caller.identity);
@@ -79,7 +80,8 @@ impl<O: Op> FromRequestParts<Arc<App>> for Authorized<O> {
 }
 
 impl<O: Op> Authorized<O> {
-    /// Refuses with 403 another operation on the process than the one of the route: a request can name one in its query.
+    /// Answers 403 if the caller may not do this operation on the process. A query such as `on_running=replace` can need another
+    /// operation than the route.
     pub fn require(
         &self,
         operation: Operation,
@@ -90,20 +92,20 @@ impl<O: Op> Authorized<O> {
         verdict.map_err(|denied| refused(&self.caller, denied, operation))
     }
 
-    /// Refuses with 403 a process that the caller may not do the operation of the route to.
+    /// Answers 403 if the caller may not do the operation of the route on the process.
     pub fn require_process(&self, process: Option<&ProcessName>) -> Result<(), Problem> {
         self.require(O::OPERATION, process)
     }
 
-    /// Whether the execution is of the scope, and of a process that the caller may do the operation of the route to. Any
-    /// other is as unknown as one that never was.
+    /// Whether the execution is of the scope, and of a process on which the caller may do the operation of the route. Any other
+    /// execution is answered like one that never existed.
     pub fn covers(&self, execution: &Execution) -> bool {
         execution.belongs_to(&self.scope)
             && self.require_process(execution.process.as_ref()).is_ok()
     }
 }
 
-/// Who it is comes first: a stranger learns nothing of scopes, not even what they look like.
+/// Authentication comes first, so that an unauthenticated caller does not even learn which scopes are valid.
 async fn check(
     parts: &mut Parts,
     app: &Arc<App>,

@@ -1,4 +1,4 @@
-//! Browsers: pages of which origins may call, and which requests no other page can forge.
+//! Rules for browsers: the origins whose pages may call (CORS), and a check against forged requests of other pages (CSRF).
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use crate::http::problem::{Kind, Problem};
 /// How long a browser may remember a preflight's answer.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(60 * 60);
 
-/// What pages may send: the headers that this service reads, and those that tracing in browsers adds to every request. A
-/// header that is not listed here makes the browser refuse the whole request.
+/// The headers that pages may send: those that this service reads, and those that tracing in browsers adds to every request.
+/// A browser does not send a request with any other header.
 const REQUEST_HEADERS: [&str; 33] = [
     "authorization",
     "content-type",
@@ -66,8 +66,8 @@ impl Origins {
         Ok(Self(origins.collect::<Result<_, _>>()?))
     }
 
-    /// Answers preflights, and lets pages of the listed origins read every answer; nothing if none is listed.
-    /// Without credentials: callers send a token, and no page gets to use a cookie.
+    /// Answers preflights, and lets pages of the listed origins read every answer. None if no origin is listed.
+    /// Credentials are not allowed: callers send a token, so that no page can use a cookie.
     pub fn cors(&self) -> Option<CorsLayer> {
         let expose =
             ["idempotent-replayed", "server-timing", "x-request-id"].map(HeaderName::from_static);
@@ -86,12 +86,12 @@ impl Origins {
         (!self.0.is_empty()).then_some(layer)
     }
 
-    /// Refuses what a page of another origin may have sent on its user's behalf, be it of the same site. Browsers say where a
-    /// request comes from in headers that no page can set; whoever sends neither is not a browser.
+    /// Refuses requests that a page of another origin may have sent on its user's behalf, even one of the same site. Browsers name
+    /// the origin in headers that no page can set. A request without these headers does not come from a browser.
     pub fn csrf(&self) -> CsrfLayer<fn(ProtectionError) -> Response> {
         let layer = self.0.iter().fold(CsrfLayer::new(), |layer, origin| {
             let trusted = origin.to_str().ok();
-            // It is an origin, by `origin`.
+            // `origin` has checked that it is an origin.
             trusted
                 .and_then(|origin| layer.clone().add_trusted_origin(origin).ok())
                 .unwrap_or(layer)
@@ -110,7 +110,7 @@ fn origin(text: &str) -> Result<HeaderValue, Invalid> {
     let url: Option<Url> = text.parse().ok();
     let Some(url) = url.filter(|url| matches!(url.scheme(), "http" | "https")) else {
         return Err(invalid(
-            "is no origin: list each as https://host".to_owned(),
+            "is not an origin: list each as https://host".to_owned(),
         ));
     };
     if url.scheme() == "http" && !is_loopback(&url) {
@@ -186,7 +186,7 @@ mod tests {
         }
     }
 
-    /// Whether the request comes through.
+    /// Whether the request is let through.
     async fn passes(method: &str, headers: &[(&str, &str)]) -> bool {
         let mut request = Request::builder()
             .method(method)
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_page_of_another_origin_could_have_sent_is_refused() {
+    async fn a_request_that_a_page_of_another_origin_may_have_sent_is_refused() {
         let site = "sec-fetch-site";
         for headers in [
             &[][..],

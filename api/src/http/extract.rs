@@ -1,4 +1,4 @@
-//! What handlers take from a request, each refused with a problem.
+//! Extractors for the parts of a request. A part that is not valid is answered with a problem.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::scope::{self, Scope};
 use crate::starts::IdempotencyKey;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// The largest body taken, in bytes.
+/// The largest body that is accepted, in bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ impl From<scope::Invalid> for Problem {
     }
 }
 
-/// The execution's name in the path. Any text: what cannot be one is never found.
+/// The execution's name in the path. It can be any text; one that cannot be a name is answered as not found.
 pub struct ExecutionName(pub String);
 
 impl<S: Sync> FromRequestParts<S> for ExecutionName {
@@ -49,7 +49,7 @@ impl<S: Sync> FromRequestParts<S> for ExecutionName {
     }
 }
 
-/// The process's name in the path. Any text: what cannot be one is never found.
+/// The process's name in the path. It can be any text; one that cannot be a name is answered as not found.
 pub struct ProcessInPath(pub String);
 
 impl<S: Sync> FromRequestParts<S> for ProcessInPath {
@@ -99,8 +99,7 @@ impl<T: DeserializeOwned + JsonSchema, S: Sync> FromRequestParts<S> for Fields<T
     }
 }
 
-/// Names the first field of the query that is not as it must be, and what is allowed for it. A value is not repeated: some put
-/// secrets there.
+/// Names the first field of the query that is wrong, and its allowed values. The value is not repeated, since it may be a secret.
 fn query_fault<T: DeserializeOwned + JsonSchema>(uri: &Uri) -> String {
     let schema = schemars::schema_for!(T).to_value();
     let known: Vec<_> = schema["properties"]
@@ -151,7 +150,7 @@ fn is_field_name(name: &str) -> bool {
             .all(|c| c.is_ascii_alphanumeric() || c == b'_' || c == b'-')
 }
 
-/// What a property of the schema allows, in words.
+/// The values that a property of the schema allows, in words.
 fn allowed(property: &Value, schema: &Value) -> String {
     let mut choices = Vec::new();
     collect_choices(property, schema, &mut choices);
@@ -163,7 +162,7 @@ fn allowed(property: &Value, schema: &Value) -> String {
     }
 }
 
-/// The texts that a schema allows, where it allows certain ones only.
+/// The texts that a schema lists, if it allows only those.
 fn collect_choices<'a>(property: &'a Value, schema: &'a Value, choices: &mut Vec<&'a str>) {
     let reference = property.get("$ref").and_then(Value::as_str);
     if let Some(target) = reference.and_then(|r| schema.pointer(r.strip_prefix('#')?)) {
@@ -204,7 +203,7 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Pr
 #[serde(deny_unknown_fields)]
 pub struct NoFields {}
 
-/// The body, read whole: JSON in UTF-8 as it came, or empty.
+/// The whole body: JSON in UTF-8 as it was sent, or empty.
 pub async fn json_body(request: Request) -> Result<Bytes, Problem> {
     let (parts, body) = request.into_parts();
     let announced = parts
@@ -242,7 +241,8 @@ fn too_large() -> Problem {
     )
 }
 
-/// Whether the headers say that the body is JSON, unpacked. A form or a text is what a foreign page can send unasked.
+/// Checks that the headers declare uncompressed JSON. Forms and plain texts are refused, since a page of another origin can send
+/// them without a preflight.
 fn is_plain_json(headers: &HeaderMap) -> Result<(), Problem> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let kind = text(CONTENT_TYPE)

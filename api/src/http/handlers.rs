@@ -1,4 +1,4 @@
-//! A file for each endpoint.
+//! The handlers, one file for each endpoint.
 
 pub mod assets;
 pub mod cancel;

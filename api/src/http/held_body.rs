@@ -1,4 +1,4 @@
-//! A body whose bytes are counted as long as they are held, and dropped if its reader is too slow while others need the memory.
+//! A body whose bytes count against the memory budget, and are dropped if its reader is too slow while others need the memory.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::gcp::page_memory::Held;
 
-/// How much is handed to the connection at a time, in bytes. What is handed on can not be dropped any more.
+/// How many bytes are handed to the connection at a time. Those can no longer be dropped.
 const CHUNK_BYTES: usize = 16 * 1024;
 
 /// The bytes of an answer, in pieces that are freed as they are sent.

@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use crate::http::problem::{Kind, Problem};
 
-/// What most answers have at most, in bytes; more is no problem.
+/// The initial capacity for an answer, in bytes.
 const TYPICAL_BYTES: usize = 1024;
 
-/// The value as an answer. It ends with a line break, so that a terminal's prompt starts on a line of its own.
+/// The value as an answer. It ends with a line break, so that a terminal's prompt starts on a new line.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
     let mut text = Vec::with_capacity(TYPICAL_BYTES);
     if let Err(error) = serde_json::to_writer(&mut text, value) {

@@ -1,7 +1,7 @@
-//! A connection whose other end must take what we send at a minimum rate.
+//! A connection that is ended if its peer reads below a minimum rate.
 //!
-//! A reader who takes a little now and then holds an answer, and its place among the requests in flight, for as long as it likes.
-//! One who takes nothing at all is the system's to end (TCP_USER_TIMEOUT).
+//! Otherwise a peer that reads a little now and then could hold an answer, and its permit as a request in flight, for any time.
+//! A peer that reads nothing is ended by the kernel (TCP_USER_TIMEOUT).
 
 use std::io;
 use std::pin::Pin;
@@ -11,16 +11,16 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// While something is left to send, a reader must take so many bytes in each such time, which is 16 KiB a second. A phone at
-/// the edge of its network takes more.
+/// While there is something left to send, a peer must read so many bytes in each such window: 16 KiB a second. A phone at the
+/// edge of its network reads more.
 const WINDOW: Duration = Duration::from_secs(20);
 const MIN_BYTES: usize = 20 * 16 * 1024;
 
-/// A stream that fails with `TimedOut` once its reader is too slow.
+/// A stream that fails with `TimedOut` once its peer is too slow.
 pub struct MinimumRate<S> {
     stream: S,
     window: Duration,
-    /// Since when writing has had to wait; none while everything was written.
+    /// Since when writing has had to wait. None if everything was written.
     waiting: Option<Window>,
 }
 
@@ -30,7 +30,7 @@ struct Window {
 }
 
 impl<S> MinimumRate<S> {
-    /// The stream, on which nothing waits yet.
+    /// Wraps the stream, with nothing to send yet.
     pub fn new(stream: S) -> Self {
         Self {
             stream,
@@ -45,7 +45,7 @@ impl<S> MinimumRate<S> {
         }
     }
 
-    /// Waits for the reader, or says that it was too slow.
+    /// Waits while the peer is fast enough, and returns the error once it is too slow.
     fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let length = self.window;
         let window = self.waiting.get_or_insert_with(|| Window {
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pause_between_answers_is_not_held_against_the_reader() {
+    async fn a_pause_between_answers_does_not_count_as_slow_reading() {
         let (near, mut far) = duplex(1024);
         let mut near = short(near);
         for _ in 0..3 {

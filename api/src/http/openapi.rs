@@ -1,4 +1,4 @@
-//! The OpenAPI document, made of the very table that the router is made of: no route can be without its entry.
+//! The OpenAPI document. It is made from the same table as the router, so that every route has an entry.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ const NAMED: &str = "{process}";
 /// Makes the schema of a type.
 pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
-/// One URL with one method: what answers there, and what the document says of it.
+/// One URL with one method: its handler and its description in the document.
 pub struct Route {
     method: &'static str,
     path: &'static str,
@@ -30,25 +30,25 @@ pub struct Route {
     operation: &'static Operation,
 }
 
-/// What the document says of a route beyond what its path tells.
+/// The description of a route, besides its path.
 pub struct Operation {
-    /// What generated clients call it.
+    /// Its name in generated clients.
     pub id: &'static str,
-    /// The group it is shown in; one of [`TAGS`].
+    /// Its group, one of [`TAGS`].
     pub tag: &'static str,
-    /// It in a few words.
+    /// Its description in a few words.
     pub summary: &'static str,
-    /// It in a few sentences.
+    /// Its description in a few sentences.
     pub description: &'static str,
     /// The fields of its query: a type that [`crate::http::extract::Fields`] reads.
     pub query: Option<SchemaOf>,
     /// The headers that it reads: keys of `components.parameters`.
     pub headers: &'static [&'static str],
-    /// Whether its body is the declared parameters.
+    /// Whether its body has the declared parameters.
     pub takes_parameters: bool,
-    /// How it answers when all is well.
+    /// Its successful answers.
     pub answers: &'static [Answer],
-    /// How it refuses.
+    /// The problems that it can answer with.
     pub problems: &'static [&'static [Kind]],
 }
 
@@ -56,7 +56,7 @@ pub struct Operation {
 pub struct Answer {
     /// Its status.
     pub status: u16,
-    /// When it is given.
+    /// When this is the answer.
     pub description: &'static str,
     /// Its media types and their schemas.
     pub contents: &'static [(&'static str, SchemaOf)],
@@ -74,7 +74,7 @@ pub const TAGS: [(&str, &str); 2] = [
 ];
 
 impl Route {
-    /// Answers GET, and so HEAD.
+    /// A route for GET, and with it for HEAD.
     pub fn get<H: Handler<T, Arc<App>>, T: 'static>(
         path: &'static str,
         handler: H,
@@ -88,7 +88,7 @@ impl Route {
         }
     }
 
-    /// Answers POST.
+    /// A route for POST.
     pub fn post<H: Handler<T, Arc<App>>, T: 'static>(
         path: &'static str,
         handler: H,
@@ -124,13 +124,13 @@ impl Route {
             .filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
     }
 
-    /// Whether callers need a permission: all that is done in a scope does.
+    /// Whether callers need a permission, as for every route in a scope.
     fn is_guarded(&self) -> bool {
         self.path_parameters().any(|name| name == "scope")
     }
 }
 
-/// The document of these routes. `security_scheme` is what callers must bring, if they must bring anything.
+/// The document of these routes. `security_scheme` describes the callers' credentials, if they need any.
 pub fn document(routes: &[Route], processes: &Processes, security_scheme: Option<Value>) -> Value {
     let mut schemas = SchemaSettings::draft2020_12()
         .for_serialize()
@@ -164,8 +164,7 @@ pub fn document(routes: &[Route], processes: &Processes, security_scheme: Option
     components["schemas"]["Problem"]["properties"]["type"]["enum"] = types(Kind::ALL);
     for process in processes.iter() {
         let mut schema = process.parameters.schema().clone();
-        schema["description"] =
-            "What a start can be told: the parameters that the operator declared.".into();
+        schema["description"] = "The parameters of a start, as the operator declared them.".into();
         components["schemas"][parameters_of(process)] = schema;
     }
     if let Some(scheme) = security_scheme {
@@ -198,7 +197,7 @@ fn operation(
     let about = route.operation;
     let shared = route
         .path_parameters()
-        .filter(|name| *name != "process") // each process has a path of its own
+        .filter(|name| *name != "process") // each process has its own path
         .chain(about.headers.iter().copied())
         .map(|name| reference("parameters", name));
     let query = about.query.map(|query| query_fields(query, schemas));
@@ -352,14 +351,14 @@ fn reference(section: &str, name: &str) -> Value {
     json!({ "$ref": format!("#/components/{section}/{name}") })
 }
 
-/// What several operations have in common.
+/// The components that several operations share.
 fn components() -> Value {
     let text = json!({ "type": "string" });
     json!({
         "parameters": {
             "scope": {
                 "name": "scope", "in": "path", "required": true, "example": "acme",
-                "description": "Whom the execution is for.",
+                "description": "The scope of the execution, such as a tenant.",
                 "schema": { "type": "string", "pattern": scope::PATTERN },
             },
             "name": {
@@ -374,12 +373,12 @@ fn components() -> Value {
             },
             "Idempotency-Key": {
                 "name": "Idempotency-Key", "in": "header", "required": false, "example": "0b0c3e6a-8a4c-4a53-9f2e-6a8f1f0a7d10",
-                "description": "Names this start: a repeated request with the same key gets the same execution. A UUID, say.",
+                "description": "Identifies this start: a repeated request with the same key gets the same execution. Use a UUID, for example.",
                 "schema": { "type": "string", "pattern": starts::KEY_PATTERN },
             },
             "Last-Event-ID": {
                 "name": "Last-Event-ID", "in": "header", "required": false,
-                "description": "The id of the last event of an earlier stream of this execution: lines go on after it.",
+                "description": "The id of the last event of an earlier stream of this execution. The stream continues after it.",
                 "schema": { "type": "string", "pattern": "^[0-9a-f]*$" },
             },
         },
@@ -389,11 +388,11 @@ fn components() -> Value {
                 "schema": { "type": "string", "const": "true" },
             },
             "X-Request-Id": {
-                "description": "The name of this request in the service's log: the client's own X-Request-Id if it sent one that can be logged.",
+                "description": "The id of this request in the service's log: the X-Request-Id that the client sent, if that can be logged, or a new one.",
                 "schema": text,
             },
             "Server-Timing": {
-                "description": "Milliseconds that this request waited for Google's answers (upstream) and for an access token (token); absent if it did not.",
+                "description": "Milliseconds that this request waited for Google's answers (upstream) and for an access token (token). Absent if it did not wait.",
                 "schema": { "type": "string", "examples": ["upstream;dur=118.4"] },
             },
             "Location": {
@@ -401,7 +400,7 @@ fn components() -> Value {
                 "schema": { "type": "string", "format": "uri-reference" },
             },
             "Link": {
-                "description": "Of a plain text: where to go on, with rel=\"next\"; absent at the end.",
+                "description": "The next page of a plain text, with rel=\"next\". Absent on the last page.",
                 "schema": text,
             },
             "WWW-Authenticate": {
@@ -416,7 +415,7 @@ fn components() -> Value {
     })
 }
 
-/// An absent field is left out of our answers, never null; serde's `Option` knows no such difference.
+/// Removes null from the schemas: an absent field is left out of answers and is never null, which serde's `Option` cannot express.
 fn without_null(schema: &mut Schema) {
     let is_null =
         |schema: &Value| schema == "null" || schema.get("type").is_some_and(|kind| kind == "null");
@@ -437,8 +436,8 @@ fn without_null(schema: &mut Schema) {
     }
 }
 
-/// A choice of words is an `enum`: generators of clients make less of a `oneOf` of constants, which schemars writes to keep the
-/// description of each. The descriptions go to the whole.
+/// Turns a `oneOf` of constants, which schemars writes to keep the description of each, into an `enum`, which client generators
+/// support better. The descriptions are joined into one.
 fn plain_enum(schema: &mut Schema) {
     let Some(Value::Array(choices)) = schema.get("oneOf") else {
         return;

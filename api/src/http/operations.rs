@@ -1,4 +1,4 @@
-//! What the OpenAPI document says of each route.
+//! The description of each route in the OpenAPI document.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
@@ -7,9 +7,9 @@ use crate::http::handlers::{events, executions, logs, process, result};
 use crate::http::openapi::{Answer, Operation, SchemaOf};
 use crate::http::problem::Kind;
 
-/// Whatever is asked.
+/// Problems of every route.
 const ANY: &[Kind] = &[Kind::MalformedRequest, Kind::Internal];
-/// Whatever is done in a scope.
+/// Problems of every route in a scope.
 const SCOPED: &[Kind] = &[
     Kind::InvalidScope,
     Kind::Unauthenticated,
@@ -19,9 +19,9 @@ const SCOPED: &[Kind] = &[
     Kind::Overloaded,
     Kind::AuthUnavailable,
 ];
-/// What a browser may ask only for pages of known origins.
+/// Problems of routes that change something, and are refused to pages of unknown origins.
 const CHANGING: &[Kind] = &[Kind::CsrfRejected];
-/// Whatever needs an answer of Google's.
+/// Problems of routes that call Google's APIs.
 const UPSTREAM: &[Kind] = &[
     Kind::UpstreamRejected,
     Kind::UpstreamMisconfigured,
@@ -54,7 +54,7 @@ const EXECUTION: (&str, SchemaOf) = (
 );
 const TEXT: (&str, SchemaOf) = ("text/plain", text);
 
-/// OpenAPI 3.1 has no words for a stream of events.
+/// OpenAPI 3.1 cannot describe a stream of events.
 fn anything(_: &mut SchemaGenerator) -> Schema {
     json_schema!({})
 }
@@ -63,7 +63,7 @@ fn text(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string" })
 }
 
-/// What operations have that say nothing else.
+/// The defaults of an operation.
 const PLAIN: Operation = Operation {
     id: "",
     tag: "executions",
@@ -80,15 +80,15 @@ pub const START: Operation = Operation {
     id: "startExecution",
     summary: "Start an execution",
     description: "Starts one execution of the job for the scope, with the parameters of the body, and answers as soon as \
-        Cloud Run has accepted it, or with wait once it has finished. With an Idempotency-Key the same request can be repeated for 24 hours and starts nothing \
-        twice. A client that goes away does not stop a start that has begun.",
+        Cloud Run has accepted it, or with wait once it has finished. With an Idempotency-Key the same request can be repeated for 24 hours and starts only \
+        one execution. A client that goes away does not stop a start that has begun.",
     query: Some(<process::Query as JsonSchema>::json_schema),
     headers: &["Idempotency-Key"],
     takes_parameters: true,
     answers: &[
         Answer {
             status: 202,
-            description: "The execution was accepted, now or at an earlier request with the same key; follow it at its links.",
+            description: "The execution was accepted, by this request or by an earlier one with the same key. Follow it at its links.",
             contents: &[EXECUTION],
             headers: &["Location", "Idempotent-Replayed"],
         },
@@ -106,7 +106,7 @@ pub const START: Operation = Operation {
 pub const LIST: Operation = Operation {
     id: "listExecutions",
     summary: "List a scope's executions",
-    description: "The scope's executions of all processes, newest first. A page may have fewer than asked for, even none, and yet a next one.",
+    description: "The scope's executions of all processes, newest first. A page may have fewer executions than asked for, or none, and still be followed by another.",
     query: Some(<executions::Query as JsonSchema>::json_schema),
     answers: &[Answer {
         status: 200,
@@ -143,7 +143,7 @@ pub const EVENTS: Operation = Operation {
         and at every change, `progress` (a Progress) whenever the job reports some, `log` (a Line) for each line, and `end` after \
         the last line: the Execution with `results` (as at …/result) if there are any, and with `linesComplete`, which is false \
         if lines may be missing; a comment says so too. Comments keep the connection alive. \
-        A stream that ends without `end` is to be asked for again with the id of its last event.",
+        If a stream ends without `end`, request it again with the id of its last event.",
     query: Some(<events::Query as JsonSchema>::json_schema),
     headers: &["Last-Event-ID"],
     answers: &[
@@ -155,7 +155,7 @@ pub const EVENTS: Operation = Operation {
         },
         Answer {
             status: 204,
-            description: "The client has had the event `end`: nothing comes after that.",
+            description: "The client already received the event `end`, the last one.",
             contents: &[],
             headers: &[],
         },
@@ -167,7 +167,7 @@ pub const EVENTS: Operation = Operation {
 pub const LOGS: Operation = Operation {
     id: "getLogs",
     summary: "Read an execution's lines",
-    description: "What the execution's tasks printed, oldest first: as JSON, or as plain text if that is asked for. Lines come \
+    description: "The lines that the execution's tasks printed, oldest first: as JSON, or as plain text if that is asked for. Lines appear \
         a few seconds after they are printed, so that the last page may grow.",
     query: Some(<logs::Query as JsonSchema>::json_schema),
     answers: &[Answer {
@@ -189,7 +189,7 @@ pub const LOGS: Operation = Operation {
 pub const RESULT: Operation = Operation {
     id: "getResult",
     summary: "Read an execution's result",
-    description: "What the job reported as its result (`processResult` in a line of JSON on its standard output): the last of each \
+    description: "The results that the job reported (`processResult` in a line of JSON on its standard output): the last of each \
         task, up to 512 KiB in all.",
     answers: &[Answer {
         status: 200,
@@ -207,17 +207,17 @@ pub const RESULT: Operation = Operation {
 pub const CANCEL: Operation = Operation {
     id: "cancelExecution",
     summary: "Cancel an execution",
-    description: "Asks Cloud Run to end the execution. One that has finished is left as it is.",
+    description: "Asks Cloud Run to cancel the execution. An execution that has finished does not change.",
     answers: &[
         Answer {
             status: 202,
-            description: "The execution was asked to end; follow it to see it cancelled.",
+            description: "Cloud Run is cancelling the execution. Follow it to see its end.",
             contents: &[EXECUTION],
             headers: &[],
         },
         Answer {
             status: 200,
-            description: "The execution had finished before.",
+            description: "The execution had already finished.",
             contents: &[EXECUTION],
             headers: &[],
         },
@@ -248,7 +248,7 @@ pub const PROBLEM: Operation = Operation {
     id: "explainProblem",
     tag: "service",
     summary: "Explain a problem",
-    description: "What the type of a problem means: why it comes about, and what to do.",
+    description: "Explains the type of a problem: its cause, and what to do.",
     answers: &[Answer {
         status: 200,
         description: "The explanation.",
@@ -263,10 +263,10 @@ pub const ALIVE: Operation = Operation {
     id: "isAlive",
     tag: "service",
     summary: "Whether the process is alive",
-    description: "Answers as long as the process does, whatever state Google's APIs are in.",
+    description: "Answers as long as the process runs, regardless of Google's APIs.",
     answers: &[Answer {
         status: 200,
-        description: "It is.",
+        description: "The process is alive.",
         contents: &[TEXT],
         headers: &[],
     }],
@@ -280,7 +280,7 @@ pub const READY: Operation = Operation {
     description: "Whether the service has an access token, knows where the job is, has reached the store of keys if it has one, and is not about to stop.",
     answers: &[Answer {
         status: 200,
-        description: "They can.",
+        description: "Executions can be started.",
         contents: &[TEXT],
         headers: &[],
     }],

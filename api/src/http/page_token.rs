@@ -1,4 +1,4 @@
-//! Opaque values that tell where to go on, such as `page`: bound to the list that they came from.
+//! Opaque values that mark a position in a list, such as `page`. Each is valid only for the list that it came from.
 
 use axum::http::StatusCode;
 use jiff::Timestamp;
@@ -9,17 +9,17 @@ use serde::{Deserialize, Serialize};
 use crate::gcp::client;
 use crate::http::problem::{Kind, Problem};
 
-/// The longest value taken, in bytes; Google's own tokens have a few hundred.
+/// The longest value that is accepted, in bytes; Google's tokens have a few hundred.
 const MAX_BYTES: usize = 4096;
-/// Bytes of the digest that tell a page of ours from garbage, or from a page of another list.
+/// Bytes of the digest by which a page of this list is recognised.
 const CHECK_BYTES: usize = 8;
 
-/// Where to go on.
+/// The position at which a list continues.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
-    /// The upstream's token of the page to read; none for the first.
+    /// Google's token of the page to read. None for the first page.
     pub token: Option<String>,
-    /// Creation time and name of the last entry handed out: that page may have more after it, and new entries before it.
+    /// Creation time and name of the last entry that was returned. That page may have more entries after it, and new ones before it.
     pub after: Option<(Timestamp, String)>,
 }
 
@@ -35,11 +35,11 @@ impl Page {
     }
 }
 
-/// The problem of a page that is not of this list, or that Google does not take any more: its tokens live for a day.
+/// The problem of a page that is not of this list, or whose token of Google's has expired, which it does after a day.
 pub fn refused() -> Problem {
     Problem::new(
         Kind::MalformedRequest,
-        "page must be the nextPage of an earlier answer of this very list, and of the last 24 hours.",
+        "page must be the nextPage of an answer about the same list, from the last 24 hours.",
     )
 }
 
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_is_known_by_its_own_list_only() {
+    fn a_page_is_valid_only_for_its_list() {
         let page = Page {
             token: Some("Google's".to_owned()),
             after: None,
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_no_page() {
+    fn garbage_is_refused_as_a_page() {
         let mut flipped = Page::default().encode("x");
         flipped.replace_range(20..21, if &flipped[20..21] == "0" { "1" } else { "0" });
         for text in [

@@ -1,4 +1,4 @@
-//! What is answered where no route is: the path or the method that was meant.
+//! Answers for paths and methods without a route: they suggest the path or the method that was probably meant.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use crate::http::problem::{Kind, Problem};
 use crate::http::router::{scope_routes, service_routes};
 use crate::scope::Scope;
 
-/// A path that no route matches. `/scopes//process` and `/scopes/a/b/process` have a scope that is not valid: they answer
-/// `invalid-scope` to those who may call, as every other scope that is not valid does.
+/// Answers a path that no route matches. `/scopes//process` and `/scopes/a/b/process` have an invalid scope, so an authenticated
+/// caller gets `invalid-scope`, as for every other invalid scope.
 pub async fn not_found(State(app): State<Arc<App>>, request: Request) -> Problem {
     let mut parts = request.into_parts().0;
     match scope_of(parts.uri.path()).map(str::parse::<Scope>) {
@@ -30,7 +30,7 @@ pub async fn not_found(State(app): State<Arc<App>>, request: Request) -> Problem
     }
 }
 
-/// A path that has routes, but none of this method.
+/// Answers a path that has routes, but none for this method.
 pub async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     let methods: Vec<_> = routes()
         .filter(|route| {
@@ -56,14 +56,14 @@ fn routes() -> impl Iterator<Item = Route> {
     scope_routes().into_iter().chain(service_routes())
 }
 
-/// What stands where a scope should be, if the path is otherwise that of a scope.
+/// The text in the place of the scope, if the rest of the path is that of a route in a scope.
 fn scope_of(path: &str) -> Option<&str> {
     let rest = path.strip_prefix("/scopes/")?;
     let process = rest.strip_suffix("/process");
     process.or_else(|| rest.split_once("/executions").map(|(scope, _)| scope))
 }
 
-/// Names the route that the path comes near to: another case, a slash too many, `scope` for `scopes`.
+/// Names the route that differs from the path by case, by a slash too many, or by `scope` for `scopes`.
 fn meant(path: &str) -> String {
     let near = |literal: &str, segment: &str| {
         let (literal, segment) = (literal.to_ascii_lowercase(), segment.to_ascii_lowercase());
@@ -87,7 +87,7 @@ fn meant(path: &str) -> String {
     )
 }
 
-/// Whether the path has the segments of the route, empty ones aside; a parameter's can be any.
+/// Whether the path has the segments of the route. Empty segments are ignored, and a parameter matches any segment.
 fn matches(route: &str, path: &str, same: impl Fn(&str, &str) -> bool) -> bool {
     let mut segments = path.split('/').filter(|segment| !segment.is_empty());
     let mut literals = route.split('/').filter(|segment| !segment.is_empty());
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_that_comes_near_to_a_route_is_told_which() {
+    fn a_path_that_resembles_a_route_is_answered_with_that_route() {
         for (path, route) in [
             ("/scopes/acme/process/", "POST /scopes/{scope}/process,"),
             ("//scopes/acme/process", "POST /scopes/{scope}/process,"),

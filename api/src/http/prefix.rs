@@ -1,4 +1,4 @@
-//! Behind a proxy that publishes this service under a path: `X-Forwarded-Prefix` says which, and every link leads there.
+//! Support for a proxy that publishes this service under a path: `X-Forwarded-Prefix` names the path, and every link begins with it.
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
-/// The longest prefix that is taken, in bytes.
+/// The longest prefix that is accepted, in bytes.
 const MAX_BYTES: usize = 256;
 
 /// A path such as `/jobs`.
@@ -18,7 +18,7 @@ const MAX_BYTES: usize = 256;
 pub struct Prefix(String);
 
 impl Prefix {
-    /// The prefix that the request came through; a value that is no plain path is none.
+    /// The prefix that the request names. A value that is not a plain path is ignored.
     pub fn of(request: &Request) -> Option<Self> {
         let text = request.headers().get(X_FORWARDED_PREFIX)?.to_str().ok()?;
         let path = text.trim_end_matches('/').strip_prefix('/')?;
@@ -48,7 +48,7 @@ impl Prefix {
         }
         let (mut head, body) = response.into_parts();
         let Ok(collected) = body.collect().await else {
-            return Response::from_parts(head, Body::empty()); // our own answers are whole
+            return Response::from_parts(head, Body::empty()); // does not happen: the body is in memory
         };
         let text = collected.to_bytes();
         match self.json(&text) {
@@ -90,7 +90,7 @@ impl Prefix {
         rewritten.collect::<Vec<_>>().into()
     }
 
-    /// The JSON text with the prefix, ending with a line break; nothing if there is no link in it.
+    /// The JSON text with the prefix, ending with a line break. None if there is no link in it.
     fn json(&self, text: &[u8]) -> Option<Vec<u8>> {
         let mut value: Value = serde_json::from_slice(text).ok()?;
         if !self.value(&mut value) {
@@ -101,7 +101,7 @@ impl Prefix {
         Some(text)
     }
 
-    /// Rewrites the links of an execution, of a list of them, and the path that a problem names; whether there were any.
+    /// Rewrites the links of an execution, of a list of them, and the path that a problem names. Returns whether there were any.
     fn value(&self, value: &mut Value) -> bool {
         let mut found = false;
         if let Some(Value::Object(links)) = value.get_mut("links") {
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_a_plain_path() {
+    fn only_a_plain_path_is_taken_as_a_prefix() {
         for (text, path) in [("/jobs", "/jobs"), ("/a/b-c_d.e~f/", "/a/b-c_d.e~f")] {
             assert_eq!(prefix(text), Some(Prefix(path.to_owned())));
         }

@@ -1,4 +1,4 @@
-//! Every refusal: its status, the words for the caller, and the cause for the log.
+//! Problems: each has a status, a text for the caller, and a cause for the log.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -15,10 +15,10 @@ use crate::http::json::json;
 use crate::starts::{self, Busy};
 use crate::{overrides, parameters, watch};
 
-/// Declares [`Kind`]: name, status, slug, whether the same request may succeed later, title; why it happens, what to do.
+/// Declares [`Kind`]: its name, status, slug, whether the same request may succeed later, title, reason and cure.
 macro_rules! kinds {
     ($($name:ident $status:literal $slug:literal $retryable:literal $title:literal $why:literal $cure:literal)*) => {
-        /// What went wrong, as a caller tells it apart: one per `type` of a problem.
+        /// The kinds of problems that callers can distinguish, one for each `type`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Kind { $(#[doc = $title] $name),* }
 
@@ -42,17 +42,17 @@ macro_rules! kinds {
                 match self { $(Self::$name => $retryable),* }
             }
 
-            /// The kind in a few words, the same for every problem of the kind.
+            /// The kind in a few words, which are the same for every problem of the kind.
             pub fn title(self) -> &'static str {
                 match self { $(Self::$name => $title),* }
             }
 
-            /// How it comes about.
+            /// The reason for such a problem.
             pub fn why(self) -> &'static str {
                 match self { $(Self::$name => $why),* }
             }
 
-            /// What the caller can do: the `detail` where the place of the failure knows nothing better.
+            /// What the caller can do. This is the `detail` unless the problem has a more specific one.
             pub fn cure(self) -> &'static str {
                 match self { $(Self::$name => $cure),* }
             }
@@ -129,16 +129,16 @@ kinds! {
         "Report the requestId to the operator, whose log has the cause."
     UpstreamRejected 502 "upstream-rejected" false "Cloud Run refused the request"
         "Cloud Run did not accept the request for this job. Nothing was started."
-        "Tell the operator the requestId: only the operator can correct this, and the log has the cause."
+        "Report the requestId to the operator: only the operator can correct this, and the log has the cause."
     UpstreamMisconfigured 502 "upstream-misconfigured" false "The service is not set up for this job"
         "The job does not exist, or the service's account lacks a permission on it. Nothing was started."
-        "Tell the operator the requestId: only the operator can correct this, and `api check` says how."
+        "Report the requestId to the operator: only the operator can correct this, and `api check` says how."
     UpstreamAuth 502 "upstream-auth" false "Cloud Run refused the service's identity"
         "Cloud Run accepted neither the service's access token nor a fresh one. Nothing was started."
-        "Tell the operator the requestId: only the operator can correct this, and the log has the cause."
+        "Report the requestId to the operator: only the operator can correct this, and the log has the cause."
     UpstreamProtocol 502 "upstream-protocol" false "Cloud Run's answer was not understood"
         "The answer ended early, was too large, or did not come from Cloud Run's API."
-        "Tell the operator the requestId: the log has the cause, and cloud_run.base_url may be wrong."
+        "Report the requestId to the operator: the log has the cause, and cloud_run.base_url may be wrong."
     Overloaded 503 "overloaded" true "Too busy"
         "This instance has as many requests in flight as it accepts."
         "Nothing was started. Repeat the request after the time in Retry-After."
@@ -155,7 +155,7 @@ kinds! {
         "The metadata server, which issues the service's tokens, did not answer, or answered without a usable token. Nothing was started."
         "Repeat the request after the time in Retry-After."
     IdempotencyStoreUnavailable 503 "idempotency-store-unavailable" true "The idempotency store cannot be reached"
-        "Without the store the service cannot tell whether the start was made before, so it starts nothing."
+        "Without the store the service cannot know whether the start was made before, so it starts nothing."
         "Nothing was started. Repeat the request after the time in Retry-After."
     AuthUnavailable 503 "auth-unavailable" true "The identity provider's keys cannot be reached"
         "The keys for checking tokens cannot be fetched, so no token can be accepted."
@@ -174,12 +174,12 @@ impl Kind {
         Self::ALL.iter().copied().find(|kind| kind.slug() == slug)
     }
 
-    /// Whether problems of the kind say when to come back.
+    /// Whether problems of the kind have `Retry-After`.
     pub fn has_retry_after(self) -> bool {
         matches!(self.status().as_u16(), 409 | 429 | 503 | 504)
     }
 
-    /// What `GET /problems/SLUG` answers: a page of plain text about the kind.
+    /// The answer to `GET /problems/SLUG`: an explanation in plain text.
     pub fn explanation(self) -> String {
         let again = if self.retryable() {
             "may succeed later"
@@ -196,13 +196,13 @@ impl Kind {
         )
     }
 
-    /// Seconds after which to try again, where the place of the failure knows nothing better.
+    /// Seconds after which to try again, unless the problem has a more specific time.
     fn retry_after_seconds(self) -> Option<u64> {
         self.has_retry_after().then_some(1)
     }
 }
 
-/// A refusal on its way out. Its `detail` is for the caller, its cause for the log alone.
+/// A refusal. Its `detail` is for the caller, its cause only for the log.
 #[derive(Clone, Debug)]
 pub struct Problem {
     /// What went wrong.
@@ -216,7 +216,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with words of its own for the caller: what is wrong, and what to do about it.
+    /// A problem with a specific `detail` for the caller: what is wrong, and what to do.
     pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
         let retry_after_seconds = kind.retry_after_seconds();
         Self {
@@ -230,13 +230,13 @@ impl Problem {
         }
     }
 
-    /// Adds what the log should say and the caller should not see.
+    /// Adds the cause, which is logged and not shown to the caller.
     pub fn because(mut self, cause: impl Display) -> Self {
         self.cause = Some(cause.to_string().into());
         self
     }
 
-    /// Says something else first.
+    /// Puts a text before the `detail`.
     pub fn but_first(mut self, words: &str) -> Self {
         self.detail = format!("{words}{}", self.detail).into();
         self
@@ -248,29 +248,29 @@ impl Problem {
         self
     }
 
-    /// Names the execution that stands in the way, by its path.
+    /// Adds the path of the execution that prevents the start.
     pub fn execution(mut self, path: String) -> Self {
         self.execution = Some(path.into());
         self
     }
 
-    /// Names the start that failed, for the log: lines about its sends have the same name.
+    /// Adds the invocation id of the start that failed, for the log: the lines about its sends have the same id.
     pub fn of_invocation(mut self, id: String) -> Self {
         self.invocation_id = Some(id.into());
         self
     }
 
-    /// The start that failed.
+    /// The invocation id of the start that failed.
     pub fn invocation_id(&self) -> Option<&str> {
         self.invocation_id.as_deref()
     }
 
-    /// What the log should say of it; nothing for a mere mistake of the caller's.
+    /// The cause for the log. None for a mistake of the caller.
     pub fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
     }
 
-    /// The answer in full: `application/problem+json` (RFC 9457).
+    /// The complete answer: `application/problem+json` (RFC 9457).
     pub fn render(&self, request_id: &str) -> Response {
         let mut response = json(self.kind.status(), &self.body(request_id));
         let headers = response.headers_mut();
@@ -282,7 +282,7 @@ impl Problem {
             headers.insert(RETRY_AFTER, seconds.into());
         }
         if self.kind == Kind::Unauthenticated {
-            // Without RFC 6750's `error`: whether there was no token or a wrong one is the log's to say.
+            // RFC 6750's `error` is left out: only the log says whether there was no token or a wrong one.
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
@@ -328,7 +328,7 @@ impl From<Kind> for Problem {
     }
 }
 
-/// What callers are told about a failed call of Google's. A failed start needs more thought: see `starts::Error`.
+/// The problem for a failed call to Google. Failed starts have their own conversion, from `starts::Error`.
 impl From<client::Error> for Problem {
     fn from(error: client::Error) -> Self {
         let cause = error.to_string();
@@ -374,11 +374,11 @@ impl From<starts::Error> for Problem {
         match error {
             starts::Error::InProgress => Self::new(
                 Kind::IdempotencyInProgress,
-                "The start with this Idempotency-Key is still under way. Repeat the request after the time in Retry-After.",
+                "The start with this Idempotency-Key is still in progress. Repeat the request after the time in Retry-After.",
             ),
             starts::Error::KeyReused => Self::new(
                 Kind::IdempotencyKeyReused,
-                "This Idempotency-Key came with another body or query before. Use a new key for a new start.",
+                "This Idempotency-Key was used with another body or query before. Use a new key for a new start.",
             ),
             starts::Error::Deleted => Self::new(
                 Kind::ExecutionNotFound,
@@ -407,9 +407,9 @@ impl From<starts::Error> for Problem {
 impl From<Busy> for Problem {
     fn from(busy: Busy) -> Self {
         let (detail, execution) = match busy {
-            Busy::Starting => ("Another start of this scope is under way.", None),
+            Busy::Starting => ("Another start of this scope is in progress.", None),
             Busy::Uncertain => (
-                "Whether an earlier start of this scope took effect is not known yet.",
+                "It is not known yet whether an earlier start of this scope took effect.",
                 None,
             ),
             Busy::Running(path) => (
@@ -490,7 +490,7 @@ impl IntoResponse for Problem {
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "Problem")]
 pub(crate) struct Body<'a> {
-    /// What kind of problem it is: a path that answers with an explanation.
+    /// The kind of the problem: a path that answers with an explanation.
     r#type: String,
     /// The kind in a few words.
     title: &'static str,
@@ -500,29 +500,29 @@ pub(crate) struct Body<'a> {
     detail: &'a str,
     /// Whether the same request may succeed later.
     retryable: bool,
-    /// The name of this request in the service's log.
+    /// The id of this request in the service's log.
     request_id: &'a str,
-    /// The path of the execution that stands in the way.
+    /// The path of the execution that prevents the start.
     #[serde(skip_serializing_if = "Option::is_none")]
     execution: Option<&'a str>,
-    /// What is wrong with each field of the body, where the problem is about fields.
+    /// The faults of the body's fields, if the problem is about fields.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schemars(default)]
     errors: &'a [FieldError],
 }
 
-/// What is wrong with one field of the body.
+/// A fault of one field of the body.
 #[derive(Clone, Debug, JsonSchema, Serialize)]
 pub(crate) struct FieldError {
     /// The field, as a JSON Pointer in a URI fragment (RFC 6901): `#/limit`.
     pointer: String,
-    /// What is wrong with it.
+    /// What is wrong with the field.
     detail: String,
 }
 
 impl FieldError {
     fn of(fault: &parameters::Fault) -> Option<Self> {
-        let parameter = fault.parameter.as_ref()?; // its name has no character that a pointer escapes
+        let parameter = fault.parameter.as_ref()?; // its name has no characters that a pointer must escape
         Some(Self {
             pointer: format!("#/{parameter}"),
             detail: fault.detail.clone(),

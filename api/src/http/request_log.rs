@@ -1,4 +1,4 @@
-//! The outermost of all: names the request, answers problems in full, and writes the one log line.
+//! The outermost middleware: it gives the request an id, completes problems, and writes one log line.
 
 use std::convert::Infallible;
 use std::mem;
@@ -25,7 +25,7 @@ use crate::http::server::Peer;
 use crate::random;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// What every answer says unless its handler says otherwise: it is for nobody else, now and later, and no page.
+/// Headers of every answer unless its handler sets others: the answer must not be cached, and must not be shown as a page.
 const DEFAULT_HEADERS: [(HeaderName, &str); 5] = [
     (CACHE_CONTROL, "no-store"),
     (
@@ -39,16 +39,16 @@ const DEFAULT_HEADERS: [(HeaderName, &str); 5] = [
     (REFERRER_POLICY, "no-referrer"),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
 ];
-/// Room for the headers of an answer, those of a replayed start included: to grow means to hash them again.
+/// Capacity for the headers of an answer, including those of a replayed start. Growing the map would hash them again.
 const MOST_HEADERS: usize = 12;
-/// The longest request id taken from a client, in bytes.
+/// The longest request id that is accepted from a client, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 64;
 
 /// The execution that a request was about, for its log line.
 #[derive(Clone)]
 struct LoggedExecution(Arc<Execution>);
 
-/// The verified subject of whoever asked for a start, for its log line.
+/// The verified subject of a start's caller, for its log line.
 #[derive(Clone)]
 pub struct LoggedCaller(pub String);
 
@@ -60,7 +60,7 @@ pub fn execution_response(status: StatusCode, execution: Arc<Execution>) -> Resp
     response
 }
 
-/// Everything of a request that its log line needs.
+/// The parts of a request that its log line needs.
 struct Line {
     began: Instant,
     method: Method,
@@ -71,7 +71,7 @@ struct Line {
     id: HeaderValue,
 }
 
-/// The answer of `service`, completed, and the line about it.
+/// Completes the answer of `service` and logs the request.
 pub async fn request_log(
     app: Arc<App>,
     service: impl Service<Request, Response = Response, Error = Infallible>,
@@ -82,9 +82,9 @@ pub async fn request_log(
     let mut response = response?;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let mut rendered = problem.render(line.id());
-        // Allow, those for browsers, and whatever else the layers below had to say.
+        // Keep the headers that the inner layers have set, such as Allow and those for browsers.
         let mut headers = mem::take(response.headers_mut());
-        headers.remove(CONTENT_LENGTH); // of the body that is not there yet
+        headers.remove(CONTENT_LENGTH); // the body is replaced below
         rendered.headers_mut().extend(headers);
         let caller = response.extensions_mut().remove::<LoggedCaller>();
         rendered.extensions_mut().insert(problem);
@@ -121,7 +121,7 @@ impl Line {
         }
     }
 
-    /// Without the query: some put secrets there.
+    /// The path without the query, which may contain secrets.
     fn path(&self) -> &str {
         self.uri.path()
     }
@@ -181,7 +181,7 @@ impl Line {
     }
 }
 
-/// The id of a client that has one, so that its log and ours can be laid side by side; else one of ours.
+/// The id that the client sent, so that its log and ours can be compared, or else a new one.
 fn request_id(theirs: Option<&HeaderValue>) -> HeaderValue {
     let legal = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.');
     let is_id = |id: &HeaderValue| {
@@ -194,8 +194,8 @@ fn request_id(theirs: Option<&HeaderValue>) -> HeaderValue {
     }
 }
 
-/// The trace's id (32 hexadecimal digits) from W3C's `traceparent` or Google's `X-Cloud-Trace-Context`. A header that is not as
-/// it must be is as none.
+/// The trace's id (32 hexadecimal digits) from W3C's `traceparent` or Google's `X-Cloud-Trace-Context`. A malformed header is
+/// ignored.
 pub fn trace(headers: &HeaderMap) -> Option<String> {
     let text = |name| {
         headers

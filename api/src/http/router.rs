@@ -1,4 +1,4 @@
-//! Every URL and what lies around them all, on one screen.
+//! The table of all URLs, and the middleware around them.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -25,7 +25,7 @@ use crate::http::problem::{Kind, Problem};
 use crate::http::server::HttpService;
 use crate::http::{operations, paths, request_log};
 
-/// The whole service but its socket.
+/// The whole service without its socket.
 pub fn service(app: Arc<App>) -> impl HttpService {
     with_middleware(router(), app)
 }
@@ -43,8 +43,8 @@ fn router() -> Router<Arc<App>> {
         .method_not_allowed_fallback(paths::method_not_allowed)
 }
 
-/// What lies around every route, from the inside out. Panics are caught within the headers for browsers, so that a page can
-/// read of them. Functions rather than axum's layers: those cost an allocation and a copy of the request each.
+/// The middleware around every route, from the inside out. Panics are caught inside the CORS layer, so that a page can read the
+/// answer to one. These are functions and not axum's layers, which cost an allocation and a copy of the request each.
 fn with_middleware(routes: Router<Arc<App>>, app: Arc<App>) -> impl HttpService {
     let (guarded, reported) = (Arc::clone(&app), Arc::clone(&app));
     let routes = routes.with_state(app);
@@ -148,7 +148,7 @@ mod tests {
     use crate::config::{AuthMode, Config};
 
     #[tokio::test]
-    async fn a_panic_is_an_answer_that_says_nothing_of_it_and_harms_nobody_else() {
+    async fn a_panic_is_answered_without_its_message_and_harms_no_other_request() {
         const ORIGIN: &str = "https://app.example.com";
         let mut config = Config::defaults().unwrap();
         config.auth.mode = Some(AuthMode::Public);

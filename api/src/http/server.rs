@@ -1,6 +1,6 @@
 //! The accept loop, its limits and its drain.
 //!
-//! Our own on hyper: `axum::serve` gives hyper no timer, which leaves its limit on slow heads off.
+//! It uses hyper directly: `axum::serve` gives hyper no timer, which disables hyper's limit on slow heads.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -29,38 +29,38 @@ use crate::http::minimum_rate::MinimumRate;
 
 /// How long a request's head may take, and how long an idle connection is kept: hyper has one clock for both.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// The same behind Cloud Run's front end, which sees to slow heads itself and keeps its connections unused for a minute:
-/// it must never send into one that we are just closing.
+/// The same behind Cloud Run's front end. That one limits slow heads itself, and keeps unused connections for a minute: it must
+/// not send a request into one that we are just closing.
 const HEAD_TIMEOUT_BEHIND_FRONT_END: Duration = Duration::from_secs(75);
-/// How long a peer may leave what we sent unread, in milliseconds (TCP_USER_TIMEOUT of tcp(7)).
+/// How long a peer may leave sent data unacknowledged, in milliseconds (TCP_USER_TIMEOUT of tcp(7)).
 const UNREAD_TIMEOUT_MILLISECONDS: u32 = 30_000;
-/// What the system keeps of answers for one connection. Left to itself it takes megabytes for a reader who is slow.
+/// The kernel's send buffer for one connection. By default it grows to megabytes for a slow reader.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
 /// The largest head of a request, in bytes; a larger one is answered with 431.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Connections besides those whose requests are admitted: idle ones, and those being refused.
 const SPARE_CONNECTIONS: usize = 1000;
-/// Connections that the system completes for us while we are busy. With the 128 of the standard library a burst of more has
-/// to wait a second for the next try, and some believe to be connected that are not.
+/// Connections that the kernel completes while we are busy. With the 128 of the standard library, a larger burst has to wait a
+/// second for the next try, and some clients believe that they are connected when they are not.
 const BACKLOG: i32 = 4096;
-/// Files that may be open besides connections of callers: those to Google, a few per request in flight at most.
+/// Open files besides the callers' connections: mostly connections to Google, a few for each request in flight.
 const OTHER_FILES: usize = 512;
-/// How long requests in flight may take once we are to stop. Cloud Run kills ten seconds after SIGTERM (container contract).
+/// How long requests in flight may take after SIGTERM. Cloud Run kills the process ten seconds after it (container contract).
 const DRAIN: Duration = Duration::from_secs(9);
-/// How long to wait when the system has no more sockets for us.
+/// The pause after the system had no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What connections may take of us.
+/// The limits of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// How long a head may take, and a connection may be idle.
     pub head: Duration,
-    /// Connections at one time; more wait in the system's queue.
+    /// The most connections at one time; further ones wait in the kernel's queue.
     pub connections: usize,
 }
 
 impl Bounds {
-    /// Room for every request that is let in, as far as the limit on open files goes.
+    /// Allows a connection for every request that the limits admit, as far as the limit on open files permits.
     pub fn new(limits: &config::Limits, behind_front_end: bool) -> Self {
         let wanted = (limits.in_flight as usize)
             .saturating_add(limits.streams as usize)
@@ -80,16 +80,16 @@ impl Bounds {
     }
 }
 
-/// Lets this process open as many files as it may: shells and containers often begin with 1024, which is for `select(2)`.
+/// Raises the limit on open files to its maximum: shells and containers often start with 1024, which is meant for `select(2)`.
 pub fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::debug!(%error, "the limit on open files stays as it is");
+        tracing::debug!(%error, "the limit on open files could not be raised");
     }
 }
 
-/// What answers requests.
+/// A service that answers requests.
 pub trait HttpService:
     Service<Request, Response = Response, Error = Infallible, Future: Send>
     + Clone
@@ -108,7 +108,7 @@ impl<S> HttpService for S where
 {
 }
 
-/// Serves until `shutdown` is ready, then lets the requests in flight end, and `unattended` with what nobody waits for.
+/// Serves until `shutdown` is ready, then waits for the requests in flight, and for `unattended`, the work without a request.
 pub async fn serve(
     listener: TcpListener,
     service: impl HttpService,
@@ -139,11 +139,11 @@ pub async fn serve(
         unattended.await;
     };
     if tokio::time::timeout(DRAIN, all).await.is_err() {
-        tracing::warn!("some requests were still in flight when the time to drain was up");
+        tracing::warn!("some requests were still in flight when the drain time was over");
     }
 }
 
-/// Accepts connections, up to a number at one time.
+/// Accepts connections, up to a maximum at one time.
 struct Acceptor {
     listener: TcpListener,
     permits: Arc<Semaphore>,
@@ -153,7 +153,7 @@ struct Acceptor {
 impl Acceptor {
     fn new(listener: TcpListener, connections: usize) -> Self {
         if let Err(error) = listen(&listener, BACKLOG) {
-            tracing::debug!(%error, "the system's queue of connections stays as it is");
+            tracing::debug!(%error, "the queue of connections could not be enlarged");
         }
         Self {
             listener,
@@ -166,10 +166,10 @@ impl Acceptor {
     async fn next(&mut self) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
         let is_full = self.permits.available_permits() == 0;
         if is_full && !self.was_full {
-            tracing::warn!("there are as many connections as may be; the next ones wait");
+            tracing::warn!("the maximum number of connections is reached; further ones wait");
         }
         self.was_full = is_full;
-        let permit = Arc::clone(&self.permits).acquire_owned().await.ok(); // never closed, so always some
+        let permit = Arc::clone(&self.permits).acquire_owned().await.ok(); // never closed, so never None
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => return (stream, peer, permit),
@@ -187,11 +187,11 @@ async fn connection(
     watcher: Watcher,
     mut closing: watch::Receiver<()>,
 ) {
-    // Answers are small and written whole: waiting for more to send would only delay them.
+    // Answers are small and written at once. Nagle's algorithm would only delay them.
     let _ = stream.set_nodelay(true);
     let _ = set_tcp_user_timeout(&stream, UNREAD_TIMEOUT_MILLISECONDS);
     let _ = set_socket_send_buffer_size(&stream, SEND_BUFFER_BYTES);
-    // Hyper lets a connection that has sent nothing yet hold up the drain, and browsers open some in advance.
+    // Hyper would delay the drain for a connection without a request, and browsers open some in advance.
     let sends = tokio::select! {
         sends = sends_within(&stream, head) => sends,
         _ = closing.changed() => false,
@@ -215,13 +215,14 @@ async fn connection(
     }
 }
 
-/// Whether the first byte comes in time.
+/// Whether the first byte arrives in time.
 async fn sends_within(stream: &TcpStream, patience: Duration) -> bool {
     let peeked = tokio::time::timeout(patience, stream.peek(&mut [0])).await;
     matches!(peeked, Ok(Ok(1..)))
 }
 
-/// What was no HTTP got its answer from hyper, and has no other line in the log. A peer that left is nobody's concern.
+/// Logs a connection that failed. Hyper answered a malformed request itself, so this is its only line. A peer that left is
+/// logged at debug level.
 fn ended_early(peer: SocketAddr, error: &hyper::Error) {
     let peer = peer.ip();
     if error.is_parse() || error.is_timeout() {
@@ -231,7 +232,8 @@ fn ended_early(peer: SocketAddr, error: &hyper::Error) {
     }
 }
 
-/// A connection that ended while it waited is nobody's concern; no more sockets is ours, and passes.
+/// Handles a failed accept. A connection that ended while it waited is ignored. If there are no more sockets, that is logged, and
+/// accepting continues after a pause.
 async fn refused(error: &io::Error) {
     if matches!(
         error.kind(),
@@ -249,7 +251,7 @@ pub struct Peer(Arc<Address>);
 
 struct Address {
     address: IpAddr,
-    /// The address as text, made once for all log lines.
+    /// The address as text, which is made once for all log lines.
     text: String,
 }
 
@@ -265,7 +267,7 @@ impl Peer {
         self.0.address
     }
 
-    /// The same as text.
+    /// The peer's address as text.
     pub fn text(&self) -> &str {
         &self.0.text
     }
@@ -340,7 +342,7 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn connections_without_a_request_do_not_hold_up_the_end() {
+    async fn connections_without_a_request_do_not_delay_the_drain() {
         let server = server(BOUNDS).await;
         let _silent = TcpStream::connect(server.address).await.unwrap();
         let _idle = visit(server.address, "/").await;
@@ -355,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_without_end_holds_up_the_end_no_longer_than_the_drain() {
+    async fn an_endless_answer_delays_the_end_no_longer_than_the_drain_time() {
         let server = server(BOUNDS).await;
         let _endless = visit(server.address, "/endless").await;
         let begun = Instant::now();
@@ -369,7 +371,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn more_connections_than_may_be_wait_for_their_turn() {
+    async fn connections_beyond_the_maximum_wait() {
         let server = server(Bounds {
             connections: 1,
             ..BOUNDS
@@ -388,7 +390,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silence_and_slow_heads_are_cut_off_and_others_served_meanwhile() {
+    async fn silent_connections_and_slow_heads_are_closed_while_others_are_served() {
         let server = server(Bounds {
             head: Duration::from_millis(300),
             ..BOUNDS
@@ -407,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_for_all_that_is_let_in() {
+    fn there_are_connections_for_all_requests_that_the_limits_admit() {
         let limits = config::Config::defaults().unwrap().limits;
         let bounds = Bounds::new(&limits, true);
         assert!(bounds.head > Duration::from_secs(60));

@@ -1,4 +1,4 @@
-//! The key of a start: the one that the caller's token names, that of the header, or one made of Google's headers.
+//! Finds the idempotency key of a start: that of the caller's token, that of the header, or one made of Google's headers.
 
 use axum::http::HeaderMap;
 use ring::digest::{Context, SHA256};
@@ -8,18 +8,18 @@ use crate::http::extract::idempotency_key;
 use crate::http::problem::{Kind, Problem};
 use crate::starts::IdempotencyKey;
 
-/// Separates what is hashed: no header's value has it.
+/// Separates the texts that are hashed. No header's value contains it.
 const SEPARATOR: &[u8] = b"\n";
 
-/// A key, and whose it is.
+/// A key and its owner.
 pub struct StartKey {
     pub key: IdempotencyKey,
-    /// Tells the keys of callers apart.
+    /// The owner: equal keys of different owners are different keys.
     pub owner: String,
 }
 
-/// The key of the start, if it has one. With a token that names a key every start has that one: another is refused.
-/// `from_google`: whether the headers of Cloud Scheduler and Cloud Tasks are a key.
+/// The key of the start, if it has one. If the token names a key, every start has that key, and a different one is refused.
+/// `from_google` says whether a key is made of the headers of Cloud Scheduler and Cloud Tasks.
 pub fn start_key(
     headers: &HeaderMap,
     caller: &Caller,
@@ -39,14 +39,14 @@ pub fn start_key(
     }))
 }
 
-/// The keys of tokens are apart from those of headers, so that a bearer of another token cannot take one.
+/// The key that the token names. Its owner differs from that of a header's key, so that the bearer of another token cannot use it.
 fn of_token(key: &str, sent: Option<IdempotencyKey>, caller: &Caller) -> Result<StartKey, Problem> {
     let key = IdempotencyKey::parse(key).ok_or_else(|| {
         let detail = "The key in the token must be 1 to 128 letters, digits or . _ : ~ -.";
         Problem::new(Kind::IdempotencyKeyInvalid, detail)
     })?;
     if sent.is_some_and(|sent| sent != key) {
-        let detail = "The token is for one start, which has a key of its own. Send no Idempotency-Key with it.";
+        let detail = "The token names the key of its start. Send no Idempotency-Key with it.";
         return Err(Problem::new(Kind::IdempotencyKeyInvalid, detail));
     }
     Ok(StartKey {
@@ -55,7 +55,7 @@ fn of_token(key: &str, sent: Option<IdempotencyKey>, caller: &Caller) -> Result<
     })
 }
 
-/// The run of a schedule, or the task of a queue. Both are delivered more than once.
+/// The key of a schedule's run or of a queue's task. Google may deliver both more than once.
 fn google_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
     let header = |name| only(headers, name);
     let job = header("x-cloudscheduler-jobname")?;
@@ -82,7 +82,7 @@ fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, Prob
     }
 }
 
-/// A key that only the same words have: theirs have other characters and lengths than keys may have.
+/// Hashes the texts into a key, since they may have characters and lengths that a key must not have.
 fn digest(kind: &str, group: &[u8], name: &[u8]) -> Option<IdempotencyKey> {
     let mut context = Context::new(&SHA256);
     for part in [kind.as_bytes(), SEPARATOR, group, SEPARATOR, name] {
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn one_run_of_a_schedule_and_one_task_have_one_key_each() {
+    fn each_run_of_a_schedule_and_each_task_has_its_own_key() {
         let (job, time) = ("x-cloudscheduler-jobname", "x-cloudscheduler-scheduletime");
         let (queue, task) = ("x-cloudtasks-queuename", "x-cloudtasks-taskname");
         let different = [

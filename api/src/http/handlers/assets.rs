@@ -18,18 +18,18 @@ use tower_http::compression::{CompressionLayer, CompressionLevel};
 
 use crate::web::{BUTTON_JS, BUTTON_TYPES, PAGE_CSS, PAGE_HTML, PAGE_JS};
 
-/// The page loads its own files and calls its own origin; nothing inline, nothing foreign, and nobody frames it:
+/// The page loads only files of its own origin and calls only that origin. It has no inline code and must not be framed, because
 /// a click on its button costs money.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
     img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-/// Asked each time and answered 304, so that page and button are always those of one revision.
+/// Browsers revalidate each time and mostly get 304, so that page and button are always of the same revision.
 const REVALIDATED: &str = "no-cache";
-/// Never asked again: the address names the content.
+/// Browsers never revalidate: the address contains the hash of the content.
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 /// Lets a page under `Cross-Origin-Embedder-Policy` load the button.
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
-/// How much of the hash makes a version: enough that no two releases share one.
+/// How many characters of the hash are the version: enough that no two releases share one.
 const VERSION_LENGTH: usize = 16;
 
 static PAGE: LazyLock<Asset> = LazyLock::new(|| Asset::new("text/html; charset=utf-8", PAGE_HTML));
@@ -55,7 +55,7 @@ pub async fn page_js(headers: HeaderMap) -> Response {
     SCRIPT.answer(&headers)
 }
 
-/// The button. Its `Link` names the address that never changes its content, and the hash to check it by.
+/// The button. Its `Link` names the versioned address, whose content never changes, and the hash of that content.
 pub async fn button_js(RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
     let version = BUTTON.version();
     let mut response = anywhere(BUTTON.answer(&headers));
@@ -78,8 +78,8 @@ pub async fn button_types(headers: HeaderMap) -> Response {
     anywhere(TYPES.answer(&headers))
 }
 
-/// Compresses what browsers load: these files and the OpenAPI document. Answers about executions stay as they are, since
-/// a stream that is compressed is held back.
+/// Compresses these files and the OpenAPI document. Answers about executions are not compressed, since compression would delay
+/// the events of a stream.
 pub fn compression() -> CompressionLayer<impl Predicate> {
     let transformable = |_: StatusCode, _: axum::http::Version, headers: &HeaderMap, _: &_| {
         let control = headers
@@ -96,7 +96,7 @@ fn anywhere(answer: Response) -> Response {
     ([(RESOURCE_POLICY, "cross-origin")], answer).into_response()
 }
 
-/// Content that is the same for everybody until the program changes.
+/// Content that is the same for every caller until the program changes.
 pub struct Asset {
     content_type: &'static str,
     content: Bytes,
@@ -119,12 +119,12 @@ impl Asset {
         digits.take(VERSION_LENGTH / 2).collect()
     }
 
-    /// The hash as browsers check it (Subresource Integrity).
+    /// The hash in the form that browsers check (Subresource Integrity).
     fn integrity(&self) -> String {
         format!("sha384-{}", BASE64_STANDARD.encode(&self.hash))
     }
 
-    /// The content, or 304 to a client that has it. The tag is weak, because the content may be compressed on its way.
+    /// The content, or 304 to a client that has it. The tag is weak, because a proxy may compress the content.
     pub fn answer(&self, headers: &HeaderMap) -> Response {
         let tag = format!("\"{}\"", self.version());
         let known = headers.get_all(IF_NONE_MATCH).iter().any(|tags| {

@@ -1,4 +1,4 @@
-//! `POST /scopes/{scope}/executions/{name}/cancel`: asks for an execution's end.
+//! `POST /scopes/{scope}/executions/{name}/cancel`: cancels an execution.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::http::extract::{ExecutionName, Fields, NoFields};
 use crate::http::problem::{Kind, Problem};
 use crate::http::request_log::execution_response;
 
-/// 202 with the execution that was asked to end, 200 with one that had ended already.
+/// Answers 202 with the execution that is being cancelled, or 200 with one that had ended already.
 pub async fn cancel(
     State(app): State<Arc<App>>,
     granted: Authorized<Cancel>,
@@ -35,7 +35,7 @@ pub async fn cancel(
     Ok(execution_response(status, execution.into()))
 }
 
-/// An execution that Cloud Run did not cancel, since it had ended in between.
+/// The answer for an execution that Cloud Run did not cancel, because it had just ended.
 fn ended(execution: Execution) -> Result<Execution, Problem> {
     if execution.state.is_finished() {
         Ok(execution)

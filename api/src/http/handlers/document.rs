@@ -1,4 +1,4 @@
-//! `GET /openapi.json` and `GET /problems/{slug}`: what a program, and what a person, needs to know of this API.
+//! `GET /openapi.json` and `GET /problems/{slug}`: describe this API for programs and for people.
 
 use std::sync::Arc;
 

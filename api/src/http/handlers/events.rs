@@ -25,22 +25,23 @@ use crate::http::problem::{Kind, Problem};
 use crate::watch::{Event, EventKind, LogCursor, Update, Watcher};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// Keeps nginx, and what is made like it, from holding events back.
+/// Keeps nginx and similar proxies from buffering events.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-/// How long a stream says nothing. Proxies commonly close what is silent for a minute, some for thirty seconds.
+/// How long a stream is silent before it sends a comment. Proxies commonly close a silent connection after a minute, some after
+/// thirty seconds.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// How a stream begins, as part of its first event: a client that loses it comes back after a second, not after a browser's
-/// three or five.
+/// The reconnection time, part of the first event: a client that loses the stream reconnects after one second, not after a
+/// browser's default of three or five.
 const RETRY: &str = "retry: 1000\n";
 const HEARTBEAT_COMMENT: Bytes = Bytes::from_static(b":\n\n");
-/// What a stream says before it ends without the execution's end.
+/// The comment at the end of a stream that ends before the execution does.
 const COME_BACK: Bytes = Bytes::from_static(b": to be continued\n\n");
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Query {
-    /// The same as the header Last-Event-ID, for clients that cannot send that; the header goes first.
+    /// The same as the header Last-Event-ID, for clients that cannot send it. The header takes precedence.
     last_event_id: Option<String>,
 }
 
@@ -53,7 +54,7 @@ pub async fn stream(
 ) -> Result<Response, Problem> {
     let cursor = match last_event(&headers, &query, &name)? {
         LastEvent::End => {
-            // Browsers come back until they are told that there is nothing more.
+            // Browsers reconnect until they get 204.
             app.execution(&granted, &name).await?;
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
@@ -78,7 +79,7 @@ pub async fn stream(
     });
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        // A proxy that compressed events would hold them back until it had enough.
+        // A proxy that compresses events would delay them until a block is full.
         (
             CACHE_CONTROL,
             HeaderValue::from_static("no-store, no-transform"),
@@ -88,7 +89,7 @@ pub async fn stream(
     Ok((headers, Body::from_stream(events)).into_response())
 }
 
-/// An event as a server sends it. JSON has no line breaks, so that one `data` field holds it.
+/// Writes an event in the wire format. The JSON has no line breaks, so that one `data` field holds it.
 pub fn render(event: &Event<'_>) -> Bytes {
     let kind = match event.kind {
         EventKind::Execution => "execution",
@@ -104,15 +105,15 @@ pub fn render(event: &Event<'_>) -> Bytes {
     format!("{comment}id: {id}\nevent: {kind}\ndata: {}\n\n", event.data).into()
 }
 
-/// What a client saw last.
+/// The last event that a client has received.
 enum LastEvent {
-    /// The last event of all.
+    /// The event `end`.
     End,
-    /// Another one, after which it goes on; none if it comes for the first time.
+    /// Another event, after whose cursor the stream continues. None on the first connection.
     Other(LogCursor),
 }
 
-/// What the id of an event says: where its client goes on, and whether it was the last.
+/// The content of an event's id: the cursor, and whether the event is `end`.
 type EventId = (Option<(Timestamp, String)>, bool);
 
 /// The id of an event.
@@ -122,7 +123,7 @@ fn event_id(execution: &str, cursor: Option<&Position>, is_end: bool) -> String 
     page_token::encode(&list(execution), &id)
 }
 
-/// What [`event_id`] wrote for the same execution.
+/// Parses an id that [`event_id`] made for the same execution.
 fn parse_id(execution: &str, id: &str) -> Option<LastEvent> {
     let (position, is_end): EventId = page_token::decode(&list(execution), id)?;
     if is_end {
@@ -131,12 +132,12 @@ fn parse_id(execution: &str, id: &str) -> Option<LastEvent> {
     let Some((time, insert_id)) = position else {
         return Some(LastEvent::Other(None));
     };
-    // Anybody can write an id, and watchers share where they read: Google takes no time before the year 1.
+    // An id can be forged, and watchers share a cursor. Google would refuse a time before the year 1.
     if time < Timestamp::UNIX_EPOCH {
         return None;
     }
     Some(LastEvent::Other(Some(Position {
-        // A job can print a time of its own choosing.
+        // A job can print any time.
         time: time.min(Timestamp::now()),
         insert_id: insert_id.into(),
     })))
@@ -146,10 +147,10 @@ fn list(execution: &str) -> String {
     format!("events/{execution}")
 }
 
-/// The last event of the client's earlier stream of this execution. An empty id is none, as in a browser.
+/// The last event of the client's earlier stream of this execution. An empty id means none, as in a browser.
 fn last_event(headers: &HeaderMap, query: &Query, name: &str) -> Result<LastEvent, Problem> {
     let refused = || {
-        let detail = "Last-Event-ID must be the id of an event of this very execution.";
+        let detail = "Last-Event-ID must be the id of an event of this execution.";
         Problem::new(Kind::MalformedRequest, detail)
     };
     let mut in_header = headers.get_all(LAST_EVENT_ID).iter();
@@ -167,13 +168,13 @@ fn last_event(headers: &HeaderMap, query: &Query, name: &str) -> Result<LastEven
 struct Stream {
     app: Arc<App>,
     watcher: Watcher,
-    /// When the caller's token ends, and with it the stream: the client comes back with another one.
+    /// When the caller's token expires. The stream ends then, and the client reconnects with a new token.
     expires_at: Option<Instant>,
     began: bool,
 }
 
 impl Stream {
-    /// The next bytes, and what is left of the stream after them.
+    /// The next bytes, and the rest of the stream.
     async fn next(mut self) -> Option<(Bytes, Option<Self>)> {
         let update = tokio::select! {
             biased;
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_the_position_that_it_was_made_of_for_its_execution_alone() {
+    fn an_id_is_parsed_to_its_position_and_only_for_its_execution() {
         let time = Timestamp::from_millisecond(1_767_225_600_123).unwrap();
         let made_of = at(time, "6954\u{e9}\n");
         let id = event_id("job-1", Some(&made_of), false);
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn no_position_is_in_the_future_or_before_1970() {
+    fn a_position_in_the_future_becomes_now_and_one_before_1970_is_refused() {
         let now = Timestamp::now();
         let time = now + jiff::SignedDuration::from_hours(1);
         let position = position("e", &event_id("e", Some(&at(time, "x")), false)).unwrap();
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_comes_before_its_event_and_each_of_its_lines_is_one() {
+    fn each_line_of_a_comment_is_written_as_a_comment_before_the_event() {
         let event = Event {
             kind: EventKind::End,
             execution: "e",

@@ -22,27 +22,28 @@ use crate::http::problem::{Kind, Problem};
 use crate::http::request_log::execution_response;
 use crate::scope::{ProcessName, Scope};
 
-/// Executions per answer if the caller names no number, and the most that may be asked for.
+/// Executions per answer by default, and the most that may be asked for.
 const DEFAULT_LIMIT: usize = 20;
 const MAX_LIMIT: usize = 100;
-/// Executions of the job on the first page that is read, and on the next ones. They are of all scopes: a scope with recent
-/// executions takes one small page, and one without any takes few.
+/// Executions of the job on the first page that is read, and on later pages. They are of all scopes: a scope with recent
+/// executions needs one small page, and a scope without any needs a few pages.
 const FIRST_PAGE: usize = 100;
 const NEXT_PAGES: usize = 500;
-/// Pages of the job's executions looked through for one answer; a scope that ran long ago gets a `nextPage` sooner.
+/// The most pages of the job's executions that are read for one answer. After that the answer has a `nextPage`, even if it is
+/// not full.
 const MAX_PAGES: usize = 10;
-/// The longest an answer is held back: proxies commonly give up on one a little later.
+/// The longest time for which an answer is held back. Proxies commonly time out a little later.
 pub const MAX_WAIT_SECONDS: u64 = 60;
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Query {
-    /// How many executions to answer at most.
+    /// The most executions in the answer.
     #[schemars(range(min = 1, max = MAX_LIMIT), extend("default" = DEFAULT_LIMIT))]
     limit: Option<usize>,
-    /// Where to go on: the nextPage of an earlier answer.
+    /// The page to read: the nextPage of an earlier answer.
     page: Option<String>,
-    /// Only the executions of this process; an empty name is the unnamed one.
+    /// Only the executions of this process. An empty name means the unnamed process.
     process: Option<String>,
     /// Only the executions in this state.
     state: Option<execution::State>,
@@ -60,9 +61,9 @@ impl Query {
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Executions {
-    /// The newest of them first.
+    /// The executions, newest first.
     executions: Vec<Execution>,
-    /// What to ask for as page to go on; absent at the end of the list.
+    /// The value of `page` for the next page. Absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_page: Option<String>,
 }
@@ -99,7 +100,7 @@ pub async fn list(
     Ok(json(StatusCode::OK, &executions))
 }
 
-/// Up to `limit` of the executions that are wanted, from `page` on, and where to go on.
+/// Up to `limit` matching executions from `page` on, and the next page.
 async fn collect(
     app: &App,
     wanted: impl Fn(&Execution) -> bool,
@@ -152,7 +153,7 @@ fn position(execution: &Execution) -> (Timestamp, String) {
     )
 }
 
-/// Whether the execution comes after those handed out already. New ones may have come before them meanwhile.
+/// Whether the execution comes after those that earlier pages returned. New ones may have been added before them meanwhile.
 fn is_after(page: &Page, execution: &Execution) -> bool {
     page.after
         .as_ref()
@@ -162,7 +163,7 @@ fn is_after(page: &Page, execution: &Execution) -> bool {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wait {
-    /// Seconds to hold the answer back until the execution has finished; absent: answer at once.
+    /// Seconds to hold the answer back until the execution has finished. If absent, the answer comes at once.
     #[schemars(range(min = 1, max = MAX_WAIT_SECONDS))]
     wait: Option<u64>,
 }
@@ -178,7 +179,7 @@ pub fn check_wait(seconds: Option<u64>) -> Result<Option<Duration>, Problem> {
     }
 }
 
-/// The execution once it has finished, or as it is when time is up. None if Cloud Run has not said anything by then, or if the
+/// The execution once it has finished, or as it is when the time is over. None if Cloud Run has not answered by then, or if the
 /// caller may not see it (`covers`).
 pub async fn finished_within(
     time: Duration,

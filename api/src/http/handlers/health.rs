@@ -1,4 +1,4 @@
-//! `GET /health`: alive. `GET /ready`: able to serve.
+//! `GET /health`: the process is alive. `GET /ready`: executions can be started.
 
 use std::sync::Arc;
 

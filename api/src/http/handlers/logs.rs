@@ -1,4 +1,4 @@
-//! `GET /scopes/{scope}/executions/{name}/logs`: what the tasks printed, oldest first.
+//! `GET /scopes/{scope}/executions/{name}/logs`: the lines that the tasks printed, oldest first.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::http::problem::{Kind, Problem};
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Query {
-    /// Where to go on: the nextPage of an earlier answer.
+    /// The page to read: the nextPage of an earlier answer.
     page: Option<String>,
 }
 
@@ -31,9 +31,9 @@ pub struct Query {
 #[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lines {
-    /// The oldest of them first.
+    /// The lines, oldest first.
     lines: Vec<Line>,
-    /// What to ask for as page to go on; absent at the end of what there is so far.
+    /// The value of `page` for the next page. Absent if there are no more lines yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_page: Option<String>,
 }
@@ -91,7 +91,7 @@ pub async fn read(
     Ok(answer)
 }
 
-/// Whether plain text is asked for rather than JSON: with the larger `q`, or before it.
+/// Whether the client prefers plain text to JSON: by a larger `q`, or by naming it first.
 fn wants_text(headers: &HeaderMap) -> bool {
     let fields = headers.get_all(ACCEPT).into_iter();
     let accept = fields.flat_map(|field| field.to_str().unwrap_or_default().split(','));
@@ -117,7 +117,7 @@ fn json(lines: &Lines) -> io::Result<BodyWriter> {
     Ok(body)
 }
 
-/// One line each; where to go on is in the `Link` header, since the text is the job's alone.
+/// The lines as text. The next page is named in the `Link` header, since the body has only the job's lines.
 fn text(lines: Vec<Line>) -> io::Result<BodyWriter> {
     let mut body = BodyWriter::default();
     for line in lines {

@@ -29,10 +29,10 @@ const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-repl
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Query {
-    /// What to do when the scope has an unfinished execution; absent: what the operator chose.
+    /// What to do if the scope has an unfinished execution. If absent, the operator's setting applies.
     on_running: Option<OnRunning>,
-    /// Seconds to hold the answer back until the execution has finished; absent: answer as soon as it is accepted. No part of
-    /// the request that an Idempotency-Key names.
+    /// Seconds to hold the answer back until the execution has finished. If absent, the answer comes as soon as the execution is
+    /// accepted. A request may be repeated with the same Idempotency-Key and another value here.
     #[schemars(range(min = 1, max = MAX_WAIT_SECONDS))]
     wait: Option<u64>,
 }
@@ -61,7 +61,7 @@ pub async fn start_named(
     Ok(logged(app, granted, process, fields, request).await)
 }
 
-/// The answer to a start, with whom its log line names.
+/// The answer to a start, with the caller for its log line.
 async fn logged(
     app: Arc<App>,
     granted: Authorized<authorize::Start>,
@@ -106,7 +106,7 @@ async fn start_process(
                 caller: &owner,
                 scope: &granted.scope,
             };
-            // What the caller sent, not what our defaults made of it: these may change from one release to the next.
+            // The fingerprint has the values that were sent, without defaults, since defaults may change between releases.
             let on_running = query.on_running.map_or("", OnRunning::as_str);
             let request = format!("{on_running} {}", supplied.to_json());
             InvocationId::keyed(owner, &key, &request)
@@ -141,7 +141,7 @@ async fn start_process(
         let Execution { scope, name, .. } = &*started.execution;
         let finished =
             executions::finished_within(time, &app, scope, name, granted.caller_id, |_| true).await;
-        // It has been started, whatever comes of waiting.
+        // The execution has been started, so the answer is a success even if waiting fails.
         if let Ok(Some(execution)) = finished {
             started.execution = execution;
         }
@@ -149,7 +149,7 @@ async fn start_process(
     Ok(answer(started))
 }
 
-/// The operation that a caller needs, besides `start`, to name this mode. The mode that the operator set needs none.
+/// The operation that a caller needs, besides `start`, to choose this mode in the query. The operator's setting needs no other.
 fn needed_besides(on_running: OnRunning) -> Option<Operation> {
     match on_running {
         OnRunning::Allow | OnRunning::Reject => None,

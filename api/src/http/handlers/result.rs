@@ -1,4 +1,4 @@
-//! `GET /scopes/{scope}/executions/{name}/result`: what the job reported as its result.
+//! `GET /scopes/{scope}/executions/{name}/result`: the results that the job reported.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use crate::http::json::json;
 use crate::http::problem::{Kind, Problem};
 use crate::watch::reports::{Reports, TaskResult};
 
-/// Pages of reports read at most. The newest come first; most jobs report once, and one page has a thousand lines.
+/// The most pages of reports that are read. The newest come first; most jobs report once, and a page has a thousand lines.
 const MAX_PAGES: usize = 3;
 
-/// What the job reported as its result.
+/// The results that the job reported.
 #[derive(JsonSchema, Serialize)]
 pub struct Results {
     /// The last result of each task that reported one, by task.
