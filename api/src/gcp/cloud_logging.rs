@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::caller_id::CallerId;
 use crate::gcp::client::{self, Call, Google};
@@ -340,8 +341,9 @@ struct GoogleEntry<'a> {
     severity: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     text_payload: Option<Cow<'a, str>>,
-    #[serde(default)]
-    json_payload: Option<Value>,
+    /// Read on its own: one that is nested too deep for that must not hide the other lines.
+    #[serde(borrow, default)]
+    json_payload: Option<&'a RawValue>,
     #[serde(borrow, default)]
     labels: Labels<'a>,
 }
@@ -358,10 +360,11 @@ impl GoogleEntry<'_> {
             time: self.timestamp.parse().unwrap_or_default(),
             insert_id: self.insert_id.as_ref().into(),
         };
+        let payload = self.payload();
         Entry {
             position,
-            report: self.report(),
-            line: self.line(),
+            report: self.report(payload.as_ref()),
+            line: self.line(payload),
         }
     }
 
@@ -369,15 +372,12 @@ impl GoogleEntry<'_> {
         self.labels.task_index.as_deref()?.parse().ok()
     }
 
-    /// The line's message, under any of the usual names.
-    fn message(&self) -> Option<&str> {
-        let json = self.json_payload.as_ref()?;
-        let names = MESSAGE_FIELDS.iter();
-        names.filter_map(|name| json.get(name)?.as_str()).next()
+    fn payload(&self) -> Option<Value> {
+        serde_json::from_str(self.json_payload?.get()).ok()
     }
 
-    fn report(&self) -> Option<Report> {
-        let field = |name| self.json_payload.as_ref()?.get(name).cloned();
+    fn report(&self, payload: Option<&Value>) -> Option<Report> {
+        let field = |name| payload?.get(name).cloned();
         let (progress, result) = (field("processProgress"), field("processResult"));
         if progress.is_none() && result.is_none() {
             return None;
@@ -386,24 +386,32 @@ impl GoogleEntry<'_> {
             task: self.task(),
             progress,
             result,
-            message: self.message().map(str::to_owned),
+            message: payload.and_then(message).map(str::to_owned),
             time: self.timestamp.clone().into_owned(),
         })
     }
 
-    fn line(self) -> Line {
-        let message = self.message().map(str::to_owned);
+    fn line(self, payload: Option<Value>) -> Line {
         Line {
             task: self.task(),
             time: self.timestamp.into_owned(),
             severity: self
                 .severity
                 .map_or_else(|| "DEFAULT".to_owned(), Cow::into_owned),
-            text: match (self.text_payload, self.json_payload) {
-                (Some(text), _) => text.into_owned(),
-                (None, Some(json)) => message.unwrap_or_else(|| json.to_string()),
-                (None, None) => String::new(),
+            text: match (self.text_payload, payload, self.json_payload) {
+                (Some(text), _, _) => text.into_owned(),
+                (None, Some(json), _) => {
+                    message(&json).map_or_else(|| json.to_string(), str::to_owned)
+                }
+                (None, None, Some(unread)) => unread.get().to_owned(),
+                (None, None, None) => String::new(),
             },
         }
     }
+}
+
+/// A line's message, under any of the usual names.
+fn message(payload: &Value) -> Option<&str> {
+    let names = MESSAGE_FIELDS.iter();
+    names.filter_map(|name| payload.get(name)?.as_str()).next()
 }

@@ -147,6 +147,8 @@ impl Reports {
             return None;
         }
         let totals: Option<f64> = portions().map(|portion| portion.total).sum();
+        // JSON has no number for a sum that is too large.
+        let totals = totals.filter(|totals| totals.is_finite());
         let done = match totals {
             Some(_) => portions().map(|portion| portion.done).sum(),
             None => {
@@ -261,6 +263,16 @@ mod tests {
             report(1, Some(json!({"done": 10, "total": 10})), None),
         );
         assert_eq!(progress(&reports, 2), json!({"done": 0.75}));
+    }
+
+    #[test]
+    fn totals_whose_sum_is_no_number_have_a_mean() {
+        let mut reports = Reports::default();
+        for task in 0..2 {
+            let huge = json!({"done": 0.5e308, "total": 1e308});
+            reports.add("x", &position(1, "a"), report(task, Some(huge), None));
+        }
+        assert_eq!(progress(&reports, 2), json!({"done": 0.5}));
     }
 
     #[test]

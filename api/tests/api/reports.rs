@@ -132,6 +132,31 @@ async fn without_a_result_there_is_none_and_malformed_ones_are_lines_like_any_ot
 }
 
 #[tokio::test]
+async fn an_empty_list_is_a_result() {
+    for empty in ["[]", "[[]]"] {
+        let print = format!(r#"echo '{{"processResult":{empty}}}'"#);
+        let (app, execution) = script(&print, 1).await;
+        app.until(&execution, "succeeded").await;
+        let path = format!("{}/result", link(&execution, "self"));
+        let result = helpers::json(app.get(&path)).await;
+        assert_eq!(result["results"][0]["value"].to_string(), empty);
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_is_nested_very_deep_hides_no_other() {
+    let nested = format!("{}{}", "[".repeat(125), "]".repeat(125));
+    let line = format!(r#"{{"nested":{nested}}}"#);
+    let print = format!("echo before; echo '{line}'; echo after");
+    let (app, execution) = script(&print, 1).await;
+    let events = Events::open(&app, &execution).await.rest().await;
+    check(&events, "succeeded");
+    assert_eq!(texts(&events), ["before", &line, "after"]);
+    let lines = helpers::json(app.get(link(&execution, "logs"))).await;
+    assert_eq!(lines["lines"][1]["text"], line);
+}
+
+#[tokio::test]
 async fn a_stream_that_goes_on_knows_what_was_reported_before() {
     let (app, execution) = script(
         r#"echo '{"message":"half","processProgress":0.5,"processResult":{"url":"https://example.com"}}'

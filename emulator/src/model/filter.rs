@@ -197,6 +197,7 @@ fn expression_for(field: &Field, literal: &syntax::Literal) -> Result<Regex, Str
 /// Collects the values at the end of the path. There can be several if the path leads through a list.
 fn descend<'a>(value: &'a Value, path: &[String], found: &mut Vec<&'a Value>) {
     match (value, path) {
+        (Value::Array(elements), []) if elements.is_empty() => found.push(value),
         (Value::Array(elements), _) => {
             for element in elements {
                 descend(element, path, found);
