@@ -92,6 +92,13 @@ async fn text_or_json_is_what_the_caller_likes_better() {
         ("text/plain, application/json", "text/plain"),
         ("text/plain;q=0", "application/json"),
         ("text/html", "application/json"),
+        ("text/*", "text/plain"),
+        ("text/*, */*;q=0.1", "text/plain"),
+        ("*/*", "application/json"),
+        ("*/*, text/plain", "text/plain"),
+        ("text/plain;q=0.5, */*", "application/json"),
+        ("text/plain;Q=0.5, application/json", "application/json"),
+        ("text/html, */*;q=0.8", "application/json"),
     ] {
         let request = app.get(link(&execution, "logs")).header("accept", accept);
         let response = request.send().await.unwrap();

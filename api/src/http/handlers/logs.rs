@@ -1,5 +1,6 @@
 //! `GET /scopes/{scope}/executions/{name}/logs`: the lines that the tasks printed, oldest first.
 
+use std::cmp::Reverse;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -91,22 +92,36 @@ pub async fn read(
     Ok(answer)
 }
 
-/// Whether the client prefers plain text to JSON: by a larger `q`, or by naming it first.
+/// Whether the client prefers plain text to JSON: by a larger `q`, by its name rather than by a range, or by naming it first.
 fn wants_text(headers: &HeaderMap) -> bool {
     let fields = headers.get_all(ACCEPT).into_iter();
     let accept = fields.flat_map(|field| field.to_str().unwrap_or_default().split(','));
-    let mut kinds: Vec<_> = accept.map(kind_and_weight).collect();
-    kinds.retain(|(kind, weight)| {
-        *weight > 0.0 && ["text/plain", "application/json"].contains(&&kind[..])
-    });
-    kinds.sort_by(|(_, one), (_, other)| other.total_cmp(one)); // those of one weight stay in order
-    kinds.first().is_some_and(|(kind, _)| kind == "text/plain")
+    let accepted: Vec<_> = accept.map(kind_and_weight).collect();
+    // The most specific range that covers a kind says how much it is liked.
+    let liked = |names: [&str; 3]| {
+        let place = |name| accepted.iter().position(|(kind, _)| kind == name);
+        let specificity_and_place = [2, 1, 0].into_iter().zip(names.map(place));
+        let mut covering = specificity_and_place.filter_map(|(specificity, place)| {
+            let place = place?;
+            Some((accepted[place].1, specificity, Reverse(place)))
+        });
+        covering.next()
+    };
+    let text = liked(["text/plain", "text/*", "*/*"]).filter(|(weight, ..)| *weight > 0.0);
+    let json = liked(["application/json", "application/*", "*/*"]);
+    text.is_some_and(|text| json.is_none_or(|json| text > json))
 }
 
 fn kind_and_weight(range: &str) -> (String, f32) {
     let mut parts = range.split(';').map(str::trim);
     let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
-    let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok());
+    let weight = parts.find_map(|part| {
+        let (name, weight) = part.split_once('=')?;
+        name.eq_ignore_ascii_case("q")
+            .then_some(weight)?
+            .parse()
+            .ok()
+    });
     (kind, weight.unwrap_or(1.0))
 }
 
