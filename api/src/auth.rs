@@ -1,4 +1,4 @@
-//! Who calls, and what they may do: headers and claims in, permissions out.
+//! Authentication and authorization: it turns headers and claims into a caller with permissions.
 
 mod grants;
 mod jwks;
@@ -18,18 +18,18 @@ pub use self::grants::{Denied, Permissions};
 use self::jwt::Tokens;
 use crate::config::{AuthMode, Config, Invalid};
 
-/// Who may call.
+/// The authentication mode, which decides who may call.
 pub enum Auth {
-    /// Whoever reaches the service: anyone.
+    /// Anyone who reaches the service.
     Public(Caller),
-    /// Whoever reaches the service: those whom Cloud Run's IAM let through.
+    /// Anyone who reaches the service, because Cloud Run's IAM has checked them.
     Iam(Caller),
-    /// Whoever brings a token of the identity provider, as far as its claims are granted something.
+    /// Callers with a valid token, as far as its claims are granted something.
     Bearer(Box<Tokens>),
 }
 
 impl Auth {
-    /// The mode of the settings; there is none by default, since whoever gets it wrong opens every tenant to the internet.
+    /// The mode of the settings. There is no default, since a wrong mode can open every scope to the internet.
     pub fn new(config: &Config, http: Client) -> Result<Self, Invalid> {
         let on_cloud_run = config.platform.cloud_run;
         match config.auth.mode {
@@ -44,7 +44,7 @@ impl Auth {
             Some(AuthMode::Iam) => {
                 if !on_cloud_run {
                     tracing::warn!(
-                        "auth.mode is iam, but this is not Cloud Run: nobody checks who calls"
+                        "auth.mode is iam, but this is not Cloud Run, so callers are not checked"
                     );
                 }
                 Ok(Self::Iam(Caller::anyone()))
@@ -57,7 +57,7 @@ impl Auth {
         }
     }
 
-    /// What callers must bring, as OpenAPI says it; nothing if anyone may call.
+    /// The callers' credentials, as an OpenAPI security scheme. None if anyone may call.
     pub fn security_scheme(&self) -> Option<Value> {
         let google = "A Google ID token of a member of roles/run.invoker; its audience is the URL of this service.";
         match self {
@@ -69,7 +69,7 @@ impl Auth {
         }
     }
 
-    /// Who sent these headers.
+    /// The caller who sent these headers.
     pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Error> {
         match self {
             Self::Public(caller) | Self::Iam(caller) => Ok(caller.clone()),
@@ -78,13 +78,13 @@ impl Auth {
     }
 }
 
-/// Why it is not known who sent a request. The text is for the log.
+/// Why a caller could not be authenticated. The text is for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no token, or not one that is believed.
+    /// There is no token, or it is not valid.
     #[error("{0}")]
     Unauthenticated(String),
-    /// Which token is meant cannot be told.
+    /// There are several tokens.
     #[error("the header with the token came more than once")]
     SeveralTokens,
     /// The token cannot be checked now.
@@ -92,7 +92,7 @@ pub enum Error {
     KeysUnavailable(String),
 }
 
-/// Whether the text can be a subject: it is a line of the log, and may be a value in the job's environment.
+/// Whether the text can be a subject. It must fit into a log line and into a value of the job's environment.
 pub(crate) fn is_subject(text: &str) -> bool {
     !text.is_empty() && !text.chars().any(char::is_control)
 }
@@ -101,23 +101,23 @@ fn unauthenticated(why: impl Into<String>) -> Error {
     Error::Unauthenticated(why.into())
 }
 
-/// Whoever sent a request.
+/// The sender of a request.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Tells callers apart who must not share idempotency keys: issuer and subject; empty where nobody is known.
+    /// Issuer and subject. Callers with different identities do not share idempotency keys. Empty without authentication.
     pub identity: String,
-    /// The subject that the token names and its signature proves; none where nobody is known.
+    /// The subject of the verified token. None without authentication.
     pub subject: Option<String>,
     /// The Idempotency-Key of every start with this token, if it names one.
     pub key: Option<String>,
-    /// What the caller may do.
+    /// The operations that the caller may do.
     pub permissions: Arc<Permissions>,
-    /// When the caller's token ends, and with it every answer that goes on; none where there is no token.
+    /// When the caller's token expires. Streams end then. None without a token.
     pub expires_at: Option<Instant>,
 }
 
 impl Caller {
-    /// Nobody known, who may do everything.
+    /// An unauthenticated caller, who may do everything.
     fn anyone() -> Self {
         Self {
             identity: String::new(),

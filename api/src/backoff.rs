@@ -1,11 +1,11 @@
-//! How long to wait before something that failed is tried again.
+//! The pause before a failed call is tried again.
 
 use std::time::Duration;
 
 use crate::random;
 
-/// A random time up to `base`, which doubles with each failure, and up to `longest` at most. It begins at zero (full jitter),
-/// so that those who failed together do not try again together.
+/// A random time from zero (full jitter) to `base`, which doubles with each failure up to `longest`. The jitter spreads the
+/// retries of calls that failed together.
 pub fn full_jitter(base: Duration, longest: Duration, failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1);
     let most = base
@@ -19,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_doubles_with_each_failure_up_to_the_longest() {
+    fn the_pause_doubles_with_each_failure_up_to_the_longest() {
         let (base, longest) = (Duration::from_millis(200), Duration::from_secs(2));
         let failures_and_most = [(1, 0.2), (2, 0.4), (3, 0.8), (5, 2.0), (u32::MAX, 2.0)];
         for (failures, most) in failures_and_most {

@@ -1,14 +1,14 @@
-//! A value that is fetched now and then: once for all who wait for it, and used longer while no newer one can be had.
+//! A cached value from elsewhere. Concurrent requests share one fetch, and an old value is used while no newer one is available.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use tokio::sync::Mutex;
 
-/// A `T` from somewhere else. `F` says why it could not be fetched. Deliberately without `Debug`: a `T` may be secret.
+/// A cached `T`. `F` is the error of a fetch. It deliberately has no `Debug`, since a `T` may be secret.
 pub struct Cached<T, F> {
     current: RwLock<Option<Entry<T>>>,
-    /// Held while fetching. How the last fetch went, unless it succeeded and replaced nothing.
+    /// Locked while fetching. The last fetch, unless it succeeded and was the first.
     last: Mutex<Option<Attempt<F>>>,
     pause: Duration,
     pause_without: Duration,
@@ -18,21 +18,21 @@ pub struct Cached<T, F> {
 pub struct Entry<T> {
     pub value: T,
     pub fetched_at: Instant,
-    /// From then on a newer one is fetched.
+    /// After this time a newer value is fetched.
     pub fresh_until: Instant,
-    /// From then on it is not used, even if no newer one can be had.
+    /// After this time the value is not used, even if no newer one is available.
     pub usable_until: Instant,
 }
 
 struct Attempt<F> {
-    /// When its outcome was known: whoever asked before shares it.
+    /// When it ended. Requests that asked before that share its outcome.
     at: Instant,
     failure: Option<F>,
 }
 
 impl<T, F: Clone> Cached<T, F> {
-    /// Fetches nothing yet. The first pause is the least time between two fetches while there is a value, the other while
-    /// there is none.
+    /// An empty cache. `pause` is the least time between two fetches while there is a value, and `pause_without` while there is
+    /// none.
     pub fn new(pause: Duration, pause_without: Duration) -> Self {
         Self {
             current: RwLock::new(None),
@@ -42,7 +42,7 @@ impl<T, F: Clone> Cached<T, F> {
         }
     }
 
-    /// What is found in the value without waiting: it is fresh, or somebody fetches a newer one already.
+    /// Looks in the value without waiting, if it is fresh or a newer one is being fetched already.
     pub fn find<V>(&self, asked_at: Instant, find: impl Fn(&T) -> Option<V>) -> Option<V> {
         let current = self.current.read();
         let entry = usable(current.as_ref(), asked_at)?;
@@ -50,8 +50,8 @@ impl<T, F: Clone> Cached<T, F> {
         may_be_used.then(|| find(&entry.value)).flatten()
     }
 
-    /// What is found in the value, which is fetched first if it is old or lacks what is looked for. None if it lacks that
-    /// however new it is.
+    /// Looks in the value, and fetches a newer one first if it is old or if `find` finds nothing in it. None if `find` finds
+    /// nothing in the newest value either.
     pub async fn find_or_fetch<V>(
         &self,
         asked_at: Instant,
@@ -73,13 +73,13 @@ impl<T, F: Clone> Cached<T, F> {
         outcome
     }
 
-    /// Drops the value if it is this one.
+    /// Drops the value if `is_this` says so. Returns whether it did.
     pub fn forget(&self, is_this: impl FnOnce(&T) -> bool) -> bool {
         let mut current = self.current.write();
         current.take_if(|entry| is_this(&entry.value)).is_some()
     }
 
-    /// What can be said without a fetch: from the value, and from the last fetch if it is too early for another.
+    /// The answer without a fetch, if there is one: from the value, or from the last fetch if it is too early for another.
     fn answer<V>(
         &self,
         last: Option<&Attempt<F>>,
@@ -105,7 +105,8 @@ fn usable<T>(current: Option<&Entry<T>>, now: Instant) -> Option<&Entry<T>> {
     current.filter(|entry| now < entry.usable_until)
 }
 
-/// What an old value has is still good. What it lacks after a failed fetch may be in a new one.
+/// The outcome after a fetch. If the fetch failed, an old value is still good for what was found in it; otherwise a newer value
+/// might have had it, so the failure is the outcome.
 fn outcome<V, F: Clone>(found: Option<V>, failure: Option<&F>) -> Result<Option<V>, F> {
     match (found, failure) {
         (None, Some(failure)) => Err(failure.clone()),
@@ -138,7 +139,7 @@ mod tests {
         Attempt { at, failure }
     }
 
-    /// The answer without a fetch, in a word.
+    /// The name of the answer without a fetch.
     fn said(
         cached: &Cached<&'static str, &'static str>,
         last: Option<&Attempt<&'static str>>,
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_value_is_used_and_an_old_one_while_no_newer_can_be_had() {
+    fn a_fresh_value_is_used_and_an_old_one_after_a_failed_fetch() {
         let begun = Instant::now();
         let (cached, later) = (of_k1(begun), begun + FRESH);
         assert_eq!(said(&cached, NEVER, "k1", begun), "known");
@@ -168,11 +169,11 @@ mod tests {
     }
 
     #[test]
-    fn what_the_value_lacks_is_looked_for_once_in_a_while() {
+    fn a_missing_entry_causes_one_fetch_per_pause() {
         let begun = Instant::now();
         let (cached, later) = (of_k1(begun), begun + Duration::from_millis(1));
         assert_eq!(said(&cached, NEVER, "k2", later), "fetch");
-        assert_eq!(said(&cached, NEVER, "k2", begun), "unknown"); // it waited for this very value
+        assert_eq!(said(&cached, NEVER, "k2", begun), "unknown"); // it asked before this value was fetched
         let (looked, failed) = (tried(later, None), tried(later, Some("down")));
         let soon = later + WITH_VALUE / 2;
         assert_eq!(said(&cached, Some(&looked), "k2", soon), "unknown");
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_value_each_pause_ends_with_one_fetch_and_nothing_is_unknown() {
+    fn without_a_value_there_is_one_fetch_per_pause_and_no_entry_is_unknown() {
         let (cached, begun) = (Cached::new(WITH_VALUE, WITHOUT), Instant::now());
         assert_eq!(said(&cached, NEVER, "k1", begun), "fetch");
         let failed = tried(begun, Some("down"));

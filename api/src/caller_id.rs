@@ -1,15 +1,15 @@
-//! Whom limits count.
+//! Identifies callers for the limits.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::LazyLock;
 
-/// A caller's identity or address as a number, the same as long as the process lives. Nobody can choose theirs: the keys of the
-/// hash are drawn by the system.
+/// A hash of a caller's identity or address, which is stable for the lifetime of the process. Its key is random, so that callers
+/// cannot choose their hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallerId(u64);
 
 impl CallerId {
-    /// The number of what tells the caller from others.
+    /// The hash of a caller's identity or address.
     pub fn of(caller: impl Hash) -> Self {
         static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         Self(KEYS.hash_one(caller))

@@ -1,4 +1,4 @@
-//! `api check`: a doctor. Does what the service will do, as far as that harms nothing, and says what is amiss and how to mend it.
+//! `api check`, the doctor. It makes the calls of the service that are harmless, and reports what is wrong and how to correct it.
 
 mod access;
 mod arguments;
@@ -24,47 +24,47 @@ use self::store::store;
 use crate::config::{self, Config, Invalid};
 use crate::{App, telemetry};
 
-/// How long an answer to what only the doctor asks may take.
+/// The timeout of calls that only the doctor makes.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest answer to that, in bytes.
+/// The largest answer to such a call, in bytes.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// How one thing is.
+/// The result of checking one subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// As it should be.
+    /// It works.
     Ok,
-    /// It may be as it should be: nothing of the set-up tells, until the job has run.
+    /// It may work. That is known only after the job has run.
     Unknown,
-    /// It will work, but perhaps not as meant; or it could not be tested.
+    /// It works, but maybe not as intended, or it could not be tested.
     Warning,
-    /// It will not work.
+    /// It does not work.
     Failed,
 }
 
-/// One thing that was looked at.
+/// One subject that was checked.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
-    /// How it is.
+    /// The result.
     pub verdict: Verdict,
-    /// What was looked at, in a word or two.
+    /// What was checked, in a word or two.
     pub subject: &'static str,
     /// What was found.
     pub found: String,
-    /// The command that mends it, or several, a line each.
+    /// The command that corrects it, or several, one per line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cure: Option<String>,
 }
 
-/// Everything that was looked at, in order.
+/// All findings, in order.
 #[derive(Debug, Default)]
 pub struct Report {
     findings: Vec<Finding>,
     settings: Option<Summary>,
 }
 
-/// What a deploy has to know of settings that fit together: whom to grant what, and how many requests fit into an instance.
+/// The values of valid settings that the deploy script needs: the roles to grant, and how many requests an instance takes.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Summary {
@@ -95,7 +95,7 @@ impl Report {
         !self.findings.iter().any(failed)
     }
 
-    /// `{"ok": …, "findings": […], "settings": {…}}`; `settings` only if they fit together.
+    /// `{"ok": …, "findings": […], "settings": {…}}`. It has `settings` only if they are valid.
     pub fn json(&self) -> Value {
         let mut report = json!({ "ok": self.is_well(), "findings": self.findings });
         if let Some(settings) = &self.settings {
@@ -136,7 +136,7 @@ impl Report {
     }
 }
 
-/// A line each; what mends it stands below.
+/// One line for each finding, with its cure below.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for finding in &self.findings {
@@ -155,7 +155,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Looks at everything that a service of these settings needs. Starts nothing and leaves nothing behind.
+/// Checks everything that a service with these settings needs. It starts no execution and leaves nothing behind.
 pub async fn check(settings: Result<Config, Invalid>) -> Report {
     let mut report = Report::default();
     if let Some((app, config)) = made(settings, &mut report) {
@@ -164,14 +164,14 @@ pub async fn check(settings: Result<Config, Invalid>) -> Report {
     report
 }
 
-/// Looks at the settings alone; nothing is sent to anybody.
+/// Checks only the settings, without any call.
 pub fn settings(settings: Result<Config, Invalid>) -> Report {
     let mut report = Report::default();
     made(settings, &mut report);
     report
 }
 
-/// The service that these settings make, if they make one.
+/// Builds the service from these settings, if they are valid.
 fn made(settings: Result<Config, Invalid>, report: &mut Report) -> Option<(App, Config)> {
     let made = settings.and_then(|config| {
         telemetry::checked(&config.log)?;
@@ -193,7 +193,7 @@ fn made(settings: Result<Config, Invalid>, report: &mut Report) -> Option<(App, 
 async fn look(app: &App, config: &Config, report: &mut Report) {
     access(&app.auth, config, report).await;
     let Some(cures) = identity(app, config, report).await else {
-        return report.fail("the rest", "not looked at: it needs the above", None);
+        return report.fail("the rest", "not checked: it needs the above", None);
     };
     let reads = Reads::of(app, &cures.job).await;
     if reads.are_all_forbidden() {

@@ -1,4 +1,4 @@
-//! The settings, typed. `load` reads their layers, `check` refuses what cannot work.
+//! The settings as types. `load` reads their layers, and `check` refuses settings that cannot work.
 
 mod check;
 mod load;
@@ -18,10 +18,10 @@ use self::load::{
 };
 pub use self::secrets::Secrets;
 
-/// Where Cloud Run's metadata server answers when `GCE_METADATA_HOST` does not say otherwise (Google's container contract).
+/// The host of Cloud Run's metadata server unless `GCE_METADATA_HOST` is set (Google's container contract).
 const METADATA_HOST: &str = "metadata.google.internal";
 
-/// Every setting, as read; `default.toml` explains each.
+/// All settings. `default.toml` explains each.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -29,35 +29,35 @@ pub struct Config {
     pub host: String,
     /// Port to listen on.
     pub port: u16,
-    /// What to log, as `tracing` filters are written.
+    /// The filter of log lines, in the syntax of `tracing`.
     pub log: String,
     /// Who may call.
     pub auth: Auth,
     /// Pages of other origins.
     pub cors: Cors,
-    /// How much is too much.
+    /// Limits of rates and of concurrent requests.
     pub limits: Limits,
-    /// The job and where it is.
+    /// The job, its project and its region.
     pub cloud_run: CloudRun,
-    /// Where the job's lines are read.
+    /// The API from which the job's lines are read.
     pub cloud_logging: CloudLogging,
-    /// What of the scope and the parameters reaches the job.
+    /// Templates that pass the scope and the parameters to the job.
     pub overrides: Overrides,
     /// The declared parameters: a JSON Schema for each.
     #[serde(deserialize_with = "table")]
     pub parameters: Map<String, Value>,
-    /// Starting an execution.
+    /// How executions are started.
     pub start: Start,
-    /// Where keys are claimed.
+    /// Idempotency keys.
     pub idempotency: Idempotency,
-    /// The named processes; what one leaves out is as at the top level.
+    /// The named processes. A setting that a process leaves out is that of the top level.
     pub processes: BTreeMap<String, Process>,
-    /// What the surroundings say of themselves.
+    /// Values that the platform provides.
     #[serde(skip)]
     pub platform: Platform,
 }
 
-/// What a request does to a scope.
+/// An operation in a scope, as grants name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Operation {
@@ -65,26 +65,26 @@ pub enum Operation {
     Start,
     /// Reads executions, their events and their lines.
     Read,
-    /// Asks for an execution's end.
+    /// Cancels executions.
     Cancel,
 }
 
-/// What to do when the scope has an unfinished execution.
+/// What to do if the scope has an unfinished execution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnRunning {
-    /// Start another.
+    /// Start another execution.
     Allow,
-    /// Refuse, and name it.
+    /// Refuse the start, and name the unfinished execution.
     Reject,
-    /// Answer with it.
+    /// Answer with the unfinished execution.
     Join,
-    /// Cancel it, wait for its end, then start.
+    /// Cancel the unfinished execution, wait for its end, and then start.
     Replace,
 }
 
 impl OnRunning {
-    /// The word for it in queries and settings.
+    /// Its name in queries and settings.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Allow => "allow",
@@ -100,18 +100,18 @@ impl OnRunning {
 pub enum AuthMode {
     /// Anyone.
     Public,
-    /// Whoever Cloud Run's IAM lets through.
+    /// Callers whom Cloud Run's IAM lets through.
     Iam,
-    /// Whoever brings a token whose claims are granted something.
+    /// Callers with a token whose claims are granted something.
     Jwt,
 }
 
 impl AuthMode {
-    /// What can be chosen, for errors.
+    /// The choices, for error messages.
     pub(crate) const CHOICES: &str = "public (anyone who reaches the service may start the job), \
-         iam (whoever Cloud Run's IAM lets through), jwt (whoever brings a token that auth.grants allows)";
+         iam (callers whom Cloud Run's IAM lets through), jwt (callers with a token that auth.grants allows)";
 
-    /// The word for it in settings.
+    /// Its name in settings.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Public => "public",
@@ -135,42 +135,42 @@ impl FromStr for AuthMode {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
-    /// Which kind of proof is asked for; none refuses to start.
+    /// The authentication mode. Without one the service does not start.
     #[serde(deserialize_with = "empty_as_none")]
     pub mode: Option<AuthMode>,
     /// The tokens of mode `jwt`.
     pub jwt: Jwt,
-    /// The claim in which a token lists its scopes; none if no token does.
+    /// The claim in which a token lists its scopes. None if tokens list no scopes.
     #[serde(deserialize_with = "empty_as_none")]
     pub scope_claim: Option<String>,
-    /// What claims grant; in the environment the path of a TOML file.
+    /// The grants. In the environment this is the path of a TOML file.
     #[serde(deserialize_with = "grants")]
     pub grants: Vec<Grant>,
 }
 
-/// `[auth.jwt]`: what is not set is what the preset says.
+/// `[auth.jwt]`: a setting that is absent has the preset's value.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Jwt {
-    /// The identity provider; none if it is described by hand.
+    /// The identity provider. None if the other settings describe it.
     #[serde(deserialize_with = "empty_as_none")]
     pub preset: Option<Preset>,
-    /// Who must have made the token: its `iss`.
+    /// The accepted `iss` of tokens.
     #[serde(deserialize_with = "empty_as_none")]
     pub issuer: Option<String>,
-    /// For whom it must have been made: one of its `aud`.
+    /// The accepted `aud` of tokens.
     #[serde(deserialize_with = "empty_as_none")]
     pub audience: Option<String>,
-    /// Where the issuer's keys are.
+    /// The URL of the issuer's keys.
     #[serde(deserialize_with = "empty_as_none")]
     pub jwks_url: Option<String>,
-    /// What the issuer signs with.
+    /// The issuer's signature algorithm.
     #[serde(deserialize_with = "empty_as_none")]
     pub algorithm: Option<Algorithm>,
-    /// The header that has the token; `Authorization` has it after `Bearer`.
+    /// The header with the token. In `Authorization` it comes after `Bearer`.
     #[serde(deserialize_with = "empty_as_none")]
     pub header: Option<String>,
-    /// What scope tokens are signed with: the current one, and others that are still believed.
+    /// The secrets of scope tokens: the current one, and others that are still accepted.
     pub secret: Secrets,
 }
 
@@ -200,7 +200,7 @@ impl FromStr for Preset {
     }
 }
 
-/// What an identity provider signs with.
+/// The signature algorithm of an identity provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     /// RSA with SHA-256.
@@ -227,13 +227,13 @@ impl FromStr for Algorithm {
 pub struct Grant {
     /// A claim's name, or a JSON pointer to it.
     pub claim: String,
-    /// What it must be, or have in its list.
+    /// The value that the claim must be or contain.
     pub value: Value,
-    /// Scopes, or `*` alone for all.
+    /// Scopes, or only `*` for all.
     pub scopes: Vec<String>,
-    /// What may be done to them.
+    /// The operations that are allowed in them.
     pub operations: Vec<Operation>,
-    /// Processes; absent for all.
+    /// Processes. If absent, the grant is for all.
     pub processes: Option<Vec<String>>,
 }
 
@@ -241,7 +241,7 @@ pub struct Grant {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cors {
-    /// Origins whose pages may call, each exactly as browsers send it.
+    /// The origins whose pages may call, exactly as browsers send them.
     #[serde(deserialize_with = "comma_list")]
     pub origins: Vec<String>,
 }
@@ -260,7 +260,7 @@ pub struct Limits {
     pub streams: u32,
     /// Reads of Cloud Logging per minute.
     pub log_reads_per_minute: u32,
-    /// Proxies of the operator's own before Cloud Run's.
+    /// The operator's proxies in front of Cloud Run's.
     pub trusted_proxies: u32,
 }
 
@@ -270,16 +270,16 @@ pub struct Limits {
 pub struct CloudRun {
     /// The job to start.
     pub job: String,
-    /// Its project id; if none, the metadata server is asked.
+    /// Its project id. If None, the metadata server is asked.
     #[serde(deserialize_with = "empty_as_none")]
     pub project: Option<String>,
-    /// Its region; if none, the metadata server is asked.
+    /// Its region. If None, the metadata server is asked.
     #[serde(deserialize_with = "empty_as_none")]
     pub region: Option<String>,
-    /// The container to override; if none, the only one.
+    /// The container to override. If None, the job's only container.
     #[serde(deserialize_with = "empty_as_none")]
     pub container: Option<String>,
-    /// Cloud Run's API; if none, the regional one.
+    /// The URL of Cloud Run's API. If None, the regional endpoint.
     #[serde(deserialize_with = "empty_as_none")]
     pub base_url: Option<String>,
 }
@@ -288,7 +288,7 @@ pub struct CloudRun {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CloudLogging {
-    /// Cloud Logging's API.
+    /// The URL of Cloud Logging's API.
     pub base_url: String,
 }
 
@@ -312,33 +312,33 @@ pub struct Overrides {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Start {
-    /// Seconds for a start in all.
+    /// The longest time for a whole start, in seconds.
     pub deadline_seconds: u64,
-    /// Seconds after which a send that nobody saw succeed is taken for failed.
+    /// After this many seconds, an unanswered send can no longer have an effect.
     pub quiet_seconds: u64,
-    /// What to do when the scope has an unfinished execution.
+    /// What to do if the scope has an unfinished execution.
     #[serde(deserialize_with = "choice")]
     pub on_running: OnRunning,
     /// Unfinished executions of one process in one scope before `on_running` decides.
     pub max_running: u32,
 }
 
-/// `[processes.NAME]`: what it leaves out is as at the top level.
+/// `[processes.NAME]`: a setting that is absent has the value of the top level.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Process {
     /// The job to start.
     pub job: Option<String>,
-    /// The container to override; `Some(None)` is the only one, whatever the top level says.
+    /// The container to override. `Some(None)` is the job's only container, even if the top level names one.
     #[serde(default, deserialize_with = "optional_setting")]
     pub container: Option<Option<String>>,
-    /// Templates, task count and timeout, each by itself.
+    /// Templates, task count and timeout. Each can be absent by itself.
     #[serde(default)]
     pub overrides: ProcessOverrides,
     /// The declared parameters.
     #[serde(default, deserialize_with = "optional_table")]
     pub parameters: Option<Map<String, Value>>,
-    /// What to do when the scope has `max_running` unfinished executions of the process.
+    /// What to do if the scope has `max_running` unfinished executions of the process.
     #[serde(default, deserialize_with = "optional_choice")]
     pub on_running: Option<OnRunning>,
     /// Unfinished executions of the process in one scope before `on_running` decides.
@@ -361,7 +361,7 @@ pub struct ProcessOverrides {
     pub timeout_seconds: Option<u32>,
 }
 
-/// A process with what it takes over from the top level.
+/// A process with the settings that it inherits from the top level.
 pub(crate) struct WholeProcess {
     pub(crate) job: String,
     pub(crate) container: Option<String>,
@@ -372,7 +372,7 @@ pub(crate) struct WholeProcess {
 }
 
 impl Process {
-    /// The process with what it leaves out.
+    /// Adds the settings that the process leaves out.
     pub(crate) fn within(&self, config: &Config) -> WholeProcess {
         let (own, top) = (&self.overrides, &config.overrides);
         WholeProcess {
@@ -399,20 +399,20 @@ fn or<T: Clone>(own: &Option<T>, top: &T) -> T {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Idempotency {
-    /// Where keys are claimed.
+    /// Where the leases of keys are kept.
     #[serde(deserialize_with = "choice")]
     pub store: Store,
-    /// Whether the headers of Cloud Scheduler and Cloud Tasks are a key where there is none.
+    /// Whether a start without a key takes one from the headers of Cloud Scheduler and Cloud Tasks.
     pub from_google: bool,
 }
 
-/// Where keys are claimed before anything is sent.
+/// Where the leases of idempotency keys are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Store {
-    /// In this process; right for one instance.
+    /// In this process, for one instance.
     Memory,
-    /// In Firestore; right for many.
+    /// In Firestore, for many instances.
     Firestore,
 }
 
@@ -437,7 +437,7 @@ impl Default for Platform {
     }
 }
 
-/// A setting that keeps the service from starting: which one, and what to do.
+/// A setting that prevents the service from starting, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[error("{setting} ({variable}): {cure}", variable = variable(setting))]
 pub struct Invalid {
@@ -446,7 +446,7 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    /// `setting` is the dotted key; `cure` says what is wrong and how to mend it.
+    /// `setting` is the dotted key; `cure` says what is wrong and how to correct it.
     pub(crate) fn new(setting: impl Into<String>, cure: impl Into<String>) -> Self {
         Self {
             setting: setting.into(),

@@ -1,4 +1,4 @@
-//! Our own view of an execution, and how Google's conditions become a state.
+//! An execution as the service shows it, and the state that Google's conditions amount to.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -8,19 +8,19 @@ use serde_json::{Map, Value};
 use crate::progress::Progress;
 use crate::scope::{ProcessName, Scope};
 
-/// How far an execution has come.
+/// The state of an execution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Accepted; no task runs yet.
+    /// It was accepted, and no task runs yet.
     Pending,
-    /// Tasks run.
+    /// Tasks are running.
     Running,
     /// Every task succeeded.
     Succeeded,
-    /// A task failed for good, or the time limit passed.
+    /// A task failed for good, or its timeout passed.
     Failed,
-    /// It was cancelled on request.
+    /// It was cancelled.
     Cancelled,
 }
 
@@ -36,12 +36,12 @@ impl State {
 pub struct Condition<'a> {
     /// `True`, `False` or `Unknown`.
     pub status: &'a str,
-    /// A word for a program, such as `NonZeroExitCode`; a timeout has none.
+    /// The reason in one word, such as `NonZeroExitCode`. A timeout has none.
     pub reason: Option<&'a str>,
 }
 
-/// The state that the conditions `Completed` and `Started` amount to. A condition that cannot be understood never makes an
-/// execution finished.
+/// The state that the conditions `Completed` and `Started` amount to. An unknown condition never makes an execution
+/// finished.
 pub fn state(completed: Option<Condition<'_>>, started: Option<Condition<'_>>) -> State {
     match completed.map(|condition| (condition.status, condition.reason)) {
         Some(("True", _)) => State::Succeeded,
@@ -70,36 +70,36 @@ pub struct Tasks {
     pub retried: u32,
 }
 
-/// An execution as callers see it. Nothing else of Google's answer is passed on: its environment can hold secrets.
+/// An execution as callers see it. Other parts of Google's answer are not passed on, since its environment can hold secrets.
 #[derive(Clone, Debug, PartialEq, JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Execution {
     /// Its name, unique within the project and region.
     pub name: String,
-    /// The scope that it was started for, read from its own environment.
+    /// The scope in which it was started, read from its environment.
     #[schemars(with = "String")]
     pub scope: Scope,
-    /// The process that it is of; the unnamed one's have none.
+    /// Its process. Absent for the unnamed process.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub process: Option<ProcessName>,
     /// The job that it is an execution of.
     pub job: String,
-    /// The id of the start that made it; an execution that was started elsewhere has none.
+    /// The id of its start. Absent if it was started outside of this service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invocation_id: Option<String>,
-    /// The parameters that its caller supplied, where parameters are declared.
+    /// The parameters that its caller supplied, if parameters are declared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Map<String, Value>>,
-    /// How far its job says it is; known while it is watched.
+    /// The progress that its job reported. Known while the execution is watched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// How far it has come.
+    /// Its state.
     pub state: State,
-    /// Why it is in this state, as a word for programs.
+    /// The reason of its state, as a word for programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Why it is in this state, in Cloud Run's words.
+    /// Cloud Run's message about its state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// How many tasks are in each state.
@@ -116,7 +116,7 @@ pub struct Execution {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub completed_at: Option<Timestamp>,
-    /// Where its lines are in Google's console.
+    /// The address of its lines in Google's console.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_uri: Option<String>,
     /// Paths of this service about it.
@@ -124,7 +124,7 @@ pub struct Execution {
 }
 
 impl Execution {
-    /// Whether it was started for this very scope.
+    /// Whether it was started in this scope.
     pub fn belongs_to(&self, scope: &Scope) -> bool {
         self.scope == *scope
     }
@@ -140,7 +140,7 @@ pub struct Links {
     pub events: String,
     /// Its lines.
     pub logs: String,
-    /// Where a POST cancels it.
+    /// A POST to this path cancels it.
     pub cancel: String,
 }
 

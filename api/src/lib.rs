@@ -84,20 +84,20 @@ pub struct App {
     watches: Watches,
     token: Arc<AccessToken>,
     location: Arc<Location>,
-    /// Whether the headers of Cloud Scheduler and Cloud Tasks are a key where there is none.
+    /// Whether a start without a key takes one from the headers of Cloud Scheduler and Cloud Tasks.
     google_keys: bool,
     draining: tokio::sync::watch::Sender<bool>,
     document: OnceLock<Bytes>,
 }
 
 impl App {
-    /// Checks the settings against each other and connects the parts; nothing is sent anywhere yet.
+    /// Checks the settings against each other and connects the parts. It makes no calls.
     pub fn new(config: &Config) -> Result<Self, Invalid> {
         let clients = HttpClients::new().map_err(|error| Invalid::new("TLS", error.to_string()))?;
         Self::with_clients(config, clients)
     }
 
-    /// The same with clients that trust others.
+    /// The same with other HTTP clients, such as those that trust a test server.
     pub fn with_clients(config: &Config, clients: HttpClients) -> Result<Self, Invalid> {
         let HttpClients {
             google_apis,
@@ -156,8 +156,8 @@ impl App {
         })
     }
 
-    /// Fetches what the first start would otherwise wait for: a token, and where the job is. If that fails, each request tries
-    /// again.
+    /// Fetches a token, and the job's project and region, for which the first start would otherwise wait. If that fails, each request
+    /// tries again.
     pub fn warm_up(&self) -> impl Future<Output = ()> + Send + 'static {
         let (token, location) = (Arc::clone(&self.token), Arc::clone(&self.location));
         let starts = self.starts.clone();
@@ -165,18 +165,18 @@ impl App {
             starts.look_for_duplicates();
             let (token, place) = tokio::join!(token.bearer(), location.get());
             if let Some(error) = token.err().or(place.err()) {
-                tracing::warn!(cause = %error, "nothing can be started yet");
+                tracing::warn!(cause = %error, "executions cannot be started yet");
             }
         }
     }
 
-    /// The OpenAPI document of the service as it is configured: JSON, made when first asked for.
+    /// The OpenAPI document for these settings, as JSON. It is made at the first request.
     pub fn document(&self) -> Bytes {
         let make = || format!("{:#}\n", router::document(self)).into();
         self.document.get_or_init(make).clone()
     }
 
-    /// The execution of this name, if what the caller is authorized for covers it.
+    /// The execution of this name, if the caller is authorized for it.
     async fn execution<O: Op>(
         &self,
         authorized: &Authorized<O>,
@@ -190,7 +190,7 @@ impl App {
         execution.ok_or_else(|| Kind::ExecutionNotFound.into())
     }
 
-    /// Whether everything a call to Google needs can be had.
+    /// Tests that a token, the project and the region are available for calls to Google.
     async fn can_call(&self) -> Result<(), gcp::metadata::Error> {
         self.token.bearer().await?;
         self.location.get().await.map(|_| ())
@@ -205,9 +205,9 @@ impl App {
         *self.draining.borrow()
     }
 
-    /// Waits until we are about to stop.
+    /// Waits until the drain begins.
     async fn drains(&self) {
-        // The sender is ours: there is no error to come.
+        // An error would mean that the sender was dropped, and `self` has it.
         let _ = self
             .draining
             .subscribe()
@@ -216,7 +216,7 @@ impl App {
     }
 }
 
-/// Where keys are claimed, if not in this process alone.
+/// The store of leases. None if they are kept in memory.
 fn store(
     config: &Config,
     http: GoogleApisClient,
@@ -237,7 +237,7 @@ fn store(
     })
 }
 
-/// Serves until `shutdown` is ready, then lets what is in flight end, and returns.
+/// Serves until `shutdown` is ready, waits for the requests in flight, and returns.
 pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output = ()>) {
     let app = Arc::new(app);
     let service = router::service(Arc::clone(&app));
@@ -246,7 +246,7 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output
         shutdown.await;
         app.draining.send_replace(true);
     };
-    // Called once the requests are done; a start goes on when its caller has gone.
+    // This runs after the requests have ended. A start continues if its caller has disconnected.
     let unattended = async { app.starts.drain().await };
     server::serve(listener, service, bounds, drain, unattended).await;
 }

@@ -1,4 +1,4 @@
-//! The program: configuration, socket, and over to the library.
+//! The program: it reads the settings, opens the socket, and runs the library.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,7 +22,7 @@ Usage: api            serves
 Settings come from the environment (API__CLOUD_RUN__JOB=my-job) and from the TOML file that API_CONFIG names.
 Required: API__CLOUD_RUN__JOB, API__AUTH__MODE. docs/settings.md lists them all.";
 
-/// One thread: a request is little work of ours and much waiting, and Cloud Run's smallest instance has one processor.
+/// One thread suffices: a request is little work and much waiting, and Cloud Run's smallest instance has one processor.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
@@ -70,7 +70,7 @@ async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What follows `api check`.
+/// The options of `api check`.
 #[derive(Clone, Copy, Default)]
 struct CheckOptions {
     json: bool,

@@ -13,11 +13,11 @@ use crate::config::{Config, Operation};
 use crate::scope::{ProcessName, Scope};
 use crate::starts::IdempotencyKey;
 
-/// What `api token` takes.
+/// The usage of `api token`.
 pub const USAGE: &str = "api token SCOPE... [--operations start,read] [--minutes 15] [--process NAME] [--key KEY] [--subject NAME]";
 const DEFAULT_MINUTES: u64 = 15;
 
-/// A scope token for the service that has the secret of these settings.
+/// Makes a scope token with the secret of these settings.
 pub fn mint(
     config: &Config,
     arguments: impl IntoIterator<Item = OsString>,
@@ -35,7 +35,7 @@ fn claims(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Claim
         match argument {
             Arg::Value(scope) => scopes.push(scope.parse_with(str::parse::<Scope>)?.to_string()),
             Arg::Long("operations") => operations = parser.value()?.parse_with(list)?,
-            // What is no number is none of the allowed ones.
+            // A text that is not a number becomes 0, which is not allowed either.
             Arg::Long("minutes") => minutes = parser.value()?.parse().unwrap_or_default(),
             Arg::Long("process") => {
                 let process = parser.value()?.string()?;

@@ -1,4 +1,5 @@
-//! What of a scope and its parameters reaches the job: templates, compiled at start-up, rendered per start.
+//! Templates that pass the scope and the parameters to the job. They are compiled when the service starts, and rendered for each
+//! start.
 
 use std::borrow::Cow;
 
@@ -8,33 +9,34 @@ use crate::config::{self, Invalid};
 use crate::parameters::{self, Parameters, Supplied};
 use crate::scope::{ProcessName, Scope};
 
-/// The variable that says for whom an execution is; an execution is found again by it.
+/// The variable with the scope of an execution. Executions of a scope are found by it.
 pub const SCOPE: &str = "SCOPE";
-/// The variable that says which start an execution came from.
+/// The variable with the id of the start.
 pub const INVOCATION_ID: &str = "INVOCATION_ID";
-/// The variable that says which process an execution is of; the unnamed process sets none.
+/// The variable with the name of the process. The unnamed process does not set it.
 pub const PROCESS: &str = "PROCESS";
-/// The variable with the supplied parameters as one JSON object, set where parameters are declared.
+/// The variable with the supplied parameters as one JSON object. It is set if parameters are declared.
 pub const PARAMETERS: &str = "PARAMETERS";
-/// How many parameters a refusal names.
+/// The most parameters that a refusal names.
 const MAX_NAMED: usize = 10;
-/// What the arguments and the values of the variables of one start may add up to, in bytes. Cloud Run's list of executions repeats
-/// them all, and a page of the list must stay readable.
+/// The largest sum of the arguments and the values of variables of one start, in bytes. Cloud Run's list of executions repeats them
+/// all, and a page of the list must not exceed the largest answer that is read.
 const MAX_START_BYTES: usize = 64 * 1024;
-/// What an argument or a value mostly has, in bytes; more is no problem.
+/// The initial capacity for an argument or a value, in bytes.
 const TYPICAL_VALUE_BYTES: usize = 64;
-/// The longest value of a variable, in bytes (Kubernetes' EnvVar as Cloud Run takes it); arguments are held to it too.
+/// The longest value of a variable, in bytes (Cloud Run's limit for Kubernetes' EnvVar). It applies to arguments, too.
 const MAX_VALUE_BYTES: usize = 32_768;
 /// The most variables of a job's container (Cloud Run, "Configure environment variables for jobs").
 const MAX_VARIABLES: usize = 1_000;
-/// Of these, the ones that the service sets itself.
+/// How many of these the service sets itself.
 const OWN_VARIABLES: usize = 4;
 /// The most tasks of an execution (Cloud Run, "Quotas and limits").
 const MAX_TASKS: u32 = 10_000;
 /// The longest timeout of a task's attempt, in seconds: seven days (Cloud Run, "Set task timeout").
 const MAX_TIMEOUT_SECONDS: u32 = 7 * 24 * 3600;
 
-/// Names that are Cloud Run's, ours, or change how a program is loaded or where it connects.
+/// Reserved names of variables: those of Cloud Run and of the service, and those that change how a program is loaded or where it
+/// connects.
 const RESERVED: &[&str] = &[
     INVOCATION_ID,
     PARAMETERS,
@@ -66,14 +68,14 @@ const RESERVED_PREFIXES: &[&str] = &[
     "X_GOOGLE_",
 ];
 
-/// What one start asks of Cloud Run beyond the job's own settings.
+/// The overrides of one start, which replace or extend the job's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overrides {
     /// Replace the job's arguments.
     pub args: Args,
-    /// Added to the job's environment, overriding by name.
+    /// Variables that are added to the job's environment, and replace those of the same name.
     pub env: Vec<(String, String)>,
-    /// Tasks of this execution.
+    /// The number of tasks of this execution.
     pub task_count: Option<u32>,
     /// Seconds for each attempt of a task.
     pub timeout_seconds: Option<u32>,
@@ -82,28 +84,28 @@ pub struct Overrides {
 /// The arguments of one start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Args {
-    /// The job's own: there are no templates.
+    /// The job's own arguments, because there are no templates.
     OfTheJob,
-    /// These and no others, also if there are none: the job's own would do what nobody asked for.
+    /// These arguments replace the job's, even if there are none: the job's own could do something that was not asked for.
     These(Vec<String>),
 }
 
-/// A start that the templates cannot be rendered for. The text is for the caller.
+/// The templates cannot be rendered for a start. The text is for the caller.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Unrenderable(String);
 
-/// What templates are rendered from.
+/// The values for the placeholders of the templates.
 pub struct Inputs<'a> {
-    /// For whom the start is.
+    /// The scope of the start.
     pub scope: &'a Scope,
-    /// The process, unless it is the unnamed one.
+    /// The name of the process. None for the unnamed process.
     pub process: Option<&'a ProcessName>,
     /// The subject that the caller's token names, if there is a token.
     pub caller: Option<&'a str>,
-    /// What the caller supplied.
+    /// The parameters that the caller supplied.
     pub supplied: &'a Supplied,
-    /// Marks the execution as this start's.
+    /// The id of the start.
     pub invocation_id: String,
     /// The trace of the request, if it has one.
     pub trace: Option<&'a str>,
@@ -119,7 +121,7 @@ pub struct Templates {
 
 impl Templates {
     /// Compiles and checks the templates against the declared parameters; the error names the setting and the cure.
-    /// `prefix` stands before the names of the settings.
+    /// `prefix` is put before the names of the settings.
     pub fn new(
         prefix: &str,
         settings: &config::Overrides,
@@ -135,7 +137,7 @@ impl Templates {
             let setting = setting(&format!("env.{name}"));
             env.push((name.clone(), variable(setting, name, value, parameters)?));
         }
-        env.retain(|(name, _)| name != SCOPE); // it is set on every start, whatever the templates say
+        env.retain(|(name, _)| name != SCOPE); // the service sets it on every start
         if env.len() + OWN_VARIABLES > MAX_VARIABLES {
             return Err(Invalid::new(
                 setting("env"),
@@ -156,7 +158,7 @@ impl Templates {
         Ok(templates)
     }
 
-    /// A required parameter that no template uses is an error: its caller would be asked for something that goes nowhere.
+    /// Refuses a required parameter that no template uses: callers would have to send a value that has no effect.
     fn use_what_is_required(&self, prefix: &str, parameters: &Parameters) -> Result<(), Invalid> {
         match parameters.required().find(|name| !self.uses(name)) {
             None => Ok(()),
@@ -212,7 +214,7 @@ impl Templates {
         })
     }
 
-    /// Refuses parameters that would not reach the job without the variable PARAMETERS, for which they are too long.
+    /// Refuses parameters that only the variable PARAMETERS would pass to the job, if they are too long for it.
     fn need_no_variable(&self, supplied: &Supplied) -> Result<(), Unrenderable> {
         let unused: Vec<_> = supplied.names().filter(|name| !self.uses(name)).collect();
         if unused.is_empty() {
@@ -298,7 +300,7 @@ fn is_variable_name(name: &str) -> bool {
     name.bytes().next().is_some_and(|c| !c.is_ascii_digit()) && name.bytes().all(legal)
 }
 
-/// Whether the name is Cloud Run's or ours, or has power over the program that gets it. Case is ignored, as `https_proxy` shows.
+/// Whether the name is reserved. Case is ignored, since programs also read `https_proxy`.
 fn is_reserved(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     RESERVED.contains(&name.as_str())
@@ -319,7 +321,7 @@ fn within(setting: &str, value: Option<u32>, most: u32) -> Result<Option<u32>, I
     }
 }
 
-/// A text with placeholders: `{scope}`, `{caller}`, `{trace}`, `{parameter}`; `{{` and `}}` are the braces themselves.
+/// A text with the placeholders `{scope}`, `{caller}`, `{trace}` and `{parameter}`; `{{` and `}}` stand for braces.
 #[derive(Debug)]
 struct Template(Vec<Part>);
 
@@ -377,7 +379,7 @@ impl Template {
         })
     }
 
-    /// One pass: what a value contains is never looked at for placeholders. Nothing if a parameter, the caller or the trace is absent.
+    /// Renders in one pass, so that placeholders in a value are not replaced. None if a parameter, the caller or the trace is absent.
     fn render(
         &self,
         inputs: &Inputs<'_>,
@@ -417,7 +419,7 @@ fn placeholder(setting: &str, name: &str, parameters: &Parameters) -> Result<Par
     match name {
         "scope" => Ok(Part::Scope),
         name if parameters.declares(name) => Ok(Part::Parameter(name.to_owned())),
-        "caller" => Ok(Part::Caller), // like the next one: unless there is a parameter of this name
+        "caller" => Ok(Part::Caller), // a parameter named `caller` or `trace` takes precedence
         "trace" => Ok(Part::Trace),
         name => {
             let cure = format!(
@@ -495,7 +497,7 @@ mod tests {
     "#;
 
     #[test]
-    fn a_start_without_parameters_leaves_out_what_needs_them() {
+    fn templates_whose_parameters_are_absent_are_left_out() {
         let overrides = render(BOTH, json!({}));
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(
@@ -528,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_start_adds_up_to_is_limited_and_the_longest_parameter_is_named_first() {
+    fn a_start_with_too_many_bytes_is_refused_and_the_longest_parameter_is_named_first() {
         let toml = "[overrides]\nargs = ['{a}', '{a}', '{b}']\nenv = {}\n[parameters]\nb = { type = 'string' }\na = { type = 'string' }";
         let long = "x".repeat(MAX_VALUE_BYTES);
         assert!(try_render(toml, json!({"a": long}), None).is_ok());
@@ -541,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn the_trace_of_a_request_can_be_given_on_and_a_parameter_of_that_name_comes_first() {
+    fn a_template_can_use_the_trace_and_a_parameter_of_that_name_takes_precedence() {
         let trace = |toml: &str, body: Value, trace: Option<&str>| {
             args(try_render(toml, body, trace).unwrap())
         };
@@ -554,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_put_in_once_and_never_read_again() {
+    fn placeholders_in_a_value_are_not_replaced() {
         let body = json!({"document": "{scope} $(id) {limit} \"'\n", "limit": 5});
         assert_eq!(
             args(render(BOTH, body))[1..3],
@@ -563,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_written_as_a_person_would() {
+    fn numbers_are_written_without_exponents_and_trailing_zeros() {
         let limit = |value: Value| args(render(BOTH, json!({"limit": value})))[1].clone();
         assert_eq!(limit(json!(5.0)), "--limit=5");
         assert_eq!(limit(json!(0.5)), "--limit=0.5");
@@ -572,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_no_process_could_be_given_is_refused() {
+    fn a_value_with_a_nul_or_too_many_bytes_is_refused() {
         for value in ["a\0b".to_owned(), "a".repeat(MAX_VALUE_BYTES + 1)] {
             let refused = try_render(BOTH, json!({"document": value}), None).unwrap_err();
             assert!(refused.to_string().contains("document"), "{refused}");
@@ -580,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_that_cannot_work_names_its_setting_and_the_cure() {
+    fn an_invalid_template_is_refused_with_its_setting_and_the_cure() {
         let args = |text: &str| format!("[overrides]\nargs = ['{text}']\nenv = {{}}");
         let env = |text: &str| format!("[overrides]\nargs = []\nenv = {{ {text} }}");
         let cases = [
@@ -662,7 +664,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// No template and no value makes it panic, and what a value contains is never read as a placeholder.
+        /// No template and no value causes a panic, and a placeholder in a value is never replaced.
         #[test]
         fn any_template_is_compiled_or_refused(text in "[{}a-z ]{0,24}", document in "\\PC{0,24}") {
             let toml = format!("[overrides]\nargs = ['{text}']\nenv = {{}}\n[parameters]\ndocument = {{ type = 'string' }}");

@@ -1,4 +1,4 @@
-//! The parameters an operator declares, and the body of a caller checked against them.
+//! The parameters that the operator declares, and the check of a caller's body against them.
 
 mod format;
 mod number;
@@ -19,7 +19,7 @@ use crate::config::Invalid;
 
 /// The longest name of a parameter, in bytes.
 const MAX_NAME_BYTES: usize = 64;
-/// How many undeclared fields a refusal names.
+/// The most undeclared fields that a refusal names.
 const MAX_UNKNOWN_NAMES: usize = 10;
 
 /// The declared parameters, compiled.
@@ -35,12 +35,12 @@ struct Declared {
     default: Option<Value>,
 }
 
-/// The values that a caller supplied, checked.
+/// The checked values that a caller supplied.
 #[derive(Debug)]
 pub struct Supplied(Map<String, Value>);
 
 impl Supplied {
-    /// The values as one JSON object: the same text for the same values, in whatever order they came and however they were spaced.
+    /// The values as one JSON object. Equal values give the same text, whatever the order and the spacing of the body.
     pub fn to_json(&self) -> String {
         let sorted: BTreeMap<_, _> = self.0.iter().collect();
         json!(sorted).to_string()
@@ -52,29 +52,29 @@ impl Supplied {
     }
 }
 
-/// Why a body was refused. The text is for the caller: it names parameters and rules, never a value.
+/// Why a body was refused. The text is for the caller. It names parameters and rules, but no values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// The body is not one JSON object.
     #[error("{0}")]
     Malformed(String),
-    /// Every fault of an object that does not fit the declared parameters.
+    /// All faults of an object that does not match the declared parameters.
     #[error("{}", .0.iter().map(|fault| &fault.detail[..]).collect::<Vec<_>>().join(" "))]
     Faults(Vec<Fault>),
 }
 
-/// One thing that is wrong with the supplied parameters.
+/// One fault of the supplied parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The parameter that it is about; none if it is about the body as a whole.
+    /// The parameter that it is about. None if it is about the whole body.
     pub parameter: Option<String>,
-    /// What is wrong, and what to do: one sentence or two.
+    /// What is wrong and what to do, in one or two sentences.
     pub detail: String,
 }
 
 impl Parameters {
-    /// Compiles the declarations; says which of them is wrong and how to mend it.
-    /// `prefix` stands before the names of the settings.
+    /// Compiles the declarations. An error names the wrong one and how to correct it.
+    /// `prefix` is put before the names of the settings.
     pub fn new(prefix: &str, declarations: &Map<String, Value>) -> Result<Self, Invalid> {
         let (mut declared, mut properties, mut required) = (Vec::new(), Map::new(), Vec::new());
         for (name, declaration) in declarations {
@@ -97,7 +97,7 @@ impl Parameters {
         &self.schema
     }
 
-    /// A body that passes, made of the parameters' own examples, defaults and choices, if that gives one.
+    /// A valid body made of the parameters' examples, defaults and choices. None if these do not give a valid one.
     pub fn example(&self) -> Option<Value> {
         let given = |schema: &Value| {
             let choices = ["/examples/0", "/default", "/enum/0", "/const"];
@@ -115,7 +115,7 @@ impl Parameters {
             .then_some(example.into())
     }
 
-    /// Whether there are none.
+    /// Whether no parameters are declared.
     pub fn is_empty(&self) -> bool {
         self.declared.is_empty()
     }
@@ -135,7 +135,7 @@ impl Parameters {
         required.map(|declared| &declared.name[..])
     }
 
-    /// The values of a body. An empty body is an empty object.
+    /// Parses and checks a body. An empty body counts as an empty object.
     pub fn check(&self, body: &[u8]) -> Result<Supplied, Refused> {
         let fields = if body.trim_ascii().is_empty() {
             Fields(Vec::new())
@@ -187,7 +187,7 @@ impl Parameters {
         values
     }
 
-    /// Everything that is wrong with the values, beside the faults that are known.
+    /// All faults of the values, including those that are known already.
     fn faults(&self, values: &Map<String, Value>, known: &[Fault]) -> Vec<Fault> {
         let (mut faults, mut unknown) = (Vec::new(), Vec::new());
         for (name, value) in values {
@@ -223,7 +223,7 @@ impl Parameters {
         faults
     }
 
-    /// What a body must be like, in words.
+    /// Describes a valid body.
     fn expected(&self) -> String {
         let names: Vec<_> = self
             .declared
@@ -263,13 +263,13 @@ fn is_name(name: &str) -> bool {
         && name.len() <= MAX_NAME_BYTES
 }
 
-/// Whether the name of an undeclared field is a word that somebody misspelt, rather than a key or a token in the wrong place.
+/// Whether the name of an undeclared field may be repeated: it looks like a misspelt word, and not like a secret in the wrong place.
 fn may_be_repeated(name: &str) -> bool {
     let digits = name.bytes().filter(u8::is_ascii_digit).count();
     is_name(name) && name.len() <= 32 && digits <= 4 && !name.contains('-')
 }
 
-/// A number that the job would get as another number than was sent.
+/// The fault of a number that cannot be passed on without changing its value.
 fn inexact(name: &str, parameters: &Parameters) -> Fault {
     let what = "is a number that cannot be passed on exactly: send it as text, as a parameter of type string";
     if parameters.declares(name) {
@@ -282,7 +282,7 @@ fn inexact(name: &str, parameters: &Parameters) -> Fault {
     }
 }
 
-/// A parameter as it is declared, and its schema; the error is the cure.
+/// Compiles the declaration of one parameter. The error says how to correct it.
 fn declare(name: &str, declaration: &Value) -> Result<(Declared, Map<String, Value>), String> {
     if !is_name(name) || name == "scope" {
         let cure = "a parameter's name is 1 to 64 letters, digits, _ or -, begins with a letter, and is not `scope`";
@@ -298,19 +298,19 @@ fn declare(name: &str, declaration: &Value) -> Result<(Declared, Map<String, Val
     };
     let scalar = Scalar::new(&schema)?;
     if scalar.is_contradictory() {
-        return Err("allows nothing: its least is more than its most".to_owned());
+        return Err("allows no value: its minimum is greater than its maximum".to_owned());
     }
     let listed = schema.get("enum").and_then(Value::as_array);
     let mut listed = listed.into_iter().flatten().chain(schema.get("const"));
     if let Some(rule) = listed.find_map(|value| scalar.check(value).err()) {
-        return Err(format!("its own enum does not pass: {rule}"));
+        return Err(format!("its enum has a value that is not valid: {rule}"));
     }
     let default = schema.get("default").cloned();
     if let Some(rule) = default
         .as_ref()
         .and_then(|default| scalar.check(default).err())
     {
-        return Err(format!("its own default does not pass: {rule}"));
+        return Err(format!("its default is not valid: {rule}"));
     }
     let declared = Declared {
         name: name.to_owned(),
@@ -321,7 +321,7 @@ fn declare(name: &str, declaration: &Value) -> Result<(Declared, Map<String, Val
     Ok((declared, schema))
 }
 
-/// The error's own words are not repeated: they are about the parser's types, and may quote what was sent.
+/// Describes a parse error. The parser's message is not used, since it names Rust types and may quote the body.
 fn malformed(error: &serde_json::Error) -> Refused {
     let what = match error.classify() {
         Category::Eof => "ends too early",
@@ -334,7 +334,7 @@ fn malformed(error: &serde_json::Error) -> Refused {
     ))
 }
 
-/// The fields of an object, each once, with their values as they were written.
+/// The fields of an object, with the texts of their values. Each name is unique.
 struct Fields<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
@@ -343,7 +343,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
     }
 }
 
-/// Refuses an object that has a name twice: two readers could each see another value in it.
+/// Refuses an object that has a name twice, since two parsers could read different values from it.
 struct UniqueNames;
 
 impl<'de> Visitor<'de> for UniqueNames {
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_named_at_once_and_no_value_is_repeated() {
+    fn all_faults_are_named_and_no_value_is_repeated() {
         let body = r#"{"limit":"CANARY","sleep":"CANARY","CANARY value":1}"#;
         let Refused::Faults(faults) = parameters().check(body.as_bytes()).unwrap_err() else {
             panic!("{body} is JSON");
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_object_is_told_what_is_expected() {
+    fn a_body_that_is_not_an_object_is_refused_with_what_is_expected() {
         for body in ["", "{}", "[]", "\"CANARY\"", "1", "true"] {
             let refused = parameters().check(body.as_bytes()).unwrap_err();
             assert!(matches!(refused, Refused::Faults(_)), "{body}");
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_would_change_on_its_way_is_refused() {
+    fn a_number_that_cannot_be_passed_on_exactly_is_refused() {
         let refused = parameters().check(br#"{"document":"a","limit":18446744073709551617}"#);
         let detail = refused.unwrap_err().to_string();
         assert!(
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_malformed() {
+    fn a_body_that_is_not_json_is_malformed() {
         let deep = "[".repeat(10_000);
         let deep_value = format!(
             r#"{{"limit":{}{}}}"#,
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_declaration_that_cannot_work_names_itself_and_the_cure() {
+    fn an_invalid_declaration_is_refused_with_its_setting_and_the_cure() {
         let cases = [
             ("scope = { type = \"string\" }", "not `scope`"),
             ("\"a b\" = { type = \"string\" }", "letters"),

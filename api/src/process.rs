@@ -1,4 +1,4 @@
-//! The kinds of work that the service starts: the unnamed process of the top-level settings, and those of `[processes]`.
+//! The processes that the service starts: the unnamed one of the top-level settings, and those of `[processes]`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,36 +9,36 @@ use crate::overrides::Templates;
 use crate::parameters::Parameters;
 use crate::scope::ProcessName;
 
-/// One kind of work: a job, what callers may say to it, and what happens while it runs already.
+/// A process: a job, its parameters and templates, and the rule for a scope that already has an unfinished execution.
 pub struct Process {
     /// None for the unnamed process.
     pub name: Option<ProcessName>,
     /// The job, and the container that gets the overrides.
     pub target: Arc<Target>,
-    /// What a caller may send.
+    /// The declared parameters.
     pub parameters: Parameters,
-    /// What of scope and parameters reaches the job.
+    /// The templates that pass scope and parameters to the job.
     pub templates: Templates,
-    /// What happens while the scope has `max_running` unfinished executions, if the caller does not choose.
+    /// What to do if the scope has `max_running` unfinished executions, unless the caller chooses.
     pub on_running: OnRunning,
     /// How many unfinished executions of this process a scope may have before `on_running` decides.
     pub max_running: u32,
 }
 
-/// Every process of the settings.
+/// All processes of the settings.
 pub struct Processes {
     unnamed: Arc<Process>,
     named: BTreeMap<ProcessName, Arc<Process>>,
 }
 
 impl Processes {
-    /// Checks what the settings say of each; the error names the setting and the cure.
+    /// Compiles the processes of the settings. The error names the setting and the cure.
     pub fn new(config: &Config) -> Result<Self, Invalid> {
         let mut named = BTreeMap::new();
         for (name, own) in &config.processes {
             let prefix = format!("processes.{name}.");
             let name = ProcessName::new(name).ok_or_else(|| {
-                let rule = "is not a process's name: use 1 to 63 lower-case letters, digits, _ or -, and a letter first";
+                let rule = "is not a name of a process: use 1 to 63 lower-case letters, digits, _ or -, and a letter first";
                 Invalid::new(format!("processes.{name}"), rule)
             })?;
             let process = process(&prefix, Some(name.clone()), &own.within(config))?;
@@ -61,13 +61,13 @@ impl Processes {
         self.named.get(&ProcessName::new(name)?)
     }
 
-    /// The unnamed process, and then the others by name.
+    /// The unnamed process, followed by the others by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Process>> {
         std::iter::once(&self.unnamed).chain(self.named.values())
     }
 }
 
-/// `prefix` is what stands before the names of its settings.
+/// `prefix` is put before the names of its settings.
 fn process(
     prefix: &str,
     name: Option<ProcessName>,

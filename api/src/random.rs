@@ -4,14 +4,14 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The next number: the standard library's keyed hash of a counter, the keys being drawn by the system once per process.
+/// The next number: the standard library's keyed hash of a counter. Its keys are random, once for each process.
 pub fn number() -> u64 {
     static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     static COUNT: AtomicU64 = AtomicU64::new(0);
     KEYS.hash_one(COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A number from 0 to 1, all being equally likely.
+/// A number from 0 to 1, uniformly distributed.
 pub fn fraction() -> f64 {
     number() as f64 / u64::MAX as f64
 }

@@ -1,4 +1,4 @@
-//! The names that callers put into paths: a scope (think tenant) and a process. Parsed once at the edge, trusted afterwards.
+//! The names that callers put into paths: a scope (such as a tenant) and a process. They are parsed once, when a request arrives.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,13 +8,13 @@ use serde::Serialize;
 /// The longest scope, in bytes: one DNS label.
 const MAX_BYTES: usize = 63;
 
-/// The same as a regular expression, for those who check before they ask.
+/// The rule as a regular expression, for clients that check before they send.
 pub const PATTERN: &str = "^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$";
 
-/// Whom an execution is for: 1 to 63 of `A-Za-z0-9._-`, beginning and ending with a letter or a digit.
+/// The owner of an execution, such as a tenant: 1 to 63 of `A-Za-z0-9._-`, beginning and ending with a letter or a digit.
 ///
-/// Wide enough for UUIDs and the ids of identity providers; narrow enough to be an argument, an
-/// environment value, a log field and a URL segment unquoted. Compared byte by byte, never folded.
+/// The rule allows UUIDs and the ids of identity providers. A scope needs no quoting in an argument, an environment value, a log
+/// field or a URL segment. Scopes are compared byte by byte, without case folding.
 ///
 /// ```
 /// use api::scope::Scope;
@@ -27,7 +27,7 @@ pub const PATTERN: &str = "^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$";
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Scope(String);
 
-/// The text is no scope; says what one is.
+/// The text is not a scope. The message says what a scope is.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "a scope is 1 to 63 letters, digits, dots, underscores or hyphens, \
@@ -76,13 +76,13 @@ impl fmt::Display for Scope {
 /// The longest name of a process, in bytes.
 const MAX_PROCESS_BYTES: usize = 63;
 
-/// The name of a process: lower-case letters, digits, `_` and `-`, a letter first. It is a segment of the path, a value in the
-/// job's environment, and a key of the settings, where the environment knows no upper case.
+/// The name of a process: lower-case letters, digits, `_` and `-`, beginning with a letter. It is a segment of the path, a value in
+/// the job's environment, and a key of the settings, which is lower case when it comes from an environment variable.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ProcessName(String);
 
 impl ProcessName {
-    /// The name, if it can be one.
+    /// Parses a name. None if it is not valid.
     pub fn new(name: &str) -> Option<Self> {
         let mut characters = name.bytes();
         let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_' || c == b'-';
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_scope_is() {
+    fn valid_scopes_are_parsed() {
         let long = "a".repeat(MAX_BYTES);
         let ids = [
             "a",
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_scope() {
+    fn invalid_scopes_are_refused() {
         let long = "a".repeat(MAX_BYTES + 1);
         let texts = [
             "", " ", "-", "--", "-a", "a-", ".", "..", "a/b", "a b", "a\n", "ä", "a\u{301}",
@@ -144,7 +144,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever is a scope is its own text, and safe unquoted in a path, an argument, a variable and a log line.
+        /// A parsed scope has the same text, and needs no quoting in a path, an argument, a variable or a log line.
         #[test]
         fn any_text_is_a_scope_or_refused(text in "\\PC{0,70}|[a-zA-Z0-9._-]{0,70}") {
             let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');

@@ -1,4 +1,4 @@
-//! Log lines: one JSON object a line as Cloud Logging reads it, or a readable line on a terminal.
+//! Writes log lines: JSON objects for Cloud Logging, or readable text on a terminal.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write as _};
@@ -16,20 +16,20 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::Invalid;
 
-/// How much of one field is logged, in bytes: clients choose some of them.
+/// The longest text of one field that is logged, in bytes, since clients choose some of the texts.
 const MAX_FIELD_BYTES: usize = 1024;
-/// Fields of this prefix become one nested object, which Cloud Logging shows as the request (LogEntry.httpRequest).
+/// Fields with this prefix become one nested object, which Cloud Logging shows as the request (LogEntry.httpRequest).
 const REQUEST: &str = "httpRequest.";
-/// The line of a request has 500 to 700 bytes.
+/// The initial capacity for a line, in bytes. That of a request has 500 to 700.
 const TYPICAL_LINE_BYTES: usize = 768;
 
-/// Begins to log to standard output, panics included. `filter` is a `tracing` filter such as `info` or `info,api=debug`.
+/// Sets up logging to standard output, including panics. `filter` is a `tracing` filter such as `info` or `info,api=debug`.
 pub fn init(filter: &str) -> Result<(), Invalid> {
     let targets = checked(filter)?;
     let lines = Lines {
         readable: io::stdout().is_terminal(),
     };
-    // The only error is that this process has a logger already.
+    // The only possible error is that this process has a logger already.
     let _ = tracing_subscriber::registry()
         .with(lines.with_filter(targets))
         .try_init();
@@ -37,7 +37,7 @@ pub fn init(filter: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// The filter, or what is wrong with it.
+/// Checks the filter.
 pub(crate) fn checked(filter: &str) -> Result<Targets, Invalid> {
     targets(filter).ok_or_else(|| {
         Invalid::new(
@@ -47,7 +47,7 @@ pub(crate) fn checked(filter: &str) -> Result<Targets, Invalid> {
     })
 }
 
-/// The filter, if each of its parts names a level. A word that is not one would be taken for a module, and nothing else logged.
+/// Parses the filter, and requires a level in each part. A misspelt level would count as a module, so that other lines were lost.
 fn targets(filter: &str) -> Option<Targets> {
     let mut parts = filter
         .split(',')
@@ -70,7 +70,7 @@ fn targets(filter: &str) -> Option<Targets> {
     }
 }
 
-/// A panic is one line like any other: the hook of the standard library writes several, and to standard error.
+/// Logs a panic as one line. The standard library's hook writes several lines to standard error.
 fn panicked(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string);
     tracing::error!(
@@ -92,7 +92,7 @@ impl<S: Subscriber> Layer<S> for Lines {
             escaped(json(event))
         };
         line.push(b'\n');
-        // A whole line at once, so that lines of several writers do not mix. A log that is closed must not stop us.
+        // A line is written at once, so that lines of several writers do not mix. A closed log must not stop the program.
         let _ = io::stdout().lock().write_all(&line);
     }
 }
@@ -120,7 +120,7 @@ fn json(event: &Event<'_>) -> Vec<u8> {
     line
 }
 
-/// The fields of a line and those of its request, each after a comma.
+/// Writes the fields of a line and those of its request, each after a comma.
 struct Json {
     line: Vec<u8>,
     request: Vec<u8>,
@@ -132,7 +132,7 @@ impl Json {
             Some(name) => (&mut self.request, name),
             None => (&mut self.line, field.name()),
         };
-        object.extend_from_slice(b",\""); // names are ours, and need no escaping
+        object.extend_from_slice(b",\""); // names are constants that need no escaping
         object.extend_from_slice(name.as_bytes());
         object.extend_from_slice(b"\":");
         let _ = serde_json::to_writer(object, &value); // cannot fail: the object is in memory
@@ -161,12 +161,12 @@ impl Visit for Json {
     }
 }
 
-/// JSON whose texts have control and direction-changing characters as escapes, so that no reader of the log, human or program,
-/// is shown something that is not there.
+/// Escapes control characters and direction-changing characters in the texts of JSON, so that a line of the log is displayed as it
+/// is.
 fn escaped(json: Vec<u8>) -> Vec<u8> {
-    // Of ASCII's control characters, the serializer leaves only DEL as it is.
+    // The serializer escapes all of ASCII's control characters except DEL.
     if json.is_ascii() && !json.contains(&b'\x7f') {
-        return json; // nearly always
+        return json; // the usual case
     }
     let mut line = String::with_capacity(json.len());
     for c in String::from_utf8_lossy(&json).chars() {
@@ -212,7 +212,7 @@ fn is_hidden(c: char) -> bool {
     c.is_control() || RANGES.iter().any(|range| range.contains(&u32::from(c)))
 }
 
-/// The beginning of the text that is not too long.
+/// The text, cut to the longest length.
 fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_FIELD_BYTES)]
 }
@@ -220,7 +220,7 @@ fn cut(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn a_filter_names_a_level_for_each_of_its_parts() {
+    fn a_filter_must_name_a_level_in_each_part() {
         for filter in [
             "info",
             "INFO",
@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quoted_text_is_one_line_of_json_and_hides_nothing() {
+    fn special_characters_of_a_text_are_escaped_in_its_line() {
         for text in [
             "plain",
             "a\"b\\c",
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(cut(&format!("a{long}")).len(), MAX_FIELD_BYTES - 1);
     }
 
-    /// The test runs itself once more, as a program whose output can be read.
+    /// The test runs itself again as a program, to read its output.
     #[test]
     fn a_panic_is_one_line_of_json() {
         const CHILD: &str = "API_TEST_PANICS";

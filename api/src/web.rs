@@ -1,4 +1,4 @@
-//! The page and the button: files that are part of the program.
+//! The files of the page and the button, which are compiled into the program.
 
 /// The page that `GET /` shows.
 pub const PAGE_HTML: &str = include_str!("web/page.html");
@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_has_nothing_inline_and_nothing_foreign() {
+    fn the_page_has_no_inline_code_and_no_foreign_address() {
         let html = PAGE_HTML.replace("http://www.w3.org/2000/svg", "");
         for forbidden in [
             "<style", "style=", "onclick", "onload", "http://", "https://", "<script>",
@@ -35,13 +35,13 @@ mod tests {
     }
 
     #[test]
-    fn the_style_of_the_button_is_the_same_within_a_script() {
+    fn the_buttons_style_needs_no_escaping_in_a_script() {
         let style = include_str!("web/button/style.css");
         assert!(!style.contains(['`', '\\', '$']));
     }
 
     #[test]
-    fn trusted_types_have_nothing_to_object_to() {
+    fn the_scripts_use_no_sink_that_trusted_types_refuse() {
         for script in [BUTTON_JS, PAGE_JS] {
             for sink in [
                 "innerHTML",

@@ -1,4 +1,4 @@
-//! What the claims of a token grant: operations on scopes. Nothing by default.
+//! Grants: the operations on scopes that the claims of a token allow. By default there are none.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -9,11 +9,11 @@ use serde_json::Value;
 use crate::config::{self, Config, Invalid, Operation};
 use crate::scope::{ProcessName, Scope};
 
-/// The most scopes taken of a token: what they take is held as long as the request.
+/// The most scopes that are read from a token. They are held in memory as long as the request.
 pub(super) const MAX_SCOPES: usize = 1000;
 const ALL_OPERATIONS: [Operation; 3] = [Operation::Start, Operation::Read, Operation::Cancel];
 
-/// Who may do what: the bearers of a claim with this value have these rights.
+/// A grant: callers whose token has the claim with this value have these rights.
 struct Grant {
     claim: String,
     value: Value,
@@ -25,11 +25,11 @@ struct Grant {
 pub(super) struct Rights {
     pub scopes: Names<Scope>,
     pub operations: Vec<Operation>,
-    /// The unnamed process is none of these: it is in [`Names::All`] alone.
+    /// A list of names never includes the unnamed process; only [`Names::All`] does.
     pub processes: Names<ProcessName>,
 }
 
-/// All names of a kind, or a few.
+/// All names, or a list of them.
 #[derive(Debug)]
 pub(super) enum Names<T> {
     All,
@@ -45,33 +45,33 @@ impl<T: Eq + Hash> Names<T> {
     }
 }
 
-/// What a caller may not do.
+/// Why an operation is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// Anything in the scope.
+    /// The caller may do nothing in the scope.
     #[error("nothing is granted in the scope")]
     Scope,
-    /// This operation.
+    /// The caller may do other operations in the scope, but not this one.
     #[error("the operation is not granted in the scope, or not for the process")]
     Operation,
 }
 
-/// Everything that the settings grant.
+/// All grants of the settings.
 pub struct Grants {
     grants: Vec<Grant>,
     scope_claim: Option<String>,
 }
 
-/// What one caller was granted.
+/// The rights of one caller.
 #[derive(Debug)]
 pub struct Permissions {
     granted: Vec<Arc<Rights>>,
-    /// Scopes that a token of the issuer lists: all operations on all processes.
+    /// Scopes that the token lists, with all operations on all processes.
     own: HashSet<Scope>,
 }
 
 impl Grants {
-    /// Refuses settings that grant nothing to anybody, or something that cannot be meant.
+    /// Refuses settings that grant nothing, and grants that must be mistakes.
     pub fn new(config: &Config) -> Result<Self, Invalid> {
         let settings = &config.auth;
         let numbered = (1..).zip(&settings.grants);
@@ -80,7 +80,7 @@ impl Grants {
         if grants.is_empty() && settings.scope_claim.is_none() {
             return Err(Invalid::new(
                 "auth.grants",
-                "nobody may do anything: name a TOML file with [[grants]] here, or set auth.scope_claim \
+                "grants nothing to any caller: name a TOML file with [[grants]] here, or set auth.scope_claim \
                  to the claim in which a token lists its scopes",
             ));
         }
@@ -90,7 +90,7 @@ impl Grants {
         })
     }
 
-    /// What these claims grant together.
+    /// The rights that these claims have together.
     pub fn of(&self, claims: &Value) -> Permissions {
         let matching = |grant: &&Grant| {
             claim(claims, &grant.claim).is_some_and(|claim| has(claim, &grant.value))
@@ -112,7 +112,7 @@ impl Grants {
 }
 
 impl Permissions {
-    /// Where nobody asks who calls.
+    /// The permissions without authentication.
     pub fn everything() -> Self {
         Self::of(Rights {
             scopes: Names::All,
@@ -128,13 +128,13 @@ impl Permissions {
         }
     }
 
-    /// Whether the operation may be done to the scope, be it for one process alone. This does not depend on which scopes
-    /// exist, so the answer cannot tell that.
+    /// Whether the operation may be done in the scope, on at least one process. This does not depend on which scopes exist, so the
+    /// answer does not reveal that.
     pub fn check(&self, scope: &Scope, operation: Operation) -> Result<(), Denied> {
         self.check_where(scope, operation, |_| true)
     }
 
-    /// Whether the operation may be done to the process in the scope; `None` is the unnamed one.
+    /// Whether the operation may be done on the process in the scope; `None` is the unnamed process.
     pub fn check_process(
         &self,
         scope: &Scope,
@@ -171,7 +171,7 @@ impl Permissions {
     }
 }
 
-/// A claim by its name, or by a JSON pointer (RFC 6901) if it lies in another: `/firebase/tenant`.
+/// The claim of this name, or at this JSON pointer (RFC 6901) if it is nested: `/firebase/tenant`.
 fn claim<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
     if name.starts_with('/') {
         claims.pointer(name)
@@ -180,7 +180,7 @@ fn claim<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
     }
 }
 
-/// Whether the claim is the value, or a list with it, as groups and roles are.
+/// Whether the claim is the value, or a list that contains it, as for groups and roles.
 fn has(claim: &Value, value: &Value) -> bool {
     claim == value
         || claim
@@ -188,8 +188,8 @@ fn has(claim: &Value, value: &Value) -> bool {
             .is_some_and(|values| values.contains(value))
 }
 
-/// The scopes that a claim lists: an array, or one text with blanks between them. What is no scope is not granted:
-/// `*` least of all, for the issuer's users may have a say in what stands there.
+/// The scopes that a claim lists: an array, or one text separated by blanks. Values that are not scopes grant nothing. That
+/// includes `*`, since the issuer's users may be able to influence the claim.
 fn scopes_in(claim: &Value) -> HashSet<Scope> {
     let parse = |text: &str| text.parse().ok();
     match claim {
@@ -235,7 +235,7 @@ fn parse(number: usize, grant: &config::Grant, config: &Config) -> Result<Grant,
                 .iter()
                 .map(|text| text.parse())
                 .collect::<Result<_, _>>()
-                .map_err(|error| invalid("scopes", &format!("has what is no scope: {error}")))?,
+                .map_err(|error| invalid("scopes", &format!("has an invalid scope: {error}")))?,
         ),
     };
     let processes = match grant.processes.as_deref() {
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_matches_as_itself_in_a_list_or_by_a_pointer_and_by_nothing_else() {
+    fn a_claim_matches_by_value_in_a_list_or_by_a_pointer_only() {
         let grants = grants(
             json!([
                 {"claim": "sub", "value": "u1", "scopes": ["sub"], "operations": ["start"]},
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_with_another_operation_is_told_from_a_scope_with_none() {
+    fn a_missing_operation_and_a_missing_scope_are_different_refusals() {
         let grant = |scope: &str, operation: &str| json!({"claim": "sub", "value": "u1", "scopes": [scope], "operations": [operation]});
         let grants = grants(
             json!([grant("a", "read"), grant("a", "cancel"), grant("*", "read")]),
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_can_be_for_some_processes_alone() {
+    fn a_grant_can_be_limited_to_some_processes() {
         let grants = grants(
             json!([
                 {"claim": "sub", "value": "u1", "scopes": ["a"], "operations": ["start"], "processes": ["import"]},
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_lists_its_scopes_and_a_star_is_none() {
+    fn a_token_grants_the_scopes_that_it_lists_and_a_star_grants_none() {
         let grants = grants(json!([]), Some("tenants")).unwrap();
         for listed in [
             json!("a b"),
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_scopes_are_taken_of_a_token_and_no_more() {
+    fn scopes_of_a_token_beyond_the_maximum_are_ignored() {
         let grants = grants(json!([]), Some("tenants")).unwrap();
         let names: Vec<_> = (0..2 * MAX_SCOPES).map(|n| format!("s{n}")).collect();
         for listed in [json!(names), json!(names.join(" "))] {
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn grants_that_cannot_be_meant_are_refused_with_their_number() {
+    fn an_invalid_grant_is_refused_with_its_number() {
         let good = json!({"claim": "sub", "value": "u1", "scopes": ["*"], "operations": ["start"]});
         assert!(grants(json!([good]), None).is_ok());
         for (field, bad) in [

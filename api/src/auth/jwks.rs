@@ -1,4 +1,4 @@
-//! The identity provider's keys (a JWKS, RFC 7517): cached, fetched once however many wait.
+//! The identity provider's keys (a JWKS, RFC 7517), cached. Concurrent requests share one fetch.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use serde_json::Value;
 use crate::cached::{Cached, Entry};
 use crate::gcp::http_client::{describe, read_capped};
 
-/// How long the keys may take to come; they are static files on somebody's edge.
+/// How long fetching the keys may take. They are mostly static files on a CDN.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// The largest set read, in bytes; a genuine one has a few KiB.
+/// The largest set that is read, in bytes; a genuine one has a few KiB.
 const MAX_BYTES: usize = 256 * 1024;
 /// The longest id of a key, in bytes.
 pub const MAX_ID_BYTES: usize = 64;
@@ -24,11 +24,11 @@ pub const MAX_ID_BYTES: usize = 64;
 const DEFAULT_MAX_AGE: Duration = Duration::from_secs(10 * 60);
 const MIN_MAX_AGE: Duration = Duration::from_secs(60);
 const MAX_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long keys are used after that while no newer ones can be had.
+/// How long keys are used after that if newer ones cannot be fetched.
 const MAX_STALE: Duration = Duration::from_secs(24 * 60 * 60);
-/// The least time between two fetches while there are keys: anybody can name one that does not exist.
+/// The least time between two fetches while there are keys, since any caller can name a key that does not exist.
 const REFETCH_PAUSE: Duration = Duration::from_secs(30);
-/// The least time between two fetches while there are none.
+/// The least time between two fetches while there are no keys.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Keys by their ids.
@@ -42,17 +42,17 @@ pub struct Keys {
 type KeySet = HashMap<String, Key>;
 type Key = Arc<DecodingKey>;
 
-/// Why there is no key.
+/// Why a key was not found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// The provider has no such key: the token is not its.
+    /// The provider has no such key, so the token is not from this provider.
     Unknown,
-    /// Whether it has cannot be found out now.
+    /// The keys could not be fetched.
     Unavailable(String),
 }
 
 impl Keys {
-    /// Fetches nothing yet. Only keys for the algorithm will be taken.
+    /// Fetches no keys yet. Keys for other algorithms are ignored.
     pub fn new(http: Client, url: String, algorithm: Algorithm) -> Self {
         Self {
             http,
@@ -62,13 +62,13 @@ impl Keys {
         }
     }
 
-    /// The key of this id. Keys that are a little old are better than none, and than waiting for who fetches already.
+    /// The key of this id. Old keys are used while another request fetches new ones, and if that fails.
     pub async fn get(self: &Arc<Self>, id: &str) -> Result<Key, Error> {
         let asked_at = Instant::now();
         if let Some(key) = self.cached.find(asked_at, |set| set.get(id).cloned()) {
             return Ok(key);
         }
-        // In a task of its own: a client that goes away must not call back a fetch that others wait for.
+        // In a separate task: a client that disconnects must not cancel a fetch for which others wait.
         let (keys, id) = (Arc::clone(self), id.to_owned());
         let found = tokio::spawn(async move {
             let find = |set: &KeySet| set.get(&id).cloned();
@@ -100,7 +100,7 @@ impl Keys {
         let body = read_capped(body, MAX_BYTES)
             .await
             .map_err(|error| error.to_string())?;
-        let keys = parse(&body, self.algorithm).ok_or("the answer is no JWKS")?;
+        let keys = parse(&body, self.algorithm).ok_or("the answer is not a JWKS")?;
         if keys.is_empty() {
             return Err(format!("there is no key for {:?}", self.algorithm));
         }
@@ -119,7 +119,7 @@ struct Set {
     keys: Vec<Value>,
 }
 
-/// The keys that can have signed a token; others, of kinds that we may never have heard of, are passed over.
+/// The keys that can have signed a token. Others are ignored, as they may be of kinds that are not known here.
 fn parse(body: &[u8], algorithm: Algorithm) -> Option<KeySet> {
     let set: Set = serde_json::from_slice(body).ok()?;
     let keys = set.keys.into_iter().filter_map(|key| {
@@ -151,7 +151,7 @@ fn is_for(key: &Jwk, algorithm: Algorithm) -> bool {
     kind && named && signs
 }
 
-/// How long the answer is fresh, as `Cache-Control` has it.
+/// How long the answer is fresh, by its `Cache-Control`.
 fn max_age(headers: &HeaderMap) -> Duration {
     let directives = headers
         .get(CACHE_CONTROL)
@@ -162,8 +162,8 @@ fn max_age(headers: &HeaderMap) -> Duration {
         let value = value.trim_matches('"').parse().ok()?;
         name.eq_ignore_ascii_case("max-age").then_some(value)
     });
-    let told = seconds.map_or(DEFAULT_MAX_AGE, Duration::from_secs);
-    told.clamp(MIN_MAX_AGE, MAX_MAX_AGE)
+    let max_age = seconds.map_or(DEFAULT_MAX_AGE, Duration::from_secs);
+    max_age.clamp(MIN_MAX_AGE, MAX_MAX_AGE)
 }
 
 #[cfg(test)]
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_long_keys_are_fresh() {
+    fn keys_are_fresh_for_the_max_age_of_the_answer_within_bounds() {
         let seconds = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(CACHE_CONTROL, value.parse().unwrap());

@@ -1,4 +1,4 @@
-//! Bearer tokens (JWT): from whom one is, whether it holds, and what it grants.
+//! Bearer tokens (JWT): it verifies a token, and reads its subject and its grants.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,19 +17,19 @@ use super::scope_token::ScopeTokens;
 use super::{Caller, Error, is_subject, ring_provider, unauthenticated};
 use crate::config::{Config, Invalid, Jwt};
 
-/// How far our clock and the issuer's may be apart.
+/// The largest accepted difference between our clock and the issuer's.
 pub(super) const LEEWAY: Duration = Duration::from_secs(30);
-/// The longest time a token may be good for. Google's, Firebase's and Auth0's live an hour to a day.
+/// The longest accepted lifetime of a token. Those of Google, Firebase and Auth0 live for an hour to a day.
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Tells from a request's token who calls: from one of the identity provider, or from one of the operator's own backend. Which
-/// it is, its `alg` says; nothing of the one is used to check the other.
+/// Authenticates callers by a token of the identity provider or a scope token of the operator's backend. The token's `alg` says
+/// which it is, and neither kind is checked with the keys of the other.
 pub struct Tokens {
     issuer: Option<Issuer>,
     scope_tokens: Option<ScopeTokens>,
 }
 
-/// An identity provider whose tokens are believed.
+/// A trusted identity provider.
 struct Issuer {
     provider: Provider,
     validation: Validation,
@@ -52,7 +52,7 @@ impl Tokens {
         })
     }
 
-    /// What callers must bring, as OpenAPI says it.
+    /// The callers' credentials, as an OpenAPI security scheme.
     pub fn security_scheme(&self) -> Value {
         let of_issuer = self.issuer.as_ref().map(|issuer| &issuer.provider);
         let description = match (of_issuer, &self.scope_tokens) {
@@ -73,14 +73,14 @@ impl Tokens {
         }
     }
 
-    /// Where the issuer's keys are, if there is an issuer.
+    /// The URL of the issuer's keys, if there is an issuer.
     pub fn jwks_url(&self) -> Option<&str> {
         self.issuer
             .as_ref()
             .map(|issuer| &issuer.provider.jwks_url[..])
     }
 
-    /// Whether the issuer's keys can be had; if not, why.
+    /// Tests that the issuer's keys can be fetched.
     pub async fn try_keys(&self) -> Result<(), String> {
         let Some(issuer) = &self.issuer else {
             return Ok(());
@@ -91,7 +91,7 @@ impl Tokens {
         }
     }
 
-    /// Who calls.
+    /// Authenticates the sender of these headers.
     pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Error> {
         let token = self.token(headers)?;
         let header = decode_header(token).map_err(unusable)?;
@@ -105,7 +105,7 @@ impl Tokens {
         }
     }
 
-    /// The token as the request brings it. A scope token is in `Authorization`, wherever the issuer's are.
+    /// The request's token. A scope token is always in `Authorization`, even if the issuer's are in another header.
     fn token<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, Error> {
         let of_issuer = self.issuer.as_ref().map(|issuer| &issuer.provider.header);
         if let Some(name) = of_issuer.filter(|name| **name != AUTHORIZATION) {
@@ -119,7 +119,8 @@ impl Tokens {
         }
         let authorization = only(headers, &AUTHORIZATION)?;
         let authorization = authorization.ok_or_else(|| unauthenticated("there is no token"))?;
-        bearer(authorization).ok_or_else(|| unauthenticated("the Authorization is not Bearer"))
+        bearer(authorization)
+            .ok_or_else(|| unauthenticated("the header Authorization does not begin with Bearer"))
     }
 }
 
@@ -137,7 +138,7 @@ fn names_issuer(settings: &Jwt) -> bool {
             .any(Option::is_some)
 }
 
-/// The value of the header, if it came once.
+/// The value of the header, if it was sent once.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Error> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
@@ -166,7 +167,7 @@ impl Issuer {
         })
     }
 
-    /// Who brings the token, if it holds.
+    /// Verifies the token and returns its caller.
     async fn caller(&self, token: &str, header: &Header) -> Result<Caller, Error> {
         let key = self.keys.get(key_id(header)?).await;
         let key = key.map_err(|error| match error {
@@ -180,9 +181,9 @@ impl Issuer {
         self.describe(claims)
     }
 
-    /// Who the claims are about, and what they grant.
+    /// The caller that the claims describe.
     fn describe(&self, mut claims: Value) -> Result<Caller, Error> {
-        // The library would take a list of issuers too, and an empty subject.
+        // The library would also accept a list of issuers, and an empty subject.
         let text = |name: &str| claims[name].as_str();
         let (Some(_), Some(subject)) = (text("iss"), text("sub").filter(|sub| is_subject(sub)))
         else {
@@ -203,7 +204,7 @@ impl Issuer {
         })
     }
 
-    /// Whether `email` is more than what somebody typed into a form.
+    /// Whether the provider has verified the `email`.
     fn email_is_proven(&self, claims: &Value) -> bool {
         match &claims["email_verified"] {
             Value::Null => self.provider.trusts_unverified_email,
@@ -212,7 +213,7 @@ impl Issuer {
     }
 }
 
-/// The library's word for what is wrong; but not of what it could not parse, which it would quote.
+/// The library's message, unless it is about text that it could not parse and would quote.
 pub(super) fn unusable(error: jsonwebtoken::errors::Error) -> Error {
     match error.kind() {
         ErrorKind::Base64(_) | ErrorKind::Json(_) | ErrorKind::Utf8(_) => {
@@ -230,8 +231,8 @@ fn bearer(text: &str) -> Option<&str> {
         .then(|| token.trim_start_matches(' '))
 }
 
-/// A key that comes with the token, or stands where the token says, proves nothing; and what `crit` lists must be understood
-/// (RFC 7515, section 4.1.11), of which we understand nothing.
+/// Refuses tokens that bring or name their own key, which would prove nothing, and tokens with `crit`: its extensions must be
+/// understood (RFC 7515, section 4.1.11), and none is supported here.
 fn has_nothing_critical(header: &Header) -> Result<(), Error> {
     let Header {
         crit,
@@ -254,7 +255,7 @@ fn key_id(header: &Header) -> Result<&str, Error> {
     id.ok_or_else(|| unauthenticated("the token's header has no kid, or a long one"))
 }
 
-/// What the library leaves out: that `iat` is there and past, and that the token does not live for ever.
+/// Checks what the library does not: that `iat` is present and in the past, and that the lifetime is limited.
 fn check_times(claims: &Value) -> Result<(), Error> {
     let (issued, expires) = (number(claims, "iat")?, number(claims, "exp")?);
     if issued > now() + LEEWAY.as_secs_f64() {
@@ -263,7 +264,7 @@ fn check_times(claims: &Value) -> Result<(), Error> {
     if expires - issued <= MAX_LIFETIME.as_secs_f64() {
         Ok(())
     } else {
-        Err(unauthenticated("the token is good for too long"))
+        Err(unauthenticated("the token's lifetime is too long"))
     }
 }
 
@@ -273,7 +274,7 @@ fn number(claims: &Value, name: &str) -> Result<f64, Error> {
         .ok_or_else(|| unauthenticated("iat or exp is not a number"))
 }
 
-/// When a token ends whose claim `exp` this is. Within the leeway after that it is good until the leeway ends.
+/// When a token with this `exp` expires. If that is past already, the leeway applies.
 pub(super) fn end_of(exp: f64) -> Instant {
     let left = Duration::try_from_secs_f64(exp - now());
     Instant::now() + left.unwrap_or(LEEWAY).min(MAX_LIFETIME)
@@ -287,7 +288,7 @@ pub(super) fn now() -> f64 {
         .as_secs_f64()
 }
 
-/// The library's checks, every one on: by default it would take a token without audience, issuer or subject.
+/// Enables all checks of the library. By default it would accept a token without audience, issuer or subject.
 fn validation(provider: &Provider) -> Validation {
     let mut validation = Validation::new(provider.algorithm);
     validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);

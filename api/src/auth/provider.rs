@@ -1,4 +1,4 @@
-//! Whose tokens are believed: an identity provider known by name, or described by hand.
+//! The trusted identity provider: a preset, or one described by the settings.
 
 use axum::http::HeaderName;
 use axum::http::header::AUTHORIZATION;
@@ -6,24 +6,24 @@ use jsonwebtoken::Algorithm;
 
 use crate::config::{self, Invalid, Jwt, Preset};
 
-/// What the tokens of a provider are like.
+/// The properties of a provider's tokens.
 pub struct Provider {
-    /// The names it goes by in `iss`; never empty.
+    /// The values of `iss` that it uses; never empty.
     pub issuers: Vec<String>,
-    /// What `aud` must have.
+    /// The value that `aud` must be or contain.
     pub audience: String,
-    /// Where its keys are.
+    /// The URL of its keys.
     pub jwks_url: String,
-    /// The only algorithm it signs with.
+    /// The only accepted signature algorithm.
     pub algorithm: Algorithm,
-    /// Where requests have the token.
+    /// The request header with the token.
     pub header: HeaderName,
-    /// Whether its `email` without `email_verified` is a proven one.
+    /// Whether its `email` is verified even without `email_verified`.
     pub trusts_unverified_email: bool,
 }
 
 impl Provider {
-    /// The preset, or what is described by hand, changed by whatever else is set.
+    /// The preset or the provider that the settings describe. Settings override the preset.
     pub fn new(settings: &Jwt) -> Result<Self, Invalid> {
         let mut provider = match settings.preset {
             Some(preset) => known(preset, audience(settings)?),
@@ -45,7 +45,7 @@ impl Provider {
         Ok(provider)
     }
 
-    /// One name, also for a provider that goes by two.
+    /// The provider's name. A provider with two values of `iss` has one name.
     pub fn name(&self) -> &str {
         self.issuers.first().map_or("", String::as_str)
     }
@@ -74,7 +74,7 @@ fn by_hand(settings: &Jwt) -> Result<Provider, Invalid> {
         issuers: vec![issuer],
         jwks_url: set(&settings.jwks_url, "auth.jwt.jwks_url", keys)?,
         audience: audience(settings)?,
-        algorithm: Algorithm::RS256, // what OpenID Connect takes for granted
+        algorithm: Algorithm::RS256, // OpenID Connect's default
         header: AUTHORIZATION,
         trusts_unverified_email: false,
     })
@@ -88,7 +88,7 @@ fn audience(settings: &Jwt) -> Result<String, Invalid> {
     })
 }
 
-/// The providers known by name. Sources: Google's "Verify the Google ID token on your server side", Firebase's "Verify
+/// The presets. Sources: Google's "Verify the Google ID token on your server side", Firebase's "Verify
 /// ID tokens", IAP's "Securing your app with signed headers".
 fn known(preset: Preset, audience: String) -> Provider {
     let (issuers, jwks_url) = match preset {

@@ -1,4 +1,4 @@
-//! The signatures of tokens, checked by ring: it is here already for TLS, and jsonwebtoken's own choices would bring
+//! Verifies the signatures of tokens with ring, which the program uses already for TLS. jsonwebtoken's built-in choices would add
 //! a second library, or one whose RSA leaks by timing (RUSTSEC-2023-0071).
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
@@ -13,7 +13,7 @@ use ring::signature::{
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: signer,
     verifier_factory: verifier,
-    key_utils: KeyUtils::new_unimplemented(), // for making JWKs, which we only read
+    key_utils: KeyUtils::new_unimplemented(), // only needed to make JWKs, which this program only reads
 };
 
 /// Makes jsonwebtoken use ring from now on.
@@ -35,7 +35,7 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
             Ok(Box::new(Rs256(key.clone())))
         }
         (Algorithm::ES256, DecodingKeyKind::SecretOrDer(_)) => Ok(Box::new(Es256(key.clone()))),
-        // A public point is held as a secret is. Only secrets of the settings get here: whoever calls `decode` allows either
+        // jsonwebtoken holds a public point like a secret. Only secrets of the settings get here: callers of `decode` allow either
         // HS256 or the issuer's algorithm, with the keys of that one alone.
         (Algorithm::HS256, DecodingKeyKind::SecretOrDer(secret)) => {
             Ok(Box::new(Hs256(hmac::Key::new(HMAC_SHA256, secret))))

@@ -1,4 +1,4 @@
-//! Scope tokens: signed by the operator's own backend with a secret that it shares with the service, for its own pages.
+//! Scope tokens: the operator's backend signs them for its pages, with a secret that it shares with the service.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use super::{Caller, Error, ring_provider, unauthenticated};
 use crate::config::{Invalid, Jwt, Operation, Secrets};
 use crate::scope::ProcessName;
 
-/// The longest time a scope token may be good for.
+/// The longest accepted lifetime of a scope token.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// The shortest secret, in bytes: as many as HS256's digest has (RFC 7518, section 3.2).
 const MIN_SECRET_BYTES: usize = 32;
-/// How many characters of a secret must not be foreseen. Of 32 random hexadecimal digits, about 28 cannot.
+/// How many characters of a secret must be unpredictable. Of 32 random hexadecimal digits, about 28 count as such.
 const MIN_UNFORESEEN: usize = 20;
-/// Words that people begin secrets with; what is left of a secret without them must be long enough.
+/// Words that people put into secrets. They do not count as unpredictable.
 const WORDS: [&str; 14] = [
     "a-string-secret-at-least-256-bits-long",
     "your-256-bit-secret",
@@ -37,40 +37,40 @@ const WORDS: [&str; 14] = [
     "secret",
     "qwerty",
 ];
-/// The identity of a scope token's subject begins with this, which is not an issuer's name.
+/// The identities of scope tokens' subjects begin with this, which is not the name of an issuer.
 const IDENTITY: &str = "scope-token";
 
-/// What a scope token says.
+/// The claims of a scope token.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Claims {
-    /// For which scopes it is.
+    /// The scopes that it is for.
     pub scopes: Vec<String>,
-    /// What may be done to them.
+    /// The operations that are allowed in them.
     pub operations: Vec<Operation>,
-    /// When it ends, in seconds since 1970.
+    /// When it expires, in seconds since 1970.
     pub exp: f64,
-    /// When it was made; it may be left out.
+    /// When it was made. It may be absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iat: Option<f64>,
-    /// For which processes it is; absent for all.
+    /// The processes that it is for. If absent, it is for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processes: Option<Vec<String>>,
     /// The Idempotency-Key of every start with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// Who uses it.
+    /// Its subject.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sub: Option<String>,
 }
 
-/// Tells from a scope token what its bearer may do.
+/// Authenticates callers by scope tokens.
 pub struct ScopeTokens {
     keys: Vec<DecodingKey>,
     validation: Validation,
 }
 
 impl ScopeTokens {
-    /// None without a secret. Refuses one that could be guessed: whoever has it can do everything.
+    /// None without a secret. Refuses a secret that could be guessed, since it allows everything.
     pub fn new(settings: &Jwt) -> Result<Option<Self>, Invalid> {
         let secrets = settings.secret.reveal();
         if secrets.is_empty() {
@@ -93,7 +93,7 @@ impl ScopeTokens {
         }))
     }
 
-    /// Who brings the token, if it holds.
+    /// Verifies the token and returns its caller.
     pub fn caller(&self, token: &str) -> Result<Caller, Error> {
         let claims = self.verify(token)?;
         let permissions = Permissions::of(Rights {
@@ -139,7 +139,7 @@ impl ScopeTokens {
         }
         if claims.exp - begun > longest || claims.exp - now() > longest {
             return Err(unauthenticated(
-                "the scope token is good for more than 24 hours",
+                "the scope token's lifetime is more than 24 hours",
             ));
         }
         if claims.operations.is_empty() {
@@ -179,17 +179,17 @@ fn all_parsed<T: Eq + std::hash::Hash>(
     let parsed: Option<HashSet<T>> = texts.iter().map(|text| parse(text)).collect();
     parsed.filter(|_| few).ok_or_else(|| {
         unauthenticated(format!(
-            "the scope token's {claim} are none or too many, or one of them is not valid"
+            "the scope token's {claim} are empty or too many, or one of them is not valid"
         ))
     })
 }
 
 fn refused(what: &str) -> Invalid {
-    let cure = format!("{what}; `openssl rand -base64 32` makes one that nobody can guess");
+    let cure = format!("{what}; `openssl rand -base64 32` makes one that cannot be guessed");
     Invalid::new("auth.jwt.secret", cure)
 }
 
-/// Refuses a secret that is short, or of which little needs to be guessed.
+/// Refuses a secret that is short or mostly predictable.
 fn check(secret: &str) -> Result<(), Invalid> {
     if secret.len() < MIN_SECRET_BYTES {
         return Err(refused("has fewer than 32 bytes"));
@@ -200,8 +200,8 @@ fn check(secret: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Characters that are not of a common word, do not continue a row such as `aaa`, `abc` or `321`, and do not follow the one before
-/// them for a second time.
+/// Counts the characters that are not part of a common word, do not continue a sequence such as `aaa`, `abc` or `321`, and do not
+/// repeat a pair of characters.
 fn unforeseen(secret: &str) -> usize {
     let mut rest = secret.to_ascii_lowercase();
     for word in WORDS {

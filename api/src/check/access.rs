@@ -1,4 +1,4 @@
-//! Who may call, and whether tokens can be checked.
+//! Checks the authentication mode, and whether tokens can be verified.
 
 use axum::http::Response;
 use reqwest::Client;
@@ -9,7 +9,7 @@ use crate::auth::Auth;
 use crate::config::Config;
 use crate::gcp::http_client::{self, HttpClients};
 
-/// Who may call, and whether we can tell.
+/// Reports who may call, and checks that tokens can be verified.
 pub(super) async fn access(auth: &Auth, config: &Config, report: &mut Report) {
     match auth {
         Auth::Public(_) if config.platform.cloud_run => {
@@ -18,17 +18,18 @@ pub(super) async fn access(auth: &Auth, config: &Config, report: &mut Report) {
             report.warn("access", found, Some(cure.to_owned()));
         }
         Auth::Public(_) => report.ok("access", "anyone who reaches the service"),
-        Auth::Iam(_) => report.ok("access", "whoever Cloud Run's IAM lets through"),
+        Auth::Iam(_) => report.ok("access", "callers whom Cloud Run's IAM lets through"),
         Auth::Bearer(tokens) => {
             match tokens.try_keys().await {
                 Ok(()) => {
                     let of_issuer = tokens.jwks_url().map(|url| format!("keys come from {url}"));
-                    let found = of_issuer.unwrap_or_else(|| "whoever has a scope token".to_owned());
+                    let found =
+                        of_issuer.unwrap_or_else(|| "callers with a scope token".to_owned());
                     report.ok("access", found);
                 }
                 Err(why) => {
                     let cure = format!("curl --fail {}", tokens.jwks_url().unwrap_or_default());
-                    let found = format!("no keys to check tokens with: {why}");
+                    let found = format!("the keys for checking tokens cannot be fetched: {why}");
                     report.fail("access", found, Some(cure));
                 }
             }
@@ -43,18 +44,18 @@ pub(super) async fn access(auth: &Auth, config: &Config, report: &mut Report) {
     }
 }
 
-/// The audience is one text, which a token has as it is.
+/// Warns of an audience that looks like a list: it is one text, which a token must contain exactly.
 fn audience(audience: &str, report: &mut Report) {
     if let Some((first, _)) = audience.split_once([',', ' ']) {
-        let found = format!(
-            "{audience:?} is looked for as it is, comma and blank included: there is one audience, not a list"
-        );
+        let found =
+            format!("{audience:?} is one audience, including its comma or blank, and not a list");
         let cure = format!("export API__AUTH__JWT__AUDIENCE={first}");
         report.warn("audience", found, Some(cure));
     }
 }
 
-/// What the issuer says of itself (OpenID Connect Discovery 1.0, section 4): tokens have that as `iss`, to the letter.
+/// Compares the setting with the issuer's discovery document (OpenID Connect Discovery 1.0, section 4): tokens have exactly that
+/// `issuer` as `iss`.
 async fn issuer(issuer: &str, report: &mut Report) {
     let root = issuer.trim_end_matches('/');
     let url = format!("{root}/.well-known/openid-configuration");
@@ -63,15 +64,15 @@ async fn issuer(issuer: &str, report: &mut Report) {
         Err(error) => Err(error.to_string()),
     };
     match answer {
-        Ok(told) if told == issuer => report.ok("issuer", format!("{issuer} calls itself so")),
-        Ok(told) => {
-            let found = format!("{issuer} calls itself {told}, so that no token's iss can match");
-            let cure = format!("export API__AUTH__JWT__ISSUER={told}");
+        Ok(found) if found == issuer => report.ok("issuer", format!("{issuer} has this name in its discovery document")),
+        Ok(other) => {
+            let found = format!("{issuer} calls itself {other} in its discovery document, so that no token's iss can match");
+            let cure = format!("export API__AUTH__JWT__ISSUER={other}");
             report.fail("issuer", found, Some(cure));
         }
         Err(why) => report.warn(
             "issuer",
-            format!("{issuer} does not say who it is, so check that it is a token's iss to the letter: {why}"),
+            format!("{issuer} has no readable discovery document, so check that it is exactly a token's iss: {why}"),
             Some(format!("curl --fail {url}")),
         ),
     }
@@ -87,7 +88,8 @@ async fn described_issuer(http: &Client, url: &str) -> Result<String, String> {
     let body = http_client::read_capped(answer.into_body(), MAX_BYTES).await;
     let body = body.map_err(|error| error.to_string())?;
     let described: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let told = described["issuer"].as_str();
-    told.map(str::to_owned)
+    let issuer = described["issuer"].as_str();
+    issuer
+        .map(str::to_owned)
         .ok_or_else(|| "its answer names no issuer".to_owned())
 }

@@ -1,5 +1,6 @@
-//! Whether the arguments of a start reach a program. They replace the image's CMD, so that a container with neither a command of
-//! the job nor an ENTRYPOINT of the image executes the first argument. The image cannot be read; the job and its executions can.
+//! Checks whether the arguments of a start reach a program. They replace the image's CMD, so that a container with neither a
+//! command of the job nor an ENTRYPOINT of the image executes the first argument. The service cannot read the image, so the check
+//! uses the job and its executions.
 
 use super::Report;
 use super::cures::Cures;
@@ -9,7 +10,7 @@ use crate::gcp::cloud_run::JobContainer;
 
 const SUBJECT: &str = "arguments";
 
-/// `started` are executions that the service has started of the process, newest first.
+/// `started` are the executions of the process that the service has started, newest first.
 pub(super) fn arguments(
     container: &JobContainer,
     process: &WholeProcess,
@@ -32,14 +33,14 @@ pub(super) fn arguments(
     by_executions(&process.job, started, cures, report);
 }
 
-/// Whether the job's own arguments show that there is an ENTRYPOINT: no program is named like an option.
+/// Whether the job's arguments show that there is an ENTRYPOINT, because the first one is an option and not a program.
 fn takes_options(container: &JobContainer) -> bool {
     let first = container.args.first();
     first.is_some_and(|first| first.starts_with('-'))
 }
 
-/// One success shows that there is an ENTRYPOINT. A failure alone does not show that there is none: no documented word of Cloud Run's
-/// tells a container that could not start from one that ended with an error. So its message is repeated for a person to judge.
+/// One success shows that there is an ENTRYPOINT. A failure alone does not show that there is none: Cloud Run documents no reason
+/// that distinguishes a container that could not start from one that ended with an error. So its message is shown.
 fn by_executions(job: &str, started: &[&Execution], cures: &Cures, report: &mut Report) {
     let newest = |state| started.iter().find(|execution| execution.state == state);
     if let Some(Execution { name, .. }) = newest(State::Succeeded) {

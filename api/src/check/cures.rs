@@ -1,4 +1,4 @@
-//! The commands that mend what is amiss.
+//! The commands that correct what the doctor finds.
 
 use axum::http::StatusCode;
 
@@ -8,14 +8,15 @@ use crate::gcp::metadata::ProjectRegion;
 
 /// The weakest of Google's own roles that may start and cancel.
 const EXECUTOR: &str = "roles/run.jobsExecutorWithOverrides";
-/// What the service reads in the project, and the custom role that has that and nothing else. `build-deploy-api.sh` makes it.
+/// The permissions to read that the service needs in the project, and the custom role with only these. `build-deploy-api.sh`
+/// creates it.
 const READS: &str = "logging.logEntries.list,run.executions.get,run.executions.list,run.jobs.get";
 const READER: &str = "testInvokeJobApi";
 const DATASTORE_USER: &str = "roles/datastore.user";
 pub(super) const SCRIPT: &str = "./build-deploy-api.sh";
 
-/// Google's names of causes (google.rpc.ErrorInfo): the API was never switched on in the project; there is no such project,
-/// or none that we may name.
+/// Google's names of causes (google.rpc.ErrorInfo): the API was never enabled in the project; the project does not exist, or the
+/// caller may not see it.
 const SERVICE_DISABLED: &str = "SERVICE_DISABLED";
 const NO_PROJECT: [&str; 3] = [
     "CONSUMER_INVALID",
@@ -41,13 +42,13 @@ impl Api {
     }
 }
 
-/// The commands that mend things, with all that is known of the place filled in. The kind of an error chooses among them.
+/// Makes the commands, with the known names of project, region and job. The kind of an error decides which one applies.
 pub(super) struct Cures {
     pub(super) account: String,
     pub(super) place: ProjectRegion,
     /// The unnamed process's job.
     pub(super) job: String,
-    /// Settings that lead an API's calls elsewhere.
+    /// Settings that send an API's calls to another URL.
     leads: [Option<&'static str>; 3],
 }
 
@@ -74,7 +75,7 @@ impl Cures {
         }
     }
 
-    /// Mends a call that failed in this way; `forbidden` is the command that gives the permission.
+    /// The cure of a call that failed with this error. `forbidden` is the command that grants the permission.
     pub(super) fn of(&self, error: &Error, api: Api, forbidden: String) -> Option<String> {
         match error {
             Error::Refused { status, reason, .. } => match reason.as_deref() {
@@ -95,7 +96,7 @@ impl Cures {
         }
     }
 
-    /// Mends calls that do not reach the API.
+    /// The cure of calls that do not reach the API.
     fn the_way_to(&self, api: Api) -> String {
         match (self.leads[api as usize], api) {
             (Some(variable), _) => format!("unset {variable} # or correct it"),
@@ -115,7 +116,7 @@ impl Cures {
         )
     }
 
-    /// Gives the permission to start and to cancel.
+    /// Grants the permission to start and to cancel.
     pub(super) fn starts(&self, job: &str) -> String {
         format!(
             "gcloud run jobs add-iam-policy-binding {job} --member=serviceAccount:{} --role={EXECUTOR} {}",
@@ -124,7 +125,7 @@ impl Cures {
         )
     }
 
-    /// Gives the permissions to read, and no others.
+    /// Grants only the permissions to read.
     pub(super) fn reads(&self) -> String {
         let (account, project) = (&self.account, &self.place.project);
         format!(
@@ -133,8 +134,8 @@ gcloud projects add-iam-policy-binding {project} --member=serviceAccount:{accoun
         )
     }
 
-    /// Gives the permission to keep claims, in one database.
-    pub(super) fn claims(&self) -> String {
+    /// Grants the permission to keep leases, in one database.
+    pub(super) fn leases(&self) -> String {
         let (account, project) = (&self.account, &self.place.project);
         format!(
             "gcloud projects add-iam-policy-binding {project} --member=serviceAccount:{account} --role={DATASTORE_USER} \
@@ -149,7 +150,7 @@ gcloud projects add-iam-policy-binding {project} --member=serviceAccount:{accoun
         )
     }
 
-    /// Lets arguments reach a program.
+    /// Makes arguments reach a program.
     pub(super) fn arguments(&self, job: &str) -> String {
         let command = self.update(job, "--command=PROGRAM");
         format!(
@@ -179,7 +180,7 @@ pub(super) fn status(error: &Error) -> Option<StatusCode> {
     }
 }
 
-/// Google's words, or ours where Google said nothing.
+/// Google's message, or ours if there was no answer.
 pub(super) fn trouble(error: &Error) -> String {
     match error {
         Error::Refused {

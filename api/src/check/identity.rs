@@ -1,4 +1,4 @@
-//! Whose token the service gets, and in which project and region it is.
+//! Checks the service account, the project and the region of the service.
 
 use super::Report;
 use super::cures::{Cures, SCRIPT};
@@ -6,14 +6,16 @@ use crate::App;
 use crate::config::Config;
 use crate::gcp::metadata;
 
-/// Who we are and where; nothing else can be asked without.
+/// Checks the token, the project and the region, which all other checks need.
 pub(super) async fn identity(app: &App, config: &Config, report: &mut Report) -> Option<Cures> {
     let job = app.processes.unnamed().target.job();
     let account = app.location.metadata().account().await;
     let token = app.token.bearer().await;
     match (&token, &account) {
-        (Ok(_), Ok(account)) => report.ok("token", format!("it is {account}'s")),
-        (Ok(_), Err(error)) => report.warn("token", format!("whose it is not told: {error}"), None),
+        (Ok(_), Ok(account)) => report.ok("token", format!("it belongs to {account}")),
+        (Ok(_), Err(error)) => {
+            report.warn("token", format!("its account is not known: {error}"), None)
+        }
         (Err(error), _) => {
             let cure = match error {
                 metadata::Error::Unreachable(_) => format!(
@@ -33,7 +35,7 @@ pub(super) async fn identity(app: &App, config: &Config, report: &mut Report) ->
             format!("project {}, region {}", place.project, place.region),
         ),
         Err(error) => {
-            // Names would not help where no token can be had.
+            // Setting the names would not help if there is no token either.
             let cure = "export API__CLOUD_RUN__PROJECT=PROJECT API__CLOUD_RUN__REGION=REGION";
             report.fail(
                 "place",

@@ -1,4 +1,4 @@
-//! The job of each process, as it is deployed.
+//! Checks the job of each process, as it is deployed.
 
 use super::Report;
 use super::arguments::arguments;
@@ -11,12 +11,12 @@ use crate::execution::Execution;
 use crate::gcp::cloud_run::{Job, JobContainer};
 use crate::overrides::{INVOCATION_ID, PARAMETERS, PROCESS, SCOPE};
 
-/// With more than this of the job's own variables and arguments, in bytes, Cloud Run's list takes more calls.
+/// If the job's own variables and arguments have more bytes than this, reading Cloud Run's list takes more calls.
 const LIGHT_JOB_BYTES: usize = 4 * 1024;
-/// The variables from which the service reads what an execution is of.
+/// The variables by which the service recognises an execution.
 const READ_BACK: [&str; 4] = [SCOPE, PROCESS, INVOCATION_ID, PARAMETERS];
 
-/// The job of each process. Where there are several processes, each finding names its own.
+/// Checks the job of each process. If there are several processes, each finding names its process.
 pub(super) async fn look_at_jobs(
     app: &App,
     config: &Config,
@@ -94,14 +94,15 @@ fn own_size(job: &Job, report: &mut Report) {
         return;
     }
     let kib = job.own_bytes.div_ceil(1024);
-    let told = format!(
-        "the job's own variables and arguments have {kib} KiB; the list of executions repeats them for each, so that it takes more calls \
-         to find what a key has started: keep large values in a secret or a file that the job reads"
+    let found = format!(
+        "the job's own variables and arguments have {kib} KiB. The list of executions repeats them for each, so that it takes more calls \
+         to find the execution of a key. Keep large values in a secret or a file that the job reads"
     );
-    report.warn("size", told, None);
+    report.warn("size", found, None);
 }
 
-/// Not every start replaces them all: the unnamed process sets no PROCESS, and whoever starts the job elsewhere sets none.
+/// Warns of such variables in the job itself. Not every start replaces them: the unnamed process does not set PROCESS, and a start
+/// outside of the service sets none of them.
 fn own_variables(container: &JobContainer, job: &str, cures: &Cures, report: &mut Report) {
     let own: Vec<_> = READ_BACK
         .into_iter()
@@ -111,15 +112,16 @@ fn own_variables(container: &JobContainer, job: &str, cures: &Cures, report: &mu
         return;
     }
     let found = format!(
-        "the job {job} itself sets {}. The service reads from these variables what an execution is of, so an execution that \
-         keeps the job's value is shown as what it is not",
+        "the job {job} itself sets {}. The service recognises executions by these variables, so an execution that \
+         keeps the job's value is shown in the wrong place",
         own.join(", ")
     );
     let flag = format!("--remove-env-vars={}", own.join(","));
     report.warn("variables", found, Some(cures.update(job, &flag)));
 }
 
-/// Google applies an override with a name to a job's only container whatever that is called; we read the scope back by the name.
+/// Google applies a named override to a job's only container even if that has another name, but the service reads the scope of an
+/// execution back by the container's name.
 fn container(job: &Job, wanted: Option<&str>, report: &mut Report) {
     let names = job.containers.iter().filter_map(|own| own.name.clone());
     let names: Vec<_> = names.collect();

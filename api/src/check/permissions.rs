@@ -1,15 +1,15 @@
-//! Whether the service may start and cancel executions of a job.
+//! Checks whether the service may start and cancel executions of a job.
 
 use super::Report;
 use super::cures::{Cures, trouble};
 use crate::App;
 use crate::gcp::client::Error;
 
-/// What a start needs on the job: `runWithOverrides` comes with no weaker role than `cures::EXECUTOR`.
+/// The permissions on the job that a start needs. `cures::EXECUTOR` is the weakest role with `runWithOverrides`.
 const STARTING: [&str; 2] = ["run.jobs.run", "run.jobs.runWithOverrides"];
 const CANCELLING: &str = "run.executions.cancel";
 
-/// What cannot be tried without harm is asked of IAM.
+/// Asks IAM, since starting and cancelling cannot be tried without harm.
 pub(super) async fn permissions(app: &App, job: &str, cures: &Cures, report: &mut Report) {
     match app.cloud_run.granted(job, &STARTING).await {
         Ok(granted) => {
@@ -29,7 +29,7 @@ pub(super) async fn permissions(app: &App, job: &str, cures: &Cures, report: &mu
         }
         Err(error) => report.warn("start", untested(&error), None),
     }
-    // Apart: it is a permission on executions, which have no policy of their own, and IAM may not take it for a job's.
+    // A separate call: this is a permission on executions, which have no policy, and IAM may refuse to test it on a job.
     match app.cloud_run.granted(job, &[CANCELLING]).await {
         Ok(granted) if granted.is_empty() => report.fail(
             "cancel",
@@ -41,7 +41,7 @@ pub(super) async fn permissions(app: &App, job: &str, cures: &Cures, report: &mu
     }
 }
 
-/// IAM's answer is missing, and the thing itself would do harm.
+/// The finding if IAM does not answer.
 fn untested(error: &Error) -> String {
-    format!("not tested, because IAM does not tell: {}", trouble(error))
+    format!("not tested, because IAM did not answer: {}", trouble(error))
 }

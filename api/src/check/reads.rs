@@ -1,4 +1,4 @@
-//! Whether executions and their lines can be read.
+//! Checks whether executions and their lines can be read.
 
 use axum::http::StatusCode;
 
@@ -12,12 +12,12 @@ use crate::gcp::cloud_logging::{self, Only, PageSize};
 use crate::gcp::log_budget::Priority;
 use crate::scope::ProcessName;
 
-/// How many executions are read: as many as fit into an answer even where each is as large as a start may make it.
+/// How many executions are read: as many as fit into an answer even if each is as large as a start can make it.
 const RECENT: usize = 20;
 
-/// What harms nobody is tried: the very reads that the service will make.
+/// The results of the reads that the service makes, which are harmless to try.
 pub(super) struct Reads {
-    /// The newest executions of all processes, newest first; none if they cannot be listed.
+    /// The newest executions of all processes, newest first. Empty if they cannot be listed.
     recent: Vec<Execution>,
     list: Result<(), Error>,
     follow: Result<(), Error>,
@@ -26,7 +26,7 @@ pub(super) struct Reads {
 
 impl Reads {
     pub(super) async fn of(app: &App, job: &str) -> Self {
-        // A name of this job's that Cloud Run does not give: not to be found is as good as to be found.
+        // A name that Cloud Run never gives to an execution of this job. The answer "not found" shows that it can be read.
         let nobody = format!("{job}-check");
         let lines = cloud_logging::Query {
             execution: &nobody,
@@ -47,7 +47,7 @@ impl Reads {
             follow: app.cloud_run.get(&nobody).await.map(|_| ()),
             logs: match app.cloud_logging.lines(&lines).await {
                 Err(cloud_logging::Error::Google(error)) => Err(error),
-                // Nobody else reads in this process: neither our own budget nor our memory is spent.
+                // This process makes no other reads, so neither budget is spent.
                 Err(cloud_logging::Error::Budget(_) | cloud_logging::Error::NoMemory) | Ok(_) => {
                     Ok(())
                 }
@@ -55,7 +55,7 @@ impl Reads {
         }
     }
 
-    /// The recent executions that the service has started of this process with this job, newest first.
+    /// The recent executions of this process and job that the service has started, newest first.
     pub(super) fn started(&self, process: Option<&str>, job: &str) -> Vec<&Execution> {
         let own = self.recent.iter().filter(|execution| {
             let name = execution.process.as_ref().map(ProcessName::as_str);

@@ -1,4 +1,4 @@
-//! Whether Firestore keeps claims.
+//! Checks whether Firestore keeps leases.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::gcp::client::{Call, Error, Google, not_a_uri};
 use crate::gcp::http_client::HttpClients;
 use crate::{App, FIRESTORE};
 
-/// Whether Firestore keeps claims. An empty commit tells first whether the database can be reached and is there.
+/// Checks whether Firestore keeps leases. First an empty commit shows whether the database can be reached and exists.
 pub(super) async fn store(app: &App, config: &Config, cures: &Cures, report: &mut Report) {
     if let Err(error) = commit_nothing(app, config, &cures.place.project).await {
         let (project, region) = (&cures.place.project, &cures.place.region);
@@ -20,13 +20,13 @@ pub(super) async fn store(app: &App, config: &Config, cures: &Cures, report: &mu
             Some(StatusCode::NOT_FOUND) => Some(format!(
                 "gcloud firestore databases create --location={region} --project={project} # or nam5, eur3: docs/deploy.md"
             )),
-            _ => cures.of(&error, Api::Firestore, cures.claims()),
+            _ => cures.of(&error, Api::Firestore, cures.leases()),
         };
         return report.fail("store", trouble(&error), cure);
     }
     match app.starts.check_store().await {
-        None | Some(Ok(())) => report.ok("store", "Firestore keeps claims"),
-        Some(Err(error)) => report.fail("store", error.to_string(), Some(cures.claims())),
+        None | Some(Ok(())) => report.ok("store", "Firestore keeps leases"),
+        Some(Err(error)) => report.fail("store", error.to_string(), Some(cures.leases())),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Refuses settings that cannot work, each by name and with the cure.
+//! Refuses settings that cannot work. Each error names the setting and how to correct it.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use crate::gcp::metadata::is_name;
 
 /// The longest deadline of a start, in seconds. Cloud Run's front end and browsers wait longer.
 const MAX_DEADLINE_SECONDS: u64 = 60;
-/// The longest quiet time, in seconds. It is shorter than the 24 hours that a key lives.
+/// The longest `start.quiet_seconds`. It is shorter than the 24 hours for which a key is remembered.
 const MAX_QUIET_SECONDS: u64 = 3600;
 /// The most reads of Cloud Logging a minute. No quota allows as many.
 const MAX_LOG_READS_PER_MINUTE: u32 = 60_000;
@@ -18,7 +18,7 @@ const MAX_LOG_READS_PER_MINUTE: u32 = 60_000;
 const MAX_MAX_RUNNING: u32 = 1_000;
 
 impl Config {
-    /// Checks the settings that can be checked one by one.
+    /// Checks the settings that can be checked independently of each other.
     pub(crate) fn check(&self) -> Result<(), Invalid> {
         if self.cloud_run.job.is_empty() {
             return Err(Invalid::new(
@@ -133,11 +133,11 @@ fn name(setting: &str, text: Option<&String>, what: &str) -> Result<(), Invalid>
     if text.is_none_or(|text| is_name(text)) {
         return Ok(());
     }
-    let cure = format!("is no {what}: use lower-case letters, digits and hyphens");
+    let cure = format!("is not a {what}: use lower-case letters, digits and hyphens");
     Err(Invalid::new(setting, cure))
 }
 
-/// Checks what is asked at `http://HOST:PORT`.
+/// Checks a host that is called at `http://HOST:PORT`.
 fn authority(variable: &str, text: Option<&String>) -> Result<(), Invalid> {
     let is_host = |text: &String| {
         let url: Result<Url, _> = format!("http://{text}").parse();
@@ -158,7 +158,7 @@ fn max_running(setting: &str, number: u32) -> Result<(), Invalid> {
     Err(Invalid::new(setting, range))
 }
 
-/// Whether the URL's host is this very machine.
+/// Whether the URL's host is this machine.
 pub(crate) fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost"

@@ -17,12 +17,12 @@ use super::{Config, Grant, Invalid, METADATA_HOST, Platform};
 const DEFAULTS: &str = include_str!("../../default.toml");
 
 impl Config {
-    /// What `default.toml` says and nothing else: for tests and for programs that embed the service.
+    /// Only the values of `default.toml`, for tests and for programs that embed the service.
     pub fn defaults() -> Result<Self, Invalid> {
         read(config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml)))
     }
 
-    /// All layers. Values are not yet checked against each other: `App::new` does that.
+    /// Reads all layers. `App::new` checks the values against each other.
     pub fn load() -> Result<Self, Invalid> {
         let mut builder =
             config::Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
@@ -57,10 +57,10 @@ impl Config {
     }
 }
 
-/// Our variables as the environment has them.
+/// The environment variables that are settings.
 struct Variables {
-    /// `API__OVERRIDES__ENV__NAME`, and the same of a process, by the setting's key. Apart, since the config crate folds keys to
-    /// lower case, and the name of a variable of the job has a case.
+    /// `API__OVERRIDES__ENV__NAME`, also of processes, by the setting's key. They are kept apart, since the config crate converts
+    /// keys to lower case, and the names of the job's variables are case-sensitive.
     templates: Vec<(String, String)>,
     others: config::Map<String, String>,
 }
@@ -92,7 +92,7 @@ fn own_variables() -> Result<Variables, Invalid> {
     Ok(Variables { templates, others })
 }
 
-/// The text of the settings file. Said of it is the place of a mistake and not the line, which may hold a secret.
+/// The text of the settings file. An error names the line number but does not quote the line, which may hold a secret.
 fn settings_file(path: &str) -> Result<String, Invalid> {
     let invalid = |what: String| Invalid::new("API_CONFIG", format!("{path} {what}"));
     let text = fs::read_to_string(path).map_err(|e| invalid(format!("cannot be read: {e}")))?;
@@ -116,7 +116,7 @@ fn inline_processes(variables: &mut config::Map<String, String>) -> Result<Vec<S
         name == ALL || process.is_some_and(|process| !process.contains("__"))
     };
     let mut names: Vec<_> = variables.keys().filter(|n| is_table(n)).cloned().collect();
-    names.sort(); // all processes first, so that a variable of one wins
+    names.sort(); // API__PROCESSES comes first, so that the variable of one process overrides it
     let table = |name: String| {
         let text = variables.shift_remove(&name).unwrap_or_default();
         let key = name.trim_start_matches("API__").to_lowercase();
@@ -126,7 +126,7 @@ fn inline_processes(variables: &mut config::Map<String, String>) -> Result<Vec<S
             _ => r#"{ job = "my-job" }"#,
         };
         let invalid =
-            |why: &str| Invalid::new(&key, format!("is no table such as {example}: {why}"));
+            |why: &str| Invalid::new(&key, format!("is not a table such as {example}: {why}"));
         let value = parse_toml(&text).map_err(|error| invalid(&one_line(error.message())))?;
         let nested = key.split('.').rev().fold(value, |value, part| {
             Value::Object(Map::from_iter([(part.to_owned(), value)]))
@@ -136,14 +136,14 @@ fn inline_processes(variables: &mut config::Map<String, String>) -> Result<Vec<S
     names.into_iter().map(table).collect()
 }
 
-/// A library's message in one line, as all of ours are.
+/// Puts a library's message on one line, like all errors of settings.
 fn one_line(message: &str) -> String {
     let lines: Vec<_> = message.lines().map(str::trim).collect();
     lines.join(", ")
 }
 
-/// The variable of each setting, by its words: API_AUTH_MODE is a misspelt API__AUTH__MODE. Settings of one word are left out:
-/// container platforms set API_PORT for reasons of their own.
+/// The variable of each setting, by its words: API_AUTH_MODE is a misspelt API__AUTH__MODE. Settings of one word are left out,
+/// since container platforms set variables such as API_PORT for other purposes.
 fn setting_variables() -> Result<HashMap<String, String>, Invalid> {
     fn collect(key: &str, value: &toml::Value, variables: &mut HashMap<String, String>) {
         match value {
@@ -167,13 +167,13 @@ fn setting_variables() -> Result<HashMap<String, String>, Invalid> {
     Ok(variables)
 }
 
-/// The words of a variable's name, whatever the case and the number of underscores between them.
+/// The words of a variable's name, without regard to case and to the number of underscores between them.
 fn words(name: &str) -> String {
     let words: Vec<_> = name.split('_').filter(|word| !word.is_empty()).collect();
     words.join("_").to_uppercase()
 }
 
-/// The port that Cloud Run says to listen on.
+/// The port from Cloud Run's variable PORT.
 fn platform_port() -> Result<Option<u16>, Invalid> {
     let invalid = |_| Invalid::new("PORT", "must be a port, such as 8080");
     optional("PORT")?
@@ -191,7 +191,7 @@ fn platform() -> Result<Platform, Invalid> {
     })
 }
 
-/// A variable that is not one of ours; absent when empty, as shells and deploy tools often leave them.
+/// A variable that is not a setting. An empty one counts as absent, since shells and deploy tools often leave empty ones.
 fn optional(name: &str) -> Result<Option<String>, Invalid> {
     match env::var(name) {
         Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
@@ -205,7 +205,7 @@ fn read(builder: config::ConfigBuilder<config::builder::DefaultState>) -> Result
     built.try_deserialize().map_err(unreadable)
 }
 
-/// Says of the config crate's errors which setting they are about.
+/// Adds the setting to an error of the config crate.
 fn unreadable(error: config::ConfigError) -> Invalid {
     match error {
         config::ConfigError::At {
@@ -223,7 +223,7 @@ fn unreadable(error: config::ConfigError) -> Invalid {
     }
 }
 
-/// `cloud_run.job` as it is named in the environment; what is no setting's key stays as it is.
+/// The environment's name of a setting such as `cloud_run.job`. A name that is not a setting's key stays as it is.
 pub(super) fn variable(setting: &str) -> String {
     match setting {
         "configuration" => "API_CONFIG or API__…".to_owned(),
@@ -234,7 +234,7 @@ pub(super) fn variable(setting: &str) -> String {
     }
 }
 
-/// A TOML array, or in the environment a text that is one, or texts between commas.
+/// A TOML array, or in the environment its text, or values separated by commas.
 pub(super) fn comma_list<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
     match Value::deserialize(d)? {
         Value::String(text) if !text.trim_start().starts_with('[') => {
@@ -248,7 +248,7 @@ pub(super) fn comma_list<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>,
     }
 }
 
-/// One of the words that the type knows, in any case.
+/// One of the type's values, in upper or lower case.
 pub(super) fn choice<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -259,7 +259,7 @@ where
     choice.map_err(|error| D::Error::custom(format!("is not one of its values: {error}")))
 }
 
-/// A text that may be empty, which means that the setting is not set.
+/// A text. An empty one means that the setting is absent.
 pub(super) fn empty_as_none<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -272,12 +272,12 @@ where
     text.parse().map(Some).map_err(D::Error::custom)
 }
 
-/// A TOML array, or in the environment a text that is one.
+/// A TOML array, or in the environment its text.
 pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     toml_value(deserializer)
 }
 
-/// The same for what may be left out.
+/// The same for a setting that may be absent.
 pub(super) fn optional_choice<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -304,7 +304,7 @@ pub(super) fn optional_table<'de, D: Deserializer<'de>>(
     table(d).map(Some)
 }
 
-/// TOML tables, or in the environment the path of a file that has them as `[[grants]]`.
+/// TOML tables, or in the environment the path of a file with tables `[[grants]]`.
 pub(super) fn grants<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Grant>, D::Error> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -326,13 +326,13 @@ pub(super) fn grants<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<G
     Ok(file.grants)
 }
 
-/// A TOML table, or in the environment a text that is an inline one.
+/// A TOML table, or in the environment the text of an inline table.
 pub(super) fn table<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Map<String, Value>, D::Error> {
     let mut table: Map<String, Value> = toml_value(deserializer)?;
     for value in table.values_mut() {
-        // `API__PARAMETERS__LIMIT={ type = "integer" }`: one entry of the table, still as text.
+        // `API__PARAMETERS__LIMIT={ type = "integer" }` gives one entry of the table, whose value is still text.
         if let Some(inline) = value
             .as_str()
             .filter(|text| text.trim_start().starts_with('{'))
@@ -348,7 +348,7 @@ fn toml_value<'de, D: Deserializer<'de>, T: DeserializeOwned>(d: D) -> Result<T,
     from_toml(Value::deserialize(d)?)
 }
 
-/// A value of the settings file, or the text of the environment that is one.
+/// A value of the settings file, or its text in the environment.
 fn from_toml<T: DeserializeOwned, E: serde::de::Error>(value: Value) -> Result<T, E> {
     let value = match value {
         Value::String(text) => parse_toml(&text).map_err(|error| {
@@ -362,7 +362,7 @@ fn from_toml<T: DeserializeOwned, E: serde::de::Error>(value: Value) -> Result<T
     serde_json::from_value(value).map_err(E::custom)
 }
 
-/// A TOML value on its own, such as `["--all"]`, or JSON, which many write instead: `{"A": "b"}`.
+/// Parses one TOML value such as `["--all"]`, or JSON such as `{"A": "b"}`, which many people write instead.
 fn parse_toml(text: &str) -> Result<Value, toml::de::Error> {
     if let Ok(value @ (Value::Array(_) | Value::Object(_))) = serde_json::from_str(text) {
         return Ok(value);

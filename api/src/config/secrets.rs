@@ -1,4 +1,4 @@
-//! Settings that nobody may see.
+//! Settings that are secrets.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::load::comma_list;
 
-/// Secrets, which cannot be printed: not by `Debug`, and not by an error about them.
+/// Secrets. Neither `Debug` nor an error about them prints them.
 #[derive(Clone, Default)]
 pub struct Secrets(Vec<String>);
 
@@ -37,7 +37,7 @@ impl fmt::Debug for Secrets {
 /// A text with commas between the secrets, or a list.
 impl<'de> Deserialize<'de> for Secrets {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // The error of serde would quote what it found.
+        // The error of serde would quote the value.
         let secrets = comma_list(deserializer).map_err(|_| "must be a text or a list of texts");
         secrets.map(Self::new).map_err(D::Error::custom)
     }

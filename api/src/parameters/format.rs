@@ -1,4 +1,4 @@
-//! The formats of texts that are checked.
+//! The values of the keyword `format` that are checked.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -10,7 +10,7 @@ const MAX_LABEL_BYTES: usize = 63;
 
 type Check = fn(&str) -> bool;
 
-/// Name, words for what fits, and the check.
+/// A format: its name, its description and its check.
 const FORMATS: &[(&str, &str, Check)] = &[
     ("date", "a date such as 2026-11-24", is_date),
     (
@@ -60,12 +60,12 @@ impl Format {
         })
     }
 
-    /// Whether the text is of the format.
+    /// Whether the text has the format.
     pub fn fits(self, text: &str) -> bool {
         (self.check)(text)
     }
 
-    /// What fits.
+    /// The description of the format.
     pub fn words(self) -> &'static str {
         self.words
     }
@@ -76,7 +76,7 @@ fn is_date(text: &str) -> bool {
     has_shape(text, "0000-00-00") && text.parse::<civil::Date>().is_ok()
 }
 
-/// RFC 3339's date-time; of leap seconds only those that could be: the last of a day in UTC. jiff reads them as second 59.
+/// RFC 3339's date-time. A leap second is only valid at the end of a day in UTC. jiff reads it as second 59.
 fn is_date_time(text: &str) -> bool {
     let Some(plain) = without_fraction(text) else {
         return false;
@@ -107,7 +107,7 @@ fn without_fraction(text: &str) -> Option<String> {
     Some(plain.replace('Z', "+00:00"))
 }
 
-/// Whether the text is the shape: a digit for each 0, a hexadecimal one for each x, and the rest as it is.
+/// Whether the text has the shape: a digit for each 0, a hexadecimal digit for each x, and all other characters as they are.
 fn has_shape(text: &str, shape: &str) -> bool {
     let fits = |(c, wanted): (u8, u8)| match wanted {
         b'0' => c.is_ascii_digit(),
@@ -155,9 +155,9 @@ mod tests {
 
     use super::*;
 
-    /// Each text against each format, held against the library for JSON Schema.
+    /// Checks each text against each format, and compares the result with the library for JSON Schema.
     #[test]
-    fn a_format_is_what_the_library_takes_for_it() {
+    fn formats_agree_with_the_library_for_json_schema() {
         let texts = [
             "",
             "x",
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_format_names_those_that_are_known() {
+    fn an_unknown_format_is_refused_with_the_known_ones() {
         let error = Format::new("dat").err().unwrap();
         assert!(
             error.contains("`dat`") && error.contains("date, date-time"),

@@ -1,17 +1,17 @@
-//! Numbers as they were written: one that would reach the job as another number is not passed on.
+//! Exact numbers: a number that would reach the job with another value is refused.
 
 use serde_json::{Number, Value};
 
-/// Why a JSON text is no value that can be passed on.
+/// Why a JSON text cannot be passed on.
 #[derive(Debug)]
 pub enum Unusable {
     /// It is a number with more digits, or a larger exponent, than a double or a 64-bit integer keeps.
     Inexact,
-    /// It is no JSON.
+    /// It is not JSON.
     NotJson(serde_json::Error),
 }
 
-/// The value of a JSON text. A zero with a sign is 0.
+/// Parses a JSON text. A zero with a sign becomes 0.
 pub fn value(json: &str) -> Result<Value, Unusable> {
     if !json.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
         return serde_json::from_str(json).map_err(Unusable::NotJson);
@@ -20,7 +20,7 @@ pub fn value(json: &str) -> Result<Value, Unusable> {
     if written.digits.is_empty() {
         return Ok(0.into());
     }
-    // The only thing that can be wrong with a number of which the syntax has been checked is its size.
+    // The number's syntax was checked before, so only its size can be wrong.
     let number: Number = serde_json::from_str(json).map_err(|_| Unusable::Inexact)?;
     match Decimal::parse(&text(&number)) {
         Some(kept) if kept == written => Ok(number.into()),
@@ -28,7 +28,7 @@ pub fn value(json: &str) -> Result<Value, Unusable> {
     }
 }
 
-/// A number as the job gets it. A whole one has neither point nor exponent: JSON's 5.0 and 5e0 are 5.
+/// The text of a number for the job. An integer has neither point nor exponent: JSON's 5.0 and 5e0 become 5.
 pub fn text(number: &Number) -> String {
     match number.as_f64() {
         Some(float) if number.is_f64() && float.fract() == 0.0 => float.to_string(),
@@ -46,7 +46,7 @@ struct Decimal {
 }
 
 impl Decimal {
-    /// Of a JSON number. None if its exponent is beyond all use.
+    /// Parses a JSON number. None if its exponent is too large.
     fn parse(text: &str) -> Option<Self> {
         let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
         let (negative, mantissa) = match mantissa.strip_prefix('-') {

@@ -1,17 +1,17 @@
-//! Patterns of ECMA-262, which JSON Schema takes, for an engine whose time is linear in the text: no pattern can be made to
-//! hang on a body. The crate `jsonschema-regex` (0.61) is for the same, but refuses `[]`, `[^]` and `[\b]`, and leaves `\<` as the
+//! Translates the patterns of ECMA-262, which JSON Schema uses, for a regex engine whose time is linear in the text, so that no body
+//! can make a pattern run for long. The crate `jsonschema-regex` (0.61) is for the same, but refuses `[]`, `[^]` and `[\b]`, and leaves `\<` as the
 //! beginning of a word.
 
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// What ECMA-262 takes for a space (sections 12.2 and 12.3).
+/// The characters that ECMA-262 counts as spaces (sections 12.2 and 12.3).
 const SPACES: &str = r"\t\n\x0b\x0c\r \u{a0}\u{1680}\u{2000}-\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}\u{feff}";
-/// What `.` stands for there: anything but the ends of lines.
+/// The meaning of `.` in ECMA-262: any character except line ends.
 const ANY: &str = r"[^\n\r\u{2028}\u{2029}]";
 
-/// The pattern as the engine writes it. They differ in what `.` and the classes of characters are, which are ASCII's in
-/// ECMA-262, and in what has a meaning between brackets: only `\`, `-`, `]` and the first `^` have one there.
+/// Translates a pattern for the engine. The two syntaxes differ in `.` and in the character classes, which are ASCII in ECMA-262,
+/// and in brackets, where only `\`, `-`, `]` and the first `^` are special in ECMA-262.
 pub fn translated(pattern: &str) -> String {
     let mut text = String::with_capacity(pattern.len());
     let mut characters = pattern.chars().peekable();
@@ -31,7 +31,7 @@ pub fn translated(pattern: &str) -> String {
     text
 }
 
-/// A class in brackets, from behind the first of them.
+/// Translates a class in brackets, from after its opening bracket.
 fn brackets(characters: &mut Peekable<Chars<'_>>, text: &mut String) {
     let excludes = characters.next_if_eq(&'^').is_some();
     if characters.next_if_eq(&']').is_some() {
@@ -39,7 +39,7 @@ fn brackets(characters: &mut Peekable<Chars<'_>>, text: &mut String) {
         return;
     }
     text.push_str(if excludes { "[^" } else { "[" });
-    // Whether a `-` would be between the two ends of a range.
+    // Whether a `-` here would be between the two ends of a range.
     let mut has_begun = false;
     while let Some(c) = characters.next() {
         match c {
@@ -58,7 +58,7 @@ fn brackets(characters: &mut Peekable<Chars<'_>>, text: &mut String) {
     }
 }
 
-/// One character between brackets, or one class of them.
+/// Translates one character or one class between brackets.
 fn one(c: Option<char>, characters: &mut Peekable<Chars<'_>>, text: &mut String) {
     match c {
         Some('\\') => match characters.next() {
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn brackets_and_dots_mean_what_they_mean_in_ecma_262() {
+    fn brackets_and_dots_have_their_meaning_of_ecma_262() {
         for (pattern, fits, others) in [
             (r"^.$", "aä\t&", "\n\r\u{2028}\u{2029}"),
             (r"^[.]$", ".", "a"),

@@ -1,7 +1,7 @@
-//! What a parameter may be: the part of JSON Schema (2020-12) that is about one scalar, in words for whoever gets it wrong.
+//! Checks a parameter against the part of JSON Schema (2020-12) that is about scalars, with error messages for callers.
 //!
-//! Our own, because the library for all of JSON Schema was nearly half the program and of the time to start it. The tests
-//! hold it against that library.
+//! It does not use a library, because that for all of JSON Schema was nearly half of the program and of its start-up time. The
+//! tests compare the results with that library.
 
 use std::cmp::Ordering;
 
@@ -11,8 +11,8 @@ use serde_json::{Map, Number, Value};
 use super::format::Format;
 use super::pattern;
 
-/// The keywords that say what a value may be, and the types that each is about; one that is about another type would check
-/// nothing.
+/// The keywords that limit a value, and the types to which each applies. A keyword for another type would check nothing, so it is
+/// refused.
 const RULES: &[(&str, &[&str])] = &[
     ("enum", &["string", "integer", "number", "boolean"]),
     ("const", &["string", "integer", "number", "boolean"]),
@@ -26,7 +26,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("exclusiveMaximum", &["integer", "number"]),
     ("multipleOf", &["integer", "number"]),
 ];
-/// The keywords that only tell about a parameter.
+/// The keywords that only describe a parameter.
 const ANNOTATIONS: &[&str] = &["type", "title", "description", "default", "examples"];
 
 /// A compiled schema.
@@ -35,7 +35,7 @@ pub struct Scalar {
     rules: Vec<Rule>,
 }
 
-/// The types of JSON Schema that are one value.
+/// The scalar types of JSON Schema.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     String,
@@ -46,7 +46,7 @@ enum Kind {
 
 enum Rule {
     OneOf(Vec<Value>),
-    /// And the pattern as it was written.
+    /// The compiled pattern, and its source.
     Matches(Regex, String),
     IsA(Format),
     AtLeastLong(u64),
@@ -59,7 +59,7 @@ enum Rule {
 }
 
 impl Scalar {
-    /// Compiles a schema; the error says what is wrong with it, and the cure.
+    /// Compiles a schema. The error says what is wrong, and how to correct it.
     pub fn new(schema: &Map<String, Value>) -> Result<Self, String> {
         let (kind, type_name) = kind(schema)?;
         let mut rules = Vec::new();
@@ -81,7 +81,7 @@ impl Scalar {
         Ok(Self { kind, rules })
     }
 
-    /// Whether the value is allowed; if not, the rule that it breaks. The value itself may be long, hostile or secret.
+    /// Checks the value. The error names the rule and not the value, which may be long, hostile or secret.
     pub fn check(&self, value: &Value) -> Result<(), String> {
         if !self.kind.has(value) {
             return Err(format!("it must be {}", self.kind.words()));
@@ -90,7 +90,7 @@ impl Scalar {
         broken.map_or(Ok(()), |rule| Err(rule.words()))
     }
 
-    /// Whether its bounds leave nothing between them.
+    /// Whether no value is between its bounds.
     pub fn is_contradictory(&self) -> bool {
         let pairs = self
             .rules
@@ -194,7 +194,7 @@ impl Kind {
 }
 
 impl Rule {
-    /// Whether a value of the right type keeps the rule.
+    /// Whether a value of the right type satisfies the rule.
     fn allows(&self, value: &Value) -> bool {
         let length = || value.as_str().map_or(0, |text| text.chars().count() as u64);
         let compared = |to: &Number| value.as_number().map(|number| compare(number, to));
@@ -233,7 +233,7 @@ impl Rule {
     }
 }
 
-/// JSON Schema's equality: 5 and 5.0 are one number.
+/// JSON Schema's equality: 5 and 5.0 are equal.
 fn equal(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Number(one), Value::Number(other)) => compare(one, other).is_eq(),
@@ -241,7 +241,7 @@ fn equal(one: &Value, other: &Value) -> bool {
     }
 }
 
-/// Exact: a number that is not whole is too small for a double to lose anything of it.
+/// Compares exactly: numbers that are not whole are small enough for a double to be exact.
 fn compare(one: &Number, other: &Number) -> Ordering {
     match (whole(one), whole(other)) {
         (Some(one), Some(other)) => one.cmp(&other),
@@ -249,7 +249,7 @@ fn compare(one: &Number, other: &Number) -> Ordering {
     }
 }
 
-/// Of the decimals as they are written, which doubles only come near to: 0.3 is a multiple of 0.1.
+/// Computes with the decimals as they are written, since doubles only approximate them: 0.3 is a multiple of 0.1.
 fn is_multiple(number: &Number, divisor: &Number) -> bool {
     let (Some((digits, exponent)), Some((divisor, unit))) = (decimal(number), decimal(divisor))
     else {
@@ -265,7 +265,7 @@ fn is_multiple(number: &Number, divisor: &Number) -> bool {
     divisor.map_or(digits == 0, |divisor| digits % divisor == 0)
 }
 
-/// The number's digits, and the power of ten that they are to be multiplied by.
+/// The number's digits, and the power of ten by which they are multiplied.
 fn decimal(number: &Number) -> Option<(i128, i32)> {
     let text = number.to_string();
     let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
@@ -275,7 +275,7 @@ fn decimal(number: &Number) -> Option<(i128, i32)> {
     Some((digits, exponent.parse::<i32>().ok()? - places))
 }
 
-/// The number if it is whole, however it is written, and not beyond all counting: of such a double the fraction is 0, too.
+/// The number, if it is a whole number in any notation and not too large: very large doubles have no fraction either.
 fn whole(number: &Number) -> Option<i128> {
     let signed = number.as_i64().map(i128::from);
     let exact = signed.or_else(|| number.as_u64().map(i128::from));
@@ -283,7 +283,7 @@ fn whole(number: &Number) -> Option<i128> {
 }
 
 fn float(number: &Number) -> f64 {
-    number.as_f64().unwrap_or(f64::NAN) // there always is one
+    number.as_f64().unwrap_or(f64::NAN) // every number has an f64
 }
 
 #[cfg(test)]
@@ -297,8 +297,8 @@ mod tests {
         Scalar::new(schema.as_object().unwrap()).unwrap()
     }
 
-    /// What the library for JSON Schema says.
-    fn told(schema: &Value, value: &Value) -> bool {
+    /// Whether the library for JSON Schema accepts the value.
+    fn library_accepts(schema: &Value, value: &Value) -> bool {
         let options = jsonschema::draft202012::options().should_validate_formats(true);
         options.build(schema).unwrap().is_valid(value)
     }
@@ -394,18 +394,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_says_what_the_library_says(
+        fn schemas_agree_with_the_library_for_json_schema(
             schema in prop_oneof![numeric(), textual(), listed()], values in prop::collection::vec(value(), 20),
         ) {
             let scalar = scalar(&schema);
             for value in values {
-                prop_assert_eq!(scalar.check(&value).is_ok(), told(&schema, &value), "{} {}", schema, value);
+                prop_assert_eq!(scalar.check(&value).is_ok(), library_accepts(&schema, &value), "{} {}", schema, value);
             }
         }
     }
 
     #[test]
-    fn rounding_is_not_taken_for_a_rest_nor_a_rest_for_rounding() {
+    fn a_multiple_is_computed_without_rounding_errors() {
         let fits = |value: Value, divisor: Value| {
             let multiples = scalar(&json!({ "type": "number", "multipleOf": divisor }));
             multiples.check(&value).is_ok()
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_the_rule_and_not_the_value() {
+    fn a_refusal_names_the_rule_and_not_the_value() {
         let refusal = |schema: Value, value: Value| scalar(&schema).check(&value).unwrap_err();
         let cases = [
             (

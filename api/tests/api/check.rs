@@ -504,7 +504,7 @@ async fn who_may_call_is_told_and_the_issuers_keys_are_fetched() {
     let iam = report(&emulator, |config| config.auth.mode = Some(AuthMode::Iam)).await;
     assert!(
         iam.to_string()
-            .contains("✓ access: whoever Cloud Run's IAM lets through")
+            .contains("✓ access: callers whom Cloud Run's IAM lets through")
     );
 }
 

@@ -98,11 +98,11 @@ fn settings_that_cannot_work_keep_it_from_starting_and_say_so_in_one_line() {
         ),
         (
             &[("API__PROCESSES", "import")],
-            "processes (API__PROCESSES): is no table such as { import",
+            "processes (API__PROCESSES): is not a table such as { import",
         ),
         (
             &[("API__PROCESSES__IMPORT", "import-job")],
-            "processes.import (API__PROCESSES__IMPORT): is no table",
+            "processes.import (API__PROCESSES__IMPORT): is not a table",
         ),
         (
             &[(
@@ -204,21 +204,21 @@ fn settings_that_cannot_work_keep_it_from_starting_and_say_so_in_one_line() {
                 "API__PARAMETERS",
                 "{ a = { type = 'integer', minimum = 2, exclusiveMaximum = 2 } }",
             )],
-            "parameters.a (API__PARAMETERS__A): allows nothing",
+            "parameters.a (API__PARAMETERS__A): allows no value",
         ),
         (
             &[(
                 "API__PARAMETERS",
                 "{ a = { type = 'string', minLength = 2, maxLength = 1 } }",
             )],
-            "parameters.a (API__PARAMETERS__A): allows nothing",
+            "parameters.a (API__PARAMETERS__A): allows no value",
         ),
         (
             &[(
                 "API__PARAMETERS",
                 "{ a = { type = 'string', enum = ['x', 1] } }",
             )],
-            "parameters.a (API__PARAMETERS__A): its own enum does not pass: it must be a text",
+            "parameters.a (API__PARAMETERS__A): its enum has a value that is not valid: it must be a text",
         ),
         (&[("PORT", "http")], "port"),
         (&[("API_CONFIG", "/nonexistent.toml")], "/nonexistent.toml"),
