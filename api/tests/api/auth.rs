@@ -115,7 +115,7 @@ fn requests(app: &TestApp, scope: &str, execution: &str) -> Vec<(&'static str, R
 }
 
 #[tokio::test]
-async fn a_stranger_is_told_the_same_everywhere_and_nothing_is_done() {
+async fn every_route_answers_an_unauthenticated_caller_with_the_same_401() {
     let (app, _issuer) = spawn(all_to_u1()).await;
     let mut bodies = HashSet::new();
     for scope in ["acme", "-", "%ff", "a%2Fb", ""] {
@@ -133,7 +133,7 @@ async fn a_stranger_is_told_the_same_everywhere_and_nothing_is_done() {
 }
 
 #[tokio::test]
-async fn a_stranger_is_told_so_before_the_body_is_read() {
+async fn an_unauthenticated_request_is_refused_before_its_body_is_read() {
     let (app, _issuer) = spawn(all_to_u1()).await;
     let never = stream::pending::<Result<Frame<Bytes>, std::io::Error>>();
     let body = reqwest::Body::wrap(StreamBody::new(never));
@@ -142,7 +142,7 @@ async fn a_stranger_is_told_so_before_the_body_is_read() {
 }
 
 #[tokio::test]
-async fn five_callers_three_scopes_every_operation() {
+async fn each_operation_is_allowed_exactly_where_it_is_granted() {
     let (app, _issuer) = spawn(json!([
         grant(
             "email",
@@ -208,7 +208,7 @@ const MODES: [(&str, &[&str]); 4] = [
 ];
 
 #[tokio::test]
-async fn a_mode_named_by_the_caller_needs_the_operation_that_it_carries_out() {
+async fn on_running_in_a_query_needs_the_operation_that_it_carries_out() {
     let sets: [&[&str]; 7] = [
         &["start"],
         &["read"],
@@ -270,7 +270,7 @@ async fn a_mode_named_by_the_caller_needs_the_operation_that_it_carries_out() {
 }
 
 #[tokio::test]
-async fn the_mode_that_the_operator_set_needs_start_alone() {
+async fn on_running_of_the_settings_needs_only_start() {
     for (mode, expected) in [("join", 200), ("replace", 202)] {
         let issuer = Issuer::start().await;
         let grants = json!([grant("sub", "starter", &["acme"], &["start"])]);
@@ -291,7 +291,7 @@ async fn the_mode_that_the_operator_set_needs_start_alone() {
 }
 
 #[tokio::test]
-async fn a_scope_that_exists_is_forbidden_in_the_same_words_as_one_that_does_not() {
+async fn the_403_is_the_same_for_a_scope_with_and_without_executions() {
     let (app, _issuer) = spawn(json!([
         grant("sub", "a", &["a"], &["start", "read"]),
         grant("sub", "b", &["b"], &["start"]),
@@ -311,7 +311,7 @@ async fn a_scope_that_exists_is_forbidden_in_the_same_words_as_one_that_does_not
 }
 
 #[tokio::test]
-async fn anothers_execution_is_as_unknown_as_one_that_never_was() {
+async fn an_execution_of_a_forbidden_scope_is_answered_like_a_missing_one() {
     let (app, _issuer) = spawn(json!([
         grant("sub", "a", &["a"], &["start", "read", "cancel"]),
         grant("sub", "b", &["b"], &["start", "read"]),
@@ -415,7 +415,7 @@ pub fn hmac(key: &[u8], message: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn tokens_of_every_wrong_kind() {
+async fn every_kind_of_invalid_token_is_refused() {
     let (app, _issuer) = spawn(json!([grant(
         "email",
         "u1@example.com",
@@ -447,7 +447,7 @@ async fn tokens_of_every_wrong_kind() {
 }
 
 #[tokio::test]
-async fn what_the_library_would_let_pass() {
+async fn claims_that_the_library_does_not_check_are_checked() {
     let (app, _issuer) = spawn(all_to_u1()).await;
     let with_header = |name: &str, value: Value| {
         let mut header = header();
@@ -509,7 +509,7 @@ async fn what_the_library_would_let_pass() {
 
 /// Entra ID lists up to 200 groups in a token.
 #[tokio::test]
-async fn a_token_may_be_as_large_as_a_head() {
+async fn a_token_of_the_size_of_the_largest_head_is_accepted() {
     let (app, _issuer) = spawn(json!([grant("groups", "group-198", &["acme"], &["start"])])).await;
     let groups = |padding: &str| {
         (0..199)
@@ -528,7 +528,7 @@ async fn a_token_may_be_as_large_as_a_head() {
 }
 
 #[tokio::test]
-async fn one_authorization_header_of_the_scheme_bearer() {
+async fn the_authorization_must_be_a_single_bearer_token() {
     let (app, _issuer) = spawn(all_to_u1()).await;
     let with = |value: String| start(&app, "acme").header("authorization", value);
     let good = token("u1");
@@ -548,7 +548,7 @@ async fn one_authorization_header_of_the_scheme_bearer() {
 }
 
 #[tokio::test]
-async fn headers_that_only_a_platform_may_set_are_no_credential() {
+async fn headers_of_a_platform_do_not_authenticate() {
     let (app, _issuer) = spawn(all_to_u1()).await;
     for item in inputs("spoof") {
         let (name, value) = item["header"].as_str().unwrap().split_once(": ").unwrap();
@@ -559,7 +559,7 @@ async fn headers_that_only_a_platform_may_set_are_no_credential() {
 }
 
 #[tokio::test]
-async fn an_email_counts_if_it_was_verified() {
+async fn an_email_is_granted_something_only_if_it_is_verified() {
     let (app, _issuer) = spawn(json!([grant(
         "email",
         "u1@example.com",
@@ -586,7 +586,7 @@ async fn an_email_counts_if_it_was_verified() {
 }
 
 #[tokio::test]
-async fn behind_iap_its_header_counts_and_no_other() {
+async fn behind_iap_only_its_header_authenticates() {
     let (issuer, key) = (Issuer::start().await, Key::new_ec());
     issuer.publish(vec![key.jwk("iap-1"), Key::k1().jwk("k1")]);
     let grants = json!([grant("email", "ann@example.com", &["acme"], &["start"])]);
@@ -620,7 +620,7 @@ async fn behind_iap_its_header_counts_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_key_belongs_to_whoever_chose_it() {
+async fn the_same_key_of_two_callers_is_two_starts() {
     let (app, _issuer) = spawn(json!([
         grant("sub", "u1", &["acme"], &["start"]),
         grant("sub", "u2", &["acme"], &["start"]),
@@ -665,7 +665,7 @@ async fn a_token_can_list_its_scopes() {
 }
 
 #[tokio::test]
-async fn a_new_key_is_believed_at_once_and_asked_for_once() {
+async fn a_new_signing_key_is_fetched_once_and_used_at_once() {
     let (app, issuer) = spawn(all_to_u1()).await;
     assert_eq!(
         status(start(&app, "acme").bearer_auth(token("u1"))).await,
@@ -682,7 +682,7 @@ async fn a_new_key_is_believed_at_once_and_asked_for_once() {
 const STRANGERS: usize = 2_000;
 
 #[tokio::test]
-async fn made_up_keys_cause_no_fetches_and_disturb_nobody() {
+async fn invented_key_ids_cause_few_fetches_and_affect_no_other_caller() {
     let (app, issuer) = spawn(all_to_u1()).await;
     assert_eq!(
         status(start(&app, "acme").bearer_auth(token("u1"))).await,
@@ -712,7 +712,7 @@ async fn made_up_keys_cause_no_fetches_and_disturb_nobody() {
 }
 
 #[tokio::test]
-async fn whoever_has_a_known_key_does_not_wait_for_who_has_not() {
+async fn a_token_with_a_known_key_does_not_wait_for_the_fetch_of_another_key() {
     let (app, issuer) = spawn(all_to_u1()).await;
     let good = || status(start(&app, "acme").bearer_auth(token("u1")));
     assert_eq!(good().await, 202);
@@ -730,7 +730,7 @@ async fn whoever_has_a_known_key_does_not_wait_for_who_has_not() {
 }
 
 #[tokio::test]
-async fn many_first_callers_share_one_fetch() {
+async fn many_concurrent_first_callers_share_one_fetch() {
     let (app, issuer) = spawn(all_to_u1()).await;
     let tokens: Vec<_> = (0..50).map(|n| changed("jti", json!(n))).collect();
     let statuses = join_all(
@@ -743,7 +743,7 @@ async fn many_first_callers_share_one_fetch() {
 }
 
 #[tokio::test]
-async fn without_the_issuers_keys_nobody_is_called_a_stranger() {
+async fn while_the_issuers_keys_are_unavailable_the_answer_is_503_and_not_401() {
     let (app, issuer) = spawn(all_to_u1()).await;
     for answer in [
         Answer::Status(500),
@@ -785,7 +785,7 @@ async fn without_the_issuers_keys_nobody_is_called_a_stranger() {
 }
 
 #[tokio::test]
-async fn each_caller_is_limited_alone_and_strangers_by_their_address() {
+async fn each_caller_has_a_rate_limit_and_unauthenticated_ones_share_that_of_their_address() {
     const EACH: u32 = 3;
     let issuer = Issuer::start().await;
     let everyone = json!([grant("iss", ISSUER, &["acme"], &["read"])]);
@@ -813,7 +813,7 @@ async fn each_caller_is_limited_alone_and_strangers_by_their_address() {
 }
 
 #[tokio::test]
-async fn a_page_needs_no_token_to_ask_whether_it_may_and_can_read_that_it_needs_one() {
+async fn a_preflight_needs_no_token_and_a_page_can_read_the_401() {
     const PAGE: &str = "https://app.example.com";
     let issuer = Issuer::start().await;
     let app = TestApp::with(instant_job(), |config| {
@@ -837,7 +837,7 @@ async fn a_page_needs_no_token_to_ask_whether_it_may_and_can_read_that_it_needs_
 }
 
 #[tokio::test]
-async fn identity_tokens_of_the_emulator_open_the_service_as_googles_would() {
+async fn identity_tokens_of_the_emulator_are_accepted_like_googles() {
     let account = "123456789012-compute@developer.gserviceaccount.com";
     let grants = json!([grant("email", account, &["acme"], &["start"])]);
     let app = TestApp::with(instant_job(), |config| {

@@ -174,7 +174,7 @@ async fn queries() {
 }
 
 #[tokio::test]
-async fn a_body_announced_as_too_large_is_refused_unread() {
+async fn a_body_whose_content_length_is_too_large_is_refused_unread() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let head = b"POST /scopes/acme/process HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 104857600\r\n\r\n";
     let (status, body) = raw(&app, head).await;
@@ -202,7 +202,7 @@ async fn a_body_that_ends_early_is_malformed() {
 }
 
 #[tokio::test]
-async fn a_request_names_one_host() {
+async fn a_request_must_name_one_host() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     for (head, status) in [
         ("host: a\r\nhost: b\r\n", 400),
@@ -238,7 +238,7 @@ async fn a_body_in_a_transfer_coding_other_than_chunks_is_refused() {
 }
 
 #[tokio::test]
-async fn a_wrong_query_path_or_method_is_told_what_is_right() {
+async fn a_wrong_query_path_or_method_is_answered_with_the_right_one() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let queries = [
         (

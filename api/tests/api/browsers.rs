@@ -181,7 +181,7 @@ async fn a_request_that_a_foreign_page_may_have_sent_is_refused_everywhere() {
 }
 
 #[tokio::test]
-async fn without_listed_origins_no_page_elsewhere_may_do_anything() {
+async fn without_listed_origins_pages_of_other_origins_may_not_call() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let response = app
         .get("/scopes/acme/executions")
@@ -200,7 +200,7 @@ async fn without_listed_origins_no_page_elsewhere_may_do_anything() {
 }
 
 #[tokio::test]
-async fn every_answer_says_that_it_is_no_page_and_for_nobody_else() {
+async fn every_answer_forbids_caching_and_display_as_a_page() {
     let app = app().await;
     let execution = app.start("acme").await;
     let name = execution["name"].as_str().unwrap();
@@ -236,7 +236,7 @@ async fn every_answer_says_that_it_is_no_page_and_for_nobody_else() {
 }
 
 #[tokio::test]
-async fn the_page_and_the_button_say_what_they_need_and_the_button_loads_anywhere() {
+async fn the_page_has_a_strict_policy_and_the_button_loads_on_any_origin() {
     let app = app().await;
     for path in ["/", "/page.js", "/page.css", "/button.js", "/button.d.ts"] {
         let response = app.get(path).header("origin", LISTED).send().await.unwrap();
@@ -273,7 +273,7 @@ async fn the_page_and_the_button_say_what_they_need_and_the_button_loads_anywher
 }
 
 #[tokio::test]
-async fn behind_a_prefix_every_link_leads_under_it() {
+async fn behind_a_prefix_every_link_begins_with_it() {
     let app = app().await;
     let under = |request: reqwest::RequestBuilder| request.header("x-forwarded-prefix", "/jobs/");
     let started = under(app.post(START)).send().await.unwrap();
@@ -301,7 +301,7 @@ async fn behind_a_prefix_every_link_leads_under_it() {
 }
 
 #[tokio::test]
-async fn the_versioned_button_is_cached_for_good_and_is_what_its_hash_says() {
+async fn the_versioned_button_is_immutable_and_matches_its_hash() {
     let app = app().await;
     let plain = app.get("/button.js").send().await.unwrap();
     assert_eq!(text(plain.headers(), "cache-control"), "no-cache");
@@ -331,7 +331,7 @@ async fn the_versioned_button_is_cached_for_good_and_is_what_its_hash_says() {
 }
 
 #[tokio::test]
-async fn a_cold_load_of_the_page_is_under_60_kilobytes_and_a_warm_one_next_to_nothing() {
+async fn a_first_load_of_the_page_is_under_60_kilobytes_and_a_second_one_is_only_304s() {
     let app = app().await;
     let mut total = 0;
     for path in ["/", "/page.css", "/page.js", "/button.js", "/openapi.json"] {
@@ -351,7 +351,7 @@ async fn a_cold_load_of_the_page_is_under_60_kilobytes_and_a_warm_one_next_to_no
 }
 
 #[tokio::test]
-async fn what_else_browsers_and_proxies_send_changes_nothing() {
+async fn other_headers_of_browsers_and_proxies_have_no_effect() {
     let app = app().await;
     for (name, value) in [
         ("accept", "application/xml"),
@@ -377,7 +377,7 @@ async fn what_else_browsers_and_proxies_send_changes_nothing() {
 }
 
 #[tokio::test]
-async fn every_route_takes_its_own_methods_and_names_them() {
+async fn every_route_refuses_other_methods_and_names_its_own() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let execution = app.start("acme").await;
     let one = format!(
@@ -424,7 +424,7 @@ async fn every_route_takes_its_own_methods_and_names_them() {
 }
 
 #[tokio::test]
-async fn head_is_get_without_its_body() {
+async fn a_head_request_is_answered_like_get_without_a_body() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     for path in [
         "/health",

@@ -26,7 +26,7 @@ async fn a_running_execution_is_cancelled_and_stays_so() {
 }
 
 #[tokio::test]
-async fn a_finished_execution_is_left_as_it_is() {
+async fn cancelling_a_finished_execution_does_not_change_it() {
     let app = TestApp::spawn().await;
     let execution = app.start("acme").await;
     app.until(&execution, "succeeded").await;
@@ -40,7 +40,7 @@ async fn a_finished_execution_is_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn another_scope_cancels_nothing() {
+async fn an_execution_of_another_scope_cannot_be_cancelled() {
     let app = TestApp::spawn().await;
     let execution = app.start("acme").await;
     let path = link(&execution, "cancel").replace("acme", "globex");
@@ -49,7 +49,7 @@ async fn another_scope_cancels_nothing() {
 }
 
 #[tokio::test]
-async fn a_cancellation_that_cloud_run_refuses_is_not_told_as_an_end() {
+async fn a_cancellation_that_cloud_run_refuses_is_not_answered_as_a_success() {
     let app = TestApp::with(real_job(), |config| {
         config
             .overrides

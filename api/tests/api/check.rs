@@ -65,7 +65,7 @@ fn nth(n: u64, fault: Fault) -> Rule {
 }
 
 #[tokio::test]
-async fn all_is_well_and_nothing_was_done() {
+async fn a_correct_setup_passes_and_the_check_starts_nothing() {
     let emulator = emulator(real_job()).await;
     let report = report(&emulator, |_| {}).await;
     assert!(report.is_well(), "{report}");
@@ -86,7 +86,7 @@ async fn all_is_well_and_nothing_was_done() {
 }
 
 #[tokio::test]
-async fn each_thing_that_is_missing_is_named_with_the_command_that_mends_it() {
+async fn each_missing_thing_is_named_with_the_command_that_corrects_it() {
     let off = because("SERVICE_DISABLED");
     let grant = "gcloud run jobs add-iam-policy-binding test-job --member=serviceAccount:";
     let cases = [
@@ -170,7 +170,7 @@ async fn each_thing_that_is_missing_is_named_with_the_command_that_mends_it() {
 }
 
 #[tokio::test]
-async fn a_job_that_may_surprise_is_warned_of() {
+async fn a_job_with_retries_low_parallelism_or_large_variables_causes_a_warning() {
     let job = Job {
         task_count: 5,
         parallelism: 2,
@@ -194,7 +194,7 @@ async fn a_job_that_may_surprise_is_warned_of() {
 }
 
 #[tokio::test]
-async fn the_container_is_one_of_the_jobs() {
+async fn the_container_of_the_settings_must_be_one_of_the_jobs() {
     let emulator = emulator(real_job()).await;
     let wrong = report(&emulator, |config| {
         config.cloud_run.container = Some("nobody".to_owned())
@@ -278,7 +278,7 @@ async fn the_jobs_command_and_options_show_that_arguments_reach_a_program() {
 }
 
 #[tokio::test]
-async fn arguments_are_warned_of_once_executions_failed_and_until_one_succeeds() {
+async fn failed_executions_cause_a_warning_about_arguments_until_one_succeeds() {
     let app = TestApp::with(real_job(), |config| {
         let env = &mut config.overrides.env;
         env.insert("FAIL_WITH".to_owned(), json!("{code}"));
@@ -326,7 +326,7 @@ async fn arguments_are_warned_of_once_executions_failed_and_until_one_succeeds()
 }
 
 #[tokio::test]
-async fn a_jobs_own_variable_that_the_service_reads_back_is_warned_of() {
+async fn a_job_that_sets_a_variable_of_the_service_causes_a_warning() {
     let emulator = open_emulator().await;
     let mut container =
         json!({ "image": "images/test-job", "env": [{ "name": "MODE", "value": "full" }] });
@@ -406,7 +406,7 @@ async fn no_wider_role_is_proposed_than_the_deploy_script_gives() {
 
 /// The doctor's cure follows from what happened, and says which host and port it was.
 #[tokio::test]
-async fn what_cannot_be_reached_is_named_with_what_leads_there() {
+async fn an_unreachable_server_is_named_with_the_setting_of_its_address() {
     let emulator = emulator(real_job()).await;
     let nobody = "127.0.0.1:1";
     type Change = fn(&mut Config, String);
@@ -450,7 +450,7 @@ async fn what_cannot_be_reached_is_named_with_what_leads_there() {
 }
 
 #[tokio::test]
-async fn without_a_metadata_server_the_rest_is_said_to_be_open() {
+async fn without_a_metadata_server_the_other_checks_are_reported_as_not_made() {
     let emulator = emulator(real_job()).await;
     let report = report(&emulator, |config| {
         config.platform.metadata_host = "127.0.0.1:1".to_owned()
@@ -472,7 +472,7 @@ async fn without_a_metadata_server_the_rest_is_said_to_be_open() {
 }
 
 #[tokio::test]
-async fn who_may_call_is_told_and_the_issuers_keys_are_fetched() {
+async fn the_check_reports_who_may_call_and_fetches_the_issuers_keys() {
     let (emulator, issuer) = (emulator(real_job()).await, Issuer::start().await);
     let jwt = |config: &mut Config| {
         config.auth.mode = Some(AuthMode::Jwt);
@@ -529,7 +529,7 @@ async fn discovery(issuer: Option<&'static str>) -> String {
 }
 
 #[tokio::test]
-async fn an_issuer_and_an_audience_that_no_token_can_have_are_seen() {
+async fn an_issuer_or_an_audience_that_no_token_can_have_is_reported() {
     let (emulator, keys) = (emulator(real_job()).await, Issuer::start().await);
     let cases = [
         (Some("itself"), "ok", ""),
@@ -566,7 +566,7 @@ async fn an_issuer_and_an_audience_that_no_token_can_have_are_seen() {
 }
 
 #[tokio::test]
-async fn settings_alone_are_judged_without_a_call() {
+async fn settings_only_makes_no_call() {
     let settings = [
         ("API__AUTH__MODE", "public"),
         ("API__CLOUD_RUN__JOB", "first-job"),
@@ -611,7 +611,7 @@ async fn settings_alone_are_judged_without_a_call() {
 }
 
 #[tokio::test]
-async fn the_job_of_every_process_is_looked_at() {
+async fn the_job_of_every_process_is_checked() {
     let settings = Settings {
         jobs: vec![real_job(), Job::new("import-job", ["true"])],
         ..Settings::default()
@@ -653,7 +653,7 @@ async fn firestore(status: u16, body: Value) -> String {
 }
 
 #[tokio::test]
-async fn a_store_is_tried_if_it_is_chosen() {
+async fn the_store_is_checked_if_it_is_firestore() {
     let google = |code: u16, status: &str, message: &str| json!({ "error": { "code": code, "status": status, "message": message } });
     let cases = [
         (

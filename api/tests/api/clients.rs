@@ -85,7 +85,7 @@ async fn linters_find_nothing_and_a_generated_client_drives_the_service() {
 }
 
 #[tokio::test]
-async fn a_machine_that_tries_everything_finds_no_answer_that_the_document_does_not_tell() {
+async fn schemathesis_finds_no_answer_that_the_document_does_not_describe() {
     let found = Command::new("schemathesis").arg("--version").output().await;
     if found.is_err() {
         return skip(

@@ -90,7 +90,7 @@ async fn the_links_of_an_execution_are_documented() {
 }
 
 #[tokio::test]
-async fn real_answers_are_as_their_schemas_say() {
+async fn real_answers_match_their_schemas() {
     let app = TestApp::spawn().await;
     let started = app.start("acme").await;
     let ended = app.until(&started, "succeeded").await;
@@ -126,7 +126,7 @@ fn strict(mut components: Value) -> Value {
 }
 
 #[tokio::test]
-async fn the_body_is_the_declared_parameters() {
+async fn the_schema_of_the_body_has_the_declared_parameters() {
     let declared = json!({
         "document": { "type": "string", "pattern": "^[a-z]+$", "examples": ["a"], "required": true },
         "limit": { "type": "integer", "minimum": 1, "default": 100 },
@@ -192,7 +192,7 @@ async fn every_problem_is_documented_and_explains_itself() {
 }
 
 #[tokio::test]
-async fn what_callers_must_bring_follows_the_mode() {
+async fn the_documented_credentials_follow_the_mode() {
     let google = Some((Preset::Google, "https://svc.example"));
     let iap = Some((Preset::Iap, "/projects/1/locations/us-east4/services/svc"));
     let cases = [
@@ -232,7 +232,7 @@ async fn what_callers_must_bring_follows_the_mode() {
 }
 
 #[tokio::test]
-async fn the_document_needs_nobody_elses_answer() {
+async fn the_document_is_served_without_any_upstream() {
     let app = TestApp::on(
         Emulator::start(Settings::default()).await.unwrap(),
         |config| config.platform.metadata_host = "127.0.0.1:1".to_owned(),

@@ -240,7 +240,7 @@ async fn a_run_is_followed_from_its_start_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_failure_is_told_with_its_reason() {
+async fn a_failed_run_ends_its_stream_with_the_reason() {
     let app = TestApp::with(real_job(), |config| {
         let code = json!({ "type": "integer", "minimum": 0, "maximum": 255 });
         config.parameters.insert("code".to_owned(), code);
@@ -259,7 +259,7 @@ async fn a_failure_is_told_with_its_reason() {
 }
 
 #[tokio::test]
-async fn a_finished_run_is_told_whole_and_at_once() {
+async fn the_stream_of_a_finished_run_has_all_events_at_once() {
     let (app, execution) = printing(2500, 0, 60_000).await;
     app.until(&execution, "succeeded").await;
     let events = Events::open(&app, &execution).await.rest().await;
@@ -305,7 +305,7 @@ async fn a_stream_opens_although_the_first_reads_fail() {
 }
 
 #[tokio::test]
-async fn lines_that_cannot_be_read_hold_up_no_end() {
+async fn unreadable_lines_do_not_delay_the_end() {
     join_all(
         [Fault::status(403), Fault::status(500), Fault::Hang].map(async |fault| {
             let (app, execution) = working(1).await;
@@ -330,7 +330,7 @@ async fn lines_that_cannot_be_read_hold_up_no_end() {
 }
 
 #[tokio::test]
-async fn many_watchers_are_one_reader() {
+async fn many_watchers_of_an_execution_share_one_reader() {
     let (app, execution) = working(4).await;
     let begun = Instant::now();
     let streams = many(&app, &execution, 100).await;
@@ -352,7 +352,7 @@ async fn many_watchers_are_one_reader() {
 }
 
 #[tokio::test]
-async fn nothing_is_read_while_nobody_watches() {
+async fn nothing_is_read_without_a_watcher() {
     let (app, execution) = working(60).await;
     let mut streams = Vec::new();
     for _ in 0..3 {
@@ -370,7 +370,7 @@ async fn nothing_is_read_while_nobody_watches() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_read_nothing_for() {
+async fn no_lines_are_read_for_a_client_that_takes_none() {
     // Much more than fits into the buffers of two sockets.
     const LINES: u32 = 6_000;
     let script = format!("seq -f %03000.0f 1 {LINES}");
@@ -403,7 +403,7 @@ async fn a_client_that_does_not_read_is_read_nothing_for() {
 }
 
 #[tokio::test]
-async fn whoever_comes_late_gets_everything_too() {
+async fn a_late_watcher_gets_all_lines() {
     let (app, execution) = printing(20_000, 60, 60_000).await;
     let begun = Instant::now();
     let mut first = Events::open(&app, &execution).await;
@@ -416,7 +416,7 @@ async fn whoever_comes_late_gets_everything_too() {
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_where_another_ended_on_any_server() {
+async fn a_stream_continues_after_the_last_event_on_any_server() {
     let (app, execution) = working(5).await;
     let mut first = Events::open(&app, &execution).await;
     let mut lines = first.lines_until("working: 1").await;
@@ -437,7 +437,7 @@ async fn a_stream_goes_on_where_another_ended_on_any_server() {
 }
 
 #[tokio::test]
-async fn ids_from_anywhere_in_a_stream_go_on_there() {
+async fn a_stream_continues_after_any_of_its_events() {
     let (app, execution) = printing(1500, 0, 60_000).await;
     app.until(&execution, "succeeded").await;
     let mut stream = Events::open(&app, &execution).await;
@@ -454,7 +454,7 @@ async fn ids_from_anywhere_in_a_stream_go_on_there() {
 }
 
 #[tokio::test]
-async fn streams_end_when_the_server_drains_and_go_on_elsewhere() {
+async fn streams_end_when_the_server_drains_and_continue_on_another() {
     let (mut app, execution) = working(60).await;
     let mut streams = many(&app, &execution, 100).await;
     streams[0].lines_until("working: 1").await;
@@ -498,7 +498,7 @@ async fn a_silent_stream_is_kept_alive() {
 }
 
 #[tokio::test]
-async fn a_cancellation_is_seen() {
+async fn a_stream_ends_with_the_cancellation() {
     let (app, execution) = working(60).await;
     let mut stream = Events::open(&app, &execution).await;
     stream.lines_until("working: 1").await;
@@ -511,7 +511,7 @@ async fn a_cancellation_is_seen() {
 }
 
 #[tokio::test]
-async fn a_spent_budget_means_fewer_lines_and_nothing_else() {
+async fn a_spent_log_budget_delays_only_lines() {
     let app = TestApp::with(real_job(), |config| {
         config.limits.log_reads_per_minute = 1;
         config
@@ -541,7 +541,7 @@ async fn a_spent_budget_means_fewer_lines_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn an_execution_that_is_not_known_at_once_is_waited_for_where_it_was_started() {
+async fn a_stream_waits_for_an_execution_that_was_just_started_here() {
     let (app, execution) = working(1).await;
     app.emulator
         .faults()
@@ -652,7 +652,7 @@ async fn bad_input_never_reaches_the_upstream() {
 }
 
 #[tokio::test]
-async fn an_answer_is_held_back_until_the_end_or_the_time() {
+async fn an_answer_with_wait_comes_at_the_end_of_the_run_or_of_the_time() {
     let (app, execution) = working(3).await;
     let wait = |seconds: u32| app.get(&format!("{}?wait={seconds}", link(&execution, "self")));
     let begun = Instant::now();
@@ -675,7 +675,7 @@ async fn an_answer_is_held_back_until_the_end_or_the_time() {
 }
 
 #[tokio::test]
-async fn an_answer_held_back_is_given_when_the_server_drains() {
+async fn an_answer_with_wait_comes_when_the_server_drains() {
     let (mut app, execution) = working(60).await;
     let request = app.get(&format!("{}?wait=60", link(&execution, "self")));
     let waiting = tokio::spawn(crate::helpers::json(request));
@@ -688,7 +688,7 @@ async fn an_answer_held_back_is_given_when_the_server_drains() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_it_waits_is_forgotten() {
+async fn nothing_is_read_for_a_client_that_has_left_while_it_waited() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let execution = app.start("acme").await;
     app.emulator
@@ -744,7 +744,7 @@ async fn the_end_comes_after_the_last_lines_however_late_they_are_shown() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_had_the_end_is_told_that_there_is_nothing_more() {
+async fn a_client_that_has_received_the_end_gets_204() {
     let (app, execution) = printing(3, 0, 50).await;
     app.until(&execution, "succeeded").await;
     let mut stream = Events::open(&app, &execution).await;
@@ -767,7 +767,7 @@ async fn a_client_that_has_had_the_end_is_told_that_there_is_nothing_more() {
 }
 
 #[tokio::test]
-async fn the_last_id_may_be_in_the_query_and_an_empty_one_is_none() {
+async fn the_last_event_id_may_be_in_the_query_and_may_be_empty() {
     let (app, execution) = printing(5, 0, 60_000).await;
     app.until(&execution, "succeeded").await;
     let events = link(&execution, "events");
@@ -798,7 +798,7 @@ async fn the_last_id_may_be_in_the_query_and_an_empty_one_is_none() {
 }
 
 #[tokio::test]
-async fn a_stream_says_in_its_first_event_when_to_come_back() {
+async fn the_first_event_of_a_stream_has_a_reconnection_time() {
     let (app, execution) = printing(1, 0, 50).await;
     let response = app.get(link(&execution, "events")).send().await.unwrap();
     let text = response.text().await.unwrap();
@@ -807,7 +807,7 @@ async fn a_stream_says_in_its_first_event_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn a_stream_ends_with_the_token_of_its_reader() {
+async fn a_stream_ends_when_its_callers_token_expires() {
     let app_and_issuer = auth::spawn_with(
         auth::all_to_u1(),
         Job::new(JOB, ["sh", "-c", "exec sleep 60"]),

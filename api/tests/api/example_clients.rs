@@ -144,7 +144,7 @@ fn shown(output: &Output, line: &str) -> usize {
 }
 
 #[tokio::test]
-async fn the_exit_code_says_what_became_of_the_execution() {
+async fn the_exit_code_of_a_client_is_that_of_its_executions_outcome() {
     each(async |client| {
         let app = service().await;
         let succeeded = client.run(&app.url, r#"{"sleep_seconds": 1}"#).await;
@@ -174,7 +174,7 @@ async fn the_exit_code_says_what_became_of_the_execution() {
 }
 
 #[tokio::test]
-async fn a_cancelled_execution_has_an_exit_code_of_its_own() {
+async fn a_cancelled_execution_has_a_separate_exit_code() {
     each(async |client| {
         let app = service().await;
         let follow = client.run(&app.url, r#"{"sleep_seconds": 60}"#);
@@ -190,7 +190,7 @@ async fn a_cancelled_execution_has_an_exit_code_of_its_own() {
 }
 
 #[tokio::test]
-async fn the_same_key_is_the_same_execution() {
+async fn a_client_with_the_same_key_gets_the_same_execution() {
     each(async |client| {
         let app = service().await;
         for _ in 0..2 {
@@ -263,7 +263,7 @@ async fn one_execution_is_started_and_followed_over_connections_that_break() {
 }
 
 #[tokio::test]
-async fn what_can_never_work_is_not_tried_for_long() {
+async fn a_client_does_not_retry_what_cannot_succeed() {
     each(async |client| {
         let app = service().await;
         let rule = Rule::new(Operation::Run, Fault::status(403));
@@ -275,7 +275,7 @@ async fn what_can_never_work_is_not_tried_for_long() {
 }
 
 #[tokio::test]
-async fn giving_up_tells_what_was_not_started_from_what_is_unknown() {
+async fn the_exit_code_distinguishes_no_start_from_an_unknown_outcome() {
     each(async |client| {
         let give_up = async |url: &str| {
             let mut command = client.command(url, "acme", "{}");

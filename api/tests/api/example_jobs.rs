@@ -104,7 +104,7 @@ async fn an_example_works_under_the_service_and_reports_what_it_does() {
 }
 
 #[tokio::test]
-async fn an_example_that_is_cancelled_says_so_and_ends() {
+async fn a_cancelled_example_prints_that_and_ends() {
     for example in examples().await {
         let app = example.service(60.0).await;
         let execution = app.start("acme").await;
@@ -121,7 +121,7 @@ async fn an_example_that_is_cancelled_says_so_and_ends() {
 }
 
 #[tokio::test]
-async fn an_example_does_nothing_for_a_start_that_another_execution_has() {
+async fn an_example_does_nothing_if_another_execution_has_its_start() {
     for example in examples().await {
         let claims = example.claims("repetition");
         let task = async |execution: &str, index: &str| {

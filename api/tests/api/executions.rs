@@ -30,7 +30,7 @@ async fn a_scope_lists_its_own_executions_newest_first() {
 }
 
 #[tokio::test]
-async fn pages_follow_each_other_without_gap_or_repetition() {
+async fn pages_have_each_execution_once() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let scope = |i: usize| ["acme", "globex"][usize::from(i.is_multiple_of(3))].to_owned();
     app.emulator
@@ -52,7 +52,7 @@ async fn pages_follow_each_other_without_gap_or_repetition() {
 }
 
 #[tokio::test]
-async fn a_scope_without_executions_costs_few_reads_of_a_long_list() {
+async fn listing_a_scope_without_executions_takes_few_reads() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     app.emulator
         .add_past_executions("test-job", 1_000, |_| {
@@ -68,7 +68,7 @@ async fn a_scope_without_executions_costs_few_reads_of_a_long_list() {
 }
 
 #[tokio::test]
-async fn an_execution_of_another_scope_is_as_unknown_as_one_that_never_was() {
+async fn an_execution_of_another_scope_is_answered_like_a_missing_one() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let execution = app.start("acme").await;
     let name = execution["name"].as_str().unwrap();
@@ -92,7 +92,7 @@ async fn an_execution_of_another_scope_is_as_unknown_as_one_that_never_was() {
 }
 
 #[tokio::test]
-async fn a_name_that_cannot_be_ours_is_never_asked_for() {
+async fn a_name_that_is_not_of_the_job_is_never_sent_to_cloud_run() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let long = "a".repeat(10_000);
     let names = [
@@ -117,7 +117,7 @@ async fn a_name_that_cannot_be_ours_is_never_asked_for() {
 }
 
 #[tokio::test]
-async fn an_execution_without_a_scope_is_nobodys() {
+async fn an_execution_without_a_scope_is_not_found_and_not_listed() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     app.emulator
         .add_past_executions("test-job", 1, |_| Vec::new())
@@ -132,7 +132,7 @@ async fn an_execution_without_a_scope_is_nobodys() {
 }
 
 #[tokio::test]
-async fn an_unreachable_cloud_run_is_told_as_such() {
+async fn an_unreachable_cloud_run_is_answered_as_upstream_unavailable() {
     let app = TestApp::with(instant_job(), |config| {
         config.cloud_run.base_url = Some("http://127.0.0.1:1".to_owned())
     })
@@ -142,7 +142,7 @@ async fn an_unreachable_cloud_run_is_told_as_such() {
 }
 
 #[tokio::test]
-async fn head_answers_as_get_does_but_without_a_body() {
+async fn a_head_request_for_executions_is_answered_like_get_without_a_body() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let execution = app.start("acme").await;
     let url = format!("{}{}", app.url, link(&execution, "self"));
@@ -152,7 +152,7 @@ async fn head_answers_as_get_does_but_without_a_body() {
 }
 
 #[tokio::test]
-async fn a_path_that_is_none_under_a_scope_that_is_one_is_not_found() {
+async fn an_unknown_path_under_a_valid_scope_is_not_found() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     for path in [
         "/scopes/acme/executions/x/unknown",

@@ -90,7 +90,7 @@ impl Instances {
 }
 
 #[tokio::test]
-async fn a_key_is_claimed_once_and_known_to_every_instance() {
+async fn a_key_is_leased_once_and_known_to_every_instance() {
     let Some(world) = instances(instant_job(), |_| {}).await else {
         return;
     };
@@ -115,7 +115,7 @@ async fn a_key_is_claimed_once_and_known_to_every_instance() {
 }
 
 #[tokio::test]
-async fn a_start_under_way_elsewhere_is_waited_for_two_seconds() {
+async fn a_request_waits_two_seconds_for_a_start_in_flight_in_another_instance() {
     let Some(world) = instances(instant_job(), |_| {}).await else {
         return;
     };
@@ -143,7 +143,7 @@ async fn a_start_under_way_elsewhere_is_waited_for_two_seconds() {
 }
 
 #[tokio::test]
-async fn a_claim_whose_confirmation_was_lost_is_ones_own() {
+async fn an_instance_recognises_its_key_lease_if_the_confirmation_was_lost() {
     let Some(world) = instances(instant_job(), |_| {}).await else {
         return;
     };
@@ -155,7 +155,7 @@ async fn a_claim_whose_confirmation_was_lost_is_ones_own() {
 }
 
 #[tokio::test]
-async fn a_turn_whose_confirmation_was_lost_is_ones_own() {
+async fn an_instance_recognises_its_scope_lease_if_the_confirmation_was_lost() {
     let Some(world) = instances(instant_job(), |_| {}).await else {
         return;
     };
@@ -197,7 +197,7 @@ async fn without_the_store_nothing_is_started() {
 }
 
 #[tokio::test]
-async fn a_slow_store_slows_a_start_down_and_no_more() {
+async fn a_slow_store_only_delays_a_start() {
     let Some(world) = instances(instant_job(), |_| {}).await else {
         return;
     };
@@ -209,7 +209,7 @@ async fn a_slow_store_slows_a_start_down_and_no_more() {
 }
 
 #[tokio::test]
-async fn what_the_store_was_not_told_is_found_in_the_list() {
+async fn an_execution_that_was_not_recorded_in_the_store_is_found_in_the_list() {
     let Some(world) = instances(instant_job(), |_| {}).await else {
         return;
     };
@@ -243,7 +243,7 @@ async fn an_instance_is_ready_once_it_has_reached_the_store() {
 }
 
 #[tokio::test]
-async fn a_refused_request_frees_its_key_for_every_instance() {
+async fn a_refused_request_releases_its_key_for_every_instance() {
     let Some(world) = instances(instant_job(), |_| {}).await else {
         return;
     };
@@ -257,7 +257,7 @@ async fn a_refused_request_frees_its_key_for_every_instance() {
 }
 
 #[tokio::test]
-async fn a_claim_that_has_expired_is_none_though_it_is_still_there() {
+async fn an_expired_document_is_ignored_before_it_is_deleted() {
     let long = |config: &mut Config| config.start.quiet_seconds = 600;
     let Some(world) = instances(instant_job(), long).await else {
         return;
@@ -290,7 +290,7 @@ async fn at_once(world: &Instances, on_running: &str) -> Vec<Response> {
 }
 
 #[tokio::test]
-async fn of_many_instances_that_would_reject_each_other_one_starts() {
+async fn reject_lets_one_of_many_concurrent_instances_start() {
     let Some(world) = long_running().await else {
         return;
     };
@@ -306,7 +306,7 @@ async fn of_many_instances_that_would_reject_each_other_one_starts() {
 }
 
 #[tokio::test]
-async fn many_instances_that_join_share_one_execution() {
+async fn join_gives_many_instances_one_execution() {
     let Some(world) = long_running().await else {
         return;
     };
@@ -324,7 +324,7 @@ async fn many_instances_that_join_share_one_execution() {
 }
 
 #[tokio::test]
-async fn of_many_instances_that_replace_each_others_executions_one_is_left() {
+async fn replace_leaves_one_execution_of_many_concurrent_instances() {
     let Some(world) = long_running().await else {
         return;
     };
@@ -347,7 +347,7 @@ async fn of_many_instances_that_replace_each_others_executions_one_is_left() {
 }
 
 #[tokio::test]
-async fn a_thousand_at_once_with_one_key_start_one_on_three_processes() {
+async fn a_thousand_concurrent_requests_to_three_processes_with_one_key_start_one_execution() {
     let Some(store) = firestore() else { return };
     let project = project();
     let emulator = Arc::new(emulator(instant_job(), &project).await);
@@ -381,7 +381,7 @@ async fn a_thousand_at_once_with_one_key_start_one_on_three_processes() {
 
 /// The effect of a send comes long after its answer was lost, and the process that sent it has been replaced by then.
 #[tokio::test]
-async fn a_start_in_doubt_survives_a_clean_restart() {
+async fn an_ambiguous_start_is_not_repeated_after_a_clean_restart() {
     let Some(store) = firestore() else { return };
     let emulator = emulator(instant_job(), &project()).await;
     let late = run(Fault::Reset).late(Duration::from_secs(4));
@@ -460,7 +460,7 @@ async fn two_services_never_touch_each_others_leases() {
 }
 
 #[tokio::test]
-async fn a_start_that_another_instance_answered_counts_though_the_list_does_not_show_it() {
+async fn a_start_by_another_instance_counts_before_the_list_shows_it() {
     let Some(world) = long_running().await else {
         return;
     };
@@ -498,7 +498,7 @@ async fn a_start_that_another_instance_answered_counts_though_the_list_does_not_
 }
 
 #[tokio::test]
-async fn a_start_that_was_refused_leaves_its_scope_free_for_every_instance() {
+async fn a_refused_start_releases_its_scope_for_every_instance() {
     let Some(world) = instances(instant_job(), |_| {}).await else {
         return;
     };
@@ -511,7 +511,7 @@ async fn a_start_that_was_refused_leaves_its_scope_free_for_every_instance() {
 }
 
 #[tokio::test]
-async fn instances_together_start_as_many_as_a_scope_may_have() {
+async fn all_instances_together_start_at_most_max_running_executions_of_a_scope() {
     let world = instances(real_job(), |config| {
         let env = &mut config.overrides.env;
         env.insert("SLEEP_SECONDS".to_owned(), "60".into());

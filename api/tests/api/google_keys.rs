@@ -36,7 +36,7 @@ const TIME: &str = "x-cloudscheduler-scheduletime";
 const TASK: &str = "x-cloudtasks-taskname";
 
 #[tokio::test]
-async fn a_run_of_a_schedule_starts_once_and_the_next_night_again() {
+async fn each_run_of_a_schedule_starts_one_execution() {
     let app = spawn(|_| {}).await;
     let tonight = [(JOB_NAME, "nightly"), (TIME, "2026-11-26T03:00:00Z")];
     let tomorrow = [(JOB_NAME, "nightly"), (TIME, "2026-11-27T03:00:00Z")];
@@ -51,7 +51,7 @@ async fn a_run_of_a_schedule_starts_once_and_the_next_night_again() {
 }
 
 #[tokio::test]
-async fn a_key_in_its_own_header_comes_first_and_a_header_that_came_twice_is_none() {
+async fn an_idempotency_key_takes_precedence_and_a_repeated_google_header_is_refused() {
     let app = spawn(|_| {}).await;
     let task = name(start(&app, &[(TASK, "5243")]).await).await;
     let keyed = [(TASK, "5243"), ("idempotency-key", "k")];
@@ -66,7 +66,7 @@ async fn a_key_in_its_own_header_comes_first_and_a_header_that_came_twice_is_non
 }
 
 #[tokio::test]
-async fn without_the_setting_or_in_public_the_headers_are_no_key() {
+async fn without_the_setting_or_in_mode_public_googles_headers_are_ignored() {
     let public = |config: &mut Config| config.auth.mode = Some(AuthMode::Public);
     let off = |config: &mut Config| config.idempotency.from_google = false;
     for app in [spawn(public).await, spawn(off).await] {
@@ -78,7 +78,7 @@ async fn without_the_setting_or_in_public_the_headers_are_no_key() {
 }
 
 #[tokio::test]
-async fn with_tokens_a_task_is_its_callers_own_and_the_job_is_told_who_that_is() {
+async fn the_key_of_a_task_belongs_to_its_caller_and_the_job_gets_the_subject() {
     let issuer = Issuer::start().await;
     let grants = json!([all_to_u1()[0], {
         "claim": "sub", "value": "u2", "scopes": ["*"], "operations": ["start"]

@@ -69,7 +69,7 @@ fn has_joserfc() -> bool {
 }
 
 #[tokio::test]
-async fn tokens_of_another_implementation_are_understood_and_its_rotation_followed() {
+async fn tokens_of_another_implementation_are_accepted_across_a_key_rotation() {
     if !has_joserfc() {
         return;
     }

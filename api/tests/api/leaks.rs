@@ -189,7 +189,7 @@ fn is_one_json_object(line: &str) -> bool {
 }
 
 #[tokio::test]
-async fn no_secret_leaves_whatever_fails() {
+async fn no_secret_is_in_an_answer_or_in_the_log_whatever_fails() {
     let mut world = World::new().await;
     let started = world.ask("POST", START, r#"{"document":"ok"}"#).await;
     let execution = started["name"].as_str().unwrap().to_owned();

@@ -41,7 +41,7 @@ async fn the_first_start_waits_for_one_call_on_one_connection() {
 }
 
 #[tokio::test]
-async fn it_listens_at_once_and_says_no_without_a_token() {
+async fn the_program_listens_at_once_and_refuses_starts_without_a_token() {
     let emulator = emulator().await;
     emulator
         .faults()
@@ -68,7 +68,7 @@ async fn it_listens_at_once_and_says_no_without_a_token() {
 }
 
 #[tokio::test]
-async fn it_opens_more_files_than_it_began_with() {
+async fn the_program_raises_its_limit_on_open_files() {
     let emulator = emulator().await;
     let program = Program::start(&emulator, &[]);
     let idle = join_all((0..400).map(|_| TcpStream::connect(program.host()))).await;
@@ -85,7 +85,7 @@ async fn it_opens_more_files_than_it_began_with() {
 }
 
 #[tokio::test]
-async fn told_to_stop_when_idle_it_is_gone_at_once() {
+async fn sigterm_ends_an_idle_process_at_once() {
     let emulator = emulator().await;
     let program = Program::start(&emulator, &[]);
     let kept = client();
@@ -100,7 +100,7 @@ async fn told_to_stop_when_idle_it_is_gone_at_once() {
 }
 
 #[tokio::test]
-async fn told_to_stop_it_ends_the_starts_in_flight() {
+async fn sigterm_lets_starts_in_flight_end() {
     let emulator = emulator().await;
     emulator
         .faults()
@@ -128,8 +128,7 @@ async fn told_to_stop_it_ends_the_starts_in_flight() {
 }
 
 #[tokio::test]
-async fn told_to_stop_while_cloud_run_hangs_it_ends_in_time_and_its_successor_starts_nothing_twice()
-{
+async fn sigterm_during_an_unanswered_start_ends_in_time_and_the_next_process_repeats_nothing() {
     let emulator = emulator().await;
     let hang = Rule::new(Operation::Run, Fault::Hang);
     emulator.faults().add(hang.after().first(1));

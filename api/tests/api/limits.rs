@@ -11,7 +11,7 @@ use crate::helpers::{TestApp, eventually, instant_job, link, problem};
 use crate::issuer::Issuer;
 
 #[tokio::test]
-async fn a_caller_who_asks_too_often_is_told_to_wait_on_every_route() {
+async fn every_route_answers_429_with_retry_after_beyond_the_callers_rate() {
     let app = TestApp::with(instant_job(), |config| config.limits.caller_per_minute = 5).await;
     let execution = app.start("acme").await;
     for _ in 0..4 {
@@ -49,7 +49,7 @@ async fn a_caller_who_asks_too_often_is_told_to_wait_on_every_route() {
 }
 
 #[tokio::test]
-async fn who_is_refused_is_counted_too() {
+async fn refused_requests_count_against_the_rate() {
     let app = TestApp::with(instant_job(), |config| config.limits.caller_per_minute = 5).await;
     for _ in 0..5 {
         let response = app.get("/scopes/-/executions").send().await.unwrap();
@@ -60,7 +60,7 @@ async fn who_is_refused_is_counted_too() {
 }
 
 #[tokio::test]
-async fn a_scope_is_started_so_often_and_no_more_while_others_go_on() {
+async fn starts_beyond_a_scopes_rate_are_refused_and_other_scopes_are_not_affected() {
     let app = TestApp::with(instant_job(), |config| config.limits.scope_per_minute = 3).await;
     for _ in 0..3 {
         app.start("acme").await;
@@ -81,7 +81,7 @@ async fn a_scope_is_started_so_often_and_no_more_while_others_go_on() {
 }
 
 #[tokio::test]
-async fn however_busy_it_says_that_it_is_alive_and_a_refusal_is_a_problem() {
+async fn health_answers_under_overload_and_refusals_are_problems() {
     let app = TestApp::with(instant_job(), |config| config.limits.in_flight = 1).await;
     app.emulator
         .faults()

@@ -63,7 +63,7 @@ async fn pages_of_lines_are_in_order_and_whole() {
 }
 
 #[tokio::test]
-async fn text_is_the_lines_alone() {
+async fn plain_text_has_only_the_lines() {
     let (app, execution) = printing(3, 2).await;
     let response = app
         .get(link(&execution, "logs"))
@@ -79,7 +79,7 @@ async fn text_is_the_lines_alone() {
 }
 
 #[tokio::test]
-async fn text_or_json_is_what_the_caller_likes_better() {
+async fn text_or_json_follows_the_accept_header() {
     let (app, execution) = printing(1, 2).await;
     for (accept, expected) in [
         ("Text/Plain", "text/plain"),
@@ -135,7 +135,7 @@ async fn a_page_has_a_mebibyte_of_lines_at_most_and_its_size_is_found_once() {
 }
 
 #[tokio::test]
-async fn a_page_that_google_does_not_take_any_more_is_a_malformed_request() {
+async fn an_expired_page_is_a_malformed_request() {
     let (app, execution) = printing(1001, 5).await;
     let refused = Fault::status(400);
     let answer = helpers::json(app.get(link(&execution, "logs"))).await;
@@ -166,7 +166,7 @@ async fn a_page_that_google_does_not_take_any_more_is_a_malformed_request() {
 }
 
 #[tokio::test]
-async fn callers_take_turns_at_reading_logs_and_one_alone_may_use_them_all() {
+async fn callers_share_the_log_budget_and_a_single_one_may_use_all_of_it() {
     let grant = |subject: &str| json!({ "claim": "sub", "value": subject, "scopes": ["*"], "operations": ["start", "read"] });
     let grants = json!([grant("greedy"), grant("modest")]);
     let (app, _issuer) = auth::spawn(grants).await;
@@ -229,7 +229,7 @@ async fn bad_pages_never_reach_the_upstream() {
 }
 
 #[tokio::test]
-async fn an_unknown_field_of_a_query_is_answered_with_those_that_are_known() {
+async fn an_unknown_query_field_is_refused_with_the_known_ones() {
     let (app, execution) = printing(1, 1).await;
     let list = "/scopes/acme/executions";
     for (path, fields) in [
@@ -247,7 +247,7 @@ async fn an_unknown_field_of_a_query_is_answered_with_those_that_are_known() {
 }
 
 #[tokio::test]
-async fn another_scopes_lines_are_not_to_be_had() {
+async fn lines_of_another_scope_cannot_be_read() {
     let (app, execution) = printing(1, 1).await;
     let path = link(&execution, "logs").replace("acme", "globex");
     problem(app.get(&path).send().await.unwrap(), "execution-not-found").await;

@@ -125,7 +125,7 @@ async fn one_list_has_the_executions_of_all_processes() {
 }
 
 #[tokio::test]
-async fn an_unknown_process_is_not_found_and_a_wrong_body_is_refused_by_its_own_schema() {
+async fn an_unknown_process_is_not_found_and_a_body_is_checked_by_its_processs_schema() {
     let app = app().await;
     for path in ["nope", "Import", "a%2Fb"] {
         let path = format!("/scopes/acme/process/{path}");

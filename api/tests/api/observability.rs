@@ -56,7 +56,7 @@ async fn one_trace_and_one_invocation_are_in_the_log_the_environment_and_the_job
 }
 
 #[tokio::test]
-async fn a_trace_that_is_none_does_not_reach_the_job() {
+async fn a_malformed_trace_does_not_reach_the_job() {
     let template = |config: &mut Config| config.overrides.args = vec!["{trace}".to_owned()];
     let app = TestApp::with(instant_job(), template).await;
     let (w3c, google) = ("traceparent", "x-cloud-trace-context");
@@ -112,7 +112,7 @@ async fn entry_of(http: &Client, emulator: &Emulator, execution: &str) -> Value 
 }
 
 #[tokio::test]
-async fn an_answer_tells_how_long_google_took() {
+async fn server_timing_has_the_time_that_google_took() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let slow = Rule::new(Operation::Run, Fault::Delay { ms: 300 });
     app.emulator.faults().add(slow.nth(2));
@@ -129,7 +129,7 @@ async fn an_answer_tells_how_long_google_took() {
 }
 
 #[tokio::test]
-async fn an_answer_tells_how_long_a_token_took() {
+async fn server_timing_has_the_time_that_a_token_took() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let slow = Rule::new(Operation::Token, Fault::Delay { ms: 1_500 });
     app.emulator.faults().add(slow);

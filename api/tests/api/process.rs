@@ -124,7 +124,7 @@ async fn task_count_timeout_and_container_are_sent_when_set() {
 }
 
 #[tokio::test]
-async fn parameters_that_do_not_fit_start_nothing() {
+async fn invalid_parameters_start_nothing() {
     let app = TestApp::with(instant_job(), with_parameters).await;
     let bodies = [
         json!({ "document": "a b" }),
@@ -189,7 +189,7 @@ async fn a_timeout_is_a_failure() {
 }
 
 #[tokio::test]
-async fn refusals_of_cloud_run_tell_the_caller_nothing_of_it() {
+async fn the_answer_to_a_caller_does_not_repeat_cloud_runs_message() {
     for (code, slug) in [
         (400, "upstream-rejected"),
         (403, "upstream-misconfigured"),
@@ -211,7 +211,7 @@ async fn refusals_of_cloud_run_tell_the_caller_nothing_of_it() {
 }
 
 #[tokio::test]
-async fn a_start_goes_on_when_its_caller_has_gone() {
+async fn a_start_continues_after_its_caller_has_disconnected() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     app.emulator.faults().add(emulator::Rule::new(
         Operation::Run,
@@ -225,7 +225,7 @@ async fn a_start_goes_on_when_its_caller_has_gone() {
 }
 
 #[tokio::test]
-async fn stopping_lets_what_is_in_flight_end() {
+async fn a_shutdown_lets_requests_in_flight_end() {
     let mut app = TestApp::with(instant_job(), |_| {}).await;
     app.emulator.faults().add(emulator::Rule::new(
         Operation::Run,

@@ -24,7 +24,7 @@ const JWT: [(&str, &str); 3] = [
 ];
 
 #[test]
-fn settings_that_cannot_work_keep_it_from_starting_and_say_so_in_one_line() {
+fn an_invalid_setting_ends_the_program_with_one_line() {
     let cases: &[(&[(&str, &str)], &str)] = &[
         (
             &[("API__AUTH__MODE", "")],
@@ -278,7 +278,7 @@ fn a_variable_may_be_written_in_the_usual_forms() {
 }
 
 #[test]
-fn a_settings_file_that_is_not_toml_is_refused_by_the_line_and_no_line_is_shown() {
+fn a_settings_file_that_is_not_toml_is_refused_with_its_line_number_only() {
     let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("broken.toml");
     std::fs::write(&file, "[auth]\nmode = \"jwt\"\njwt.secret = \"CANARY\n").unwrap();
     let output = api(&[ENOUGH[0], ("API_CONFIG", file.to_str().unwrap())]);
@@ -293,7 +293,7 @@ fn a_settings_file_that_is_not_toml_is_refused_by_the_line_and_no_line_is_shown(
 }
 
 #[test]
-fn an_empty_variable_is_a_setting_that_is_not_set() {
+fn an_empty_variable_counts_as_absent() {
     let empty = [
         "AUTH__JWT__PRESET",
         "AUTH__JWT__ISSUER",
@@ -323,7 +323,7 @@ fn an_empty_variable_is_a_setting_that_is_not_set() {
 }
 
 #[test]
-fn wrong_grants_keep_it_from_starting_and_say_where_they_are() {
+fn invalid_grants_end_the_program_with_their_place() {
     let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
     let grant = |fields: &str| format!("claim = \"sub\"\nvalue = \"u1\"\n{fields}");
     let good = grant("scopes = [\"*\"]\noperations = [\"start\"]");
@@ -360,7 +360,7 @@ fn wrong_grants_keep_it_from_starting_and_say_where_they_are() {
 }
 
 #[test]
-fn a_port_in_use_is_told_with_the_port() {
+fn a_port_in_use_is_named_in_the_error() {
     let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let output = api(&[&ENOUGH[..], &[("PORT", &port)]].concat());
@@ -372,7 +372,7 @@ fn a_port_in_use_is_told_with_the_port() {
 }
 
 #[test]
-fn the_document_is_printed_of_the_settings_alone() {
+fn the_document_is_printed_without_any_call() {
     let parameters = ("API__PARAMETERS", "{ limit = { type = 'integer' } }");
     let templates = ("API__OVERRIDES__ARGS", "['{limit}']");
     let mut command = Command::new(env!("CARGO_BIN_EXE_api"));
@@ -384,7 +384,7 @@ fn the_document_is_printed_of_the_settings_alone() {
 }
 
 #[test]
-fn help_and_version_are_told() {
+fn help_and_version_are_printed() {
     for (argument, text) in [
         ("--help", "API__CLOUD_RUN__JOB"),
         ("check --help", "API__CLOUD_RUN__JOB"),
@@ -444,7 +444,7 @@ fn token(arguments: &[&str], secret: &str) -> Output {
 }
 
 #[test]
-fn a_token_that_would_not_be_taken_is_not_made() {
+fn api_token_refuses_to_make_a_token_that_the_service_would_refuse() {
     for arguments in [
         &[][..],
         &["a/b"],

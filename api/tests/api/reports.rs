@@ -25,7 +25,7 @@ fn progress(events: &[Event]) -> Vec<&Value> {
 }
 
 #[tokio::test]
-async fn the_sample_job_tells_how_far_it_is_and_what_came_of_it() {
+async fn the_sample_job_reports_progress_and_a_result() {
     let app = TestApp::with(real_job(), |config| {
         let env = &mut config.overrides.env;
         env.insert("SLEEP_SECONDS".to_owned(), "4".into());
@@ -65,7 +65,7 @@ async fn the_sample_job_tells_how_far_it_is_and_what_came_of_it() {
 }
 
 #[tokio::test]
-async fn several_tasks_add_up_and_have_a_result_each() {
+async fn the_progress_of_several_tasks_is_added_and_each_has_a_result() {
     let (app, execution) = script(
         r#"i=$CLOUD_RUN_TASK_INDEX
            echo '{"message":"begins","processProgress":{"done":1,"total":10}}'
@@ -100,7 +100,7 @@ async fn several_tasks_add_up_and_have_a_result_each() {
 }
 
 #[tokio::test]
-async fn without_a_result_there_is_none_and_malformed_ones_are_lines_like_any_other() {
+async fn without_a_result_the_answer_is_404_and_malformed_reports_stay_lines() {
     let (app, execution) = script(
         r#"echo '{"message":"a","processProgress":{"done":"x"}}'; echo '{"message":"b","processProgress":7}'
            printf '{"message":"c","processResult":"%020000d"}\n' 0"#,
@@ -157,7 +157,7 @@ async fn a_line_that_is_nested_very_deep_hides_no_other() {
 }
 
 #[tokio::test]
-async fn a_stream_that_goes_on_knows_what_was_reported_before() {
+async fn a_resumed_stream_has_earlier_reports() {
     let (app, execution) = script(
         r#"echo '{"message":"half","processProgress":0.5,"processResult":{"url":"https://example.com"}}'
            echo last; sleep 3"#,
@@ -183,7 +183,7 @@ async fn a_stream_that_goes_on_knows_what_was_reported_before() {
 }
 
 #[tokio::test]
-async fn ten_thousand_reports_are_one_progress() {
+async fn ten_thousand_reports_cause_few_progress_events() {
     let line = r#"{\"message\":\"page %d\",\"processProgress\":{\"done\":%d,\"total\":10000}}"#;
     let (app, execution) = script(
         &format!(r#"seq 10000 | awk '{{ printf "{line}\n", $1, $1 }}'"#),
@@ -207,7 +207,7 @@ async fn ten_thousand_reports_are_one_progress() {
 }
 
 #[tokio::test]
-async fn a_start_that_waits_is_answered_at_the_end_or_when_time_is_up() {
+async fn a_start_with_wait_is_answered_at_the_end_of_the_run_or_of_the_time() {
     let (app, _) = script("sleep 2", 1).await;
     let start = |query: &str, key: &str| {
         let path = format!("/scopes/acme/process?{query}");
@@ -244,7 +244,7 @@ async fn a_start_that_waits_is_answered_at_the_end_or_when_time_is_up() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_its_start_waits_undoes_nothing() {
+async fn a_client_that_disconnects_while_it_waits_does_not_stop_its_execution() {
     let (app, _) = script("sleep 2", 1).await;
     let waiting = tokio::spawn(
         app.post("/scopes/acme/process?wait=60")
@@ -260,7 +260,7 @@ async fn a_client_that_leaves_while_its_start_waits_undoes_nothing() {
 }
 
 #[tokio::test]
-async fn a_start_that_cannot_be_followed_is_answered_all_the_same() {
+async fn a_start_with_wait_is_a_success_even_if_the_execution_cannot_be_read() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let fault = Fault::status(500);
     app.emulator.faults().add(Rule::new(Operation::Get, fault));
@@ -274,7 +274,7 @@ async fn a_start_that_cannot_be_followed_is_answered_all_the_same() {
 }
 
 #[tokio::test]
-async fn starts_that_wait_are_no_requests_in_flight() {
+async fn starts_with_wait_do_not_count_as_in_flight() {
     let app = TestApp::with(Job::new(JOB, ["sh", "-c", "exec sleep 60"]), |config| {
         config.limits.in_flight = 2;
     })

@@ -25,7 +25,7 @@ fn table(page: &'static str, name: &str) -> &'static str {
 }
 
 #[test]
-fn the_settings_table_is_that_of_default_toml() {
+fn the_settings_table_matches_default_toml() {
     let mut expected =
         "| setting | environment | default | what for |\n| --- | --- | --- | --- |".to_owned();
     for setting in settings() {
@@ -155,7 +155,7 @@ fn flatten(path: &str, value: &Value, keys: &mut Vec<String>) {
 }
 
 #[test]
-fn the_table_of_problems_is_that_of_the_code() {
+fn the_table_of_problems_matches_the_code() {
     let mut expected =
         "| problem | status | again? | why | what to do |\n| --- | --- | --- | --- | --- |"
             .to_owned();
@@ -175,7 +175,7 @@ fn the_table_of_problems_is_that_of_the_code() {
 }
 
 #[test]
-fn the_documents_link_to_what_is_there() {
+fn every_link_in_the_documents_leads_to_a_file_and_heading() {
     for document in documents() {
         let text = std::fs::read_to_string(&document).unwrap();
         for target in links(&text) {
@@ -225,7 +225,7 @@ fn the_readme_links_to_every_page() {
 }
 
 #[test]
-fn the_map_has_every_file_of_the_service() {
+fn architecture_md_names_every_file_of_the_service() {
     let text = std::fs::read_to_string(workspace().join("ARCHITECTURE.md")).unwrap();
     let mapped: Vec<_> = links(&text).collect();
     for entry in std::fs::read_dir(workspace().join("api/src")).unwrap() {
@@ -296,7 +296,7 @@ fn the_service_is_built_without_the_emulator() {
 
 /// The floors of ARCHITECTURE.md, held by the `use` lines and the paths of the code itself.
 #[test]
-fn nothing_below_http_imports_it_and_google_knows_the_domain_by_few_names() {
+fn only_lib_imports_http_and_gcp_imports_few_names_of_the_domain() {
     let source = workspace().join("api/src");
     let mut files = Vec::new();
     let mut folders = vec![source.clone()];

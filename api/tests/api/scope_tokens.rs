@@ -66,7 +66,7 @@ async fn keyed(app: &TestApp, token: &str, key: &str) -> Response {
 const START: &str = "/scopes/acme/process";
 
 #[tokio::test]
-async fn a_scope_token_allows_its_operations_in_its_scopes_and_nothing_else() {
+async fn a_scope_token_allows_only_its_operations_in_its_scopes() {
     let app = spawn().await;
     let token = token(&claims());
     let response = start(&app, START, &token).await;
@@ -85,7 +85,7 @@ async fn a_scope_token_allows_its_operations_in_its_scopes_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_scope_token_must_end_within_a_day_and_say_what_it_allows() {
+async fn a_scope_token_must_expire_within_a_day_and_list_scopes_and_operations() {
     let app = spawn().await;
     for good in [
         json!({"exp": now() + 24 * 3600 - 60}),
@@ -140,7 +140,7 @@ async fn a_scope_token_must_end_within_a_day_and_say_what_it_allows() {
 }
 
 #[tokio::test]
-async fn a_scope_token_can_be_for_some_processes_alone() {
+async fn a_scope_token_can_be_limited_to_some_processes() {
     let app = spawn().await;
     let import = token(&with(json!({"processes": ["import"]})));
     let of_import = start(&app, "/scopes/acme/process/import", &import).await;
@@ -175,7 +175,7 @@ async fn a_scope_token_can_be_for_some_processes_alone() {
 
 /// Each way to pass a public key, or nothing, for the secret, and a secret for a key.
 #[tokio::test]
-async fn no_algorithm_is_taken_for_another() {
+async fn a_token_is_never_checked_with_the_key_of_another_algorithm() {
     let (rsa, ec) = (Key::k1(), Key::new_ec());
     for (algorithm, setting, key) in [
         ("RS256", Algorithm::Rs256, &rsa),
@@ -261,7 +261,7 @@ async fn no_algorithm_is_taken_for_another() {
 }
 
 #[tokio::test]
-async fn a_kind_of_token_that_is_not_configured_is_not_taken() {
+async fn a_kind_of_token_that_is_not_configured_is_refused() {
     let app = spawn().await;
     let response = start(&app, START, &token_of_issuer("u1")).await;
     problem(response, "unauthenticated").await;
@@ -277,7 +277,7 @@ async fn a_kind_of_token_that_is_not_configured_is_not_taken() {
 }
 
 #[tokio::test]
-async fn during_a_rotation_both_secrets_are_believed() {
+async fn during_a_rotation_tokens_of_both_secrets_are_accepted() {
     let secrets = [NEW_SECRET.to_owned(), SECRET.to_owned()];
     let app = TestApp::with(instant_job(), |config| {
         config.auth.mode = Some(AuthMode::Jwt);
@@ -292,7 +292,7 @@ async fn during_a_rotation_both_secrets_are_believed() {
 }
 
 #[tokio::test]
-async fn a_token_with_a_key_is_one_start() {
+async fn a_token_with_a_key_starts_one_execution() {
     let app = spawn().await;
     let with_key = |more: Value| {
         let mut claims = with(json!({"key": "order-7"}));
@@ -351,7 +351,7 @@ async fn a_token_with_a_key_is_one_start() {
 }
 
 #[tokio::test]
-async fn the_program_makes_tokens_that_the_service_takes() {
+async fn api_token_makes_tokens_that_the_service_accepts() {
     let app = spawn().await;
     let make = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_api"));
@@ -402,7 +402,7 @@ async fn the_program_makes_tokens_that_the_service_takes() {
 }
 
 #[test]
-fn the_program_makes_no_token_that_the_service_would_refuse() {
+fn api_token_makes_no_token_that_the_service_would_refuse() {
     for (arguments, named) in [
         (&["acme", "--subject", ""][..], "--subject must"),
         (&["acme", "--subject", "a\nb"], "--subject must"),
@@ -426,7 +426,7 @@ fn the_program_makes_no_token_that_the_service_would_refuse() {
 
 /// The programs in the documents, which make a token and print it.
 #[tokio::test]
-async fn the_programs_in_the_documents_make_tokens_that_the_service_takes() {
+async fn the_programs_in_the_documents_make_tokens_that_the_service_accepts() {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/who-may-call.md");
     let page = std::fs::read_to_string(page).unwrap();
     let app = spawn().await;

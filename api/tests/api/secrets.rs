@@ -73,7 +73,7 @@ impl Drop for Program {
 }
 
 #[tokio::test]
-async fn the_log_has_the_subject_and_the_reason_but_nothing_else_of_a_token() {
+async fn the_log_has_only_the_subject_of_a_token_and_the_reason_of_its_refusal() {
     let settings = Settings {
         jobs: vec![instant_job()],
         ..Settings::default()
@@ -161,7 +161,7 @@ async fn the_log_has_the_subject_and_the_reason_but_nothing_else_of_a_token() {
 }
 
 #[test]
-fn a_mode_that_lets_anybody_in_where_that_may_not_be_meant_is_a_warning() {
+fn a_mode_that_checks_no_caller_is_logged_as_a_warning() {
     let warned = |variables: &[(&str, &str)]| {
         let program = Program::start(variables);
         program

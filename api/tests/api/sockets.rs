@@ -74,7 +74,7 @@ fn bytes(text: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_is_no_proper_request_gets_what_it_should_and_never_hangs() {
+async fn a_malformed_request_gets_the_right_status_and_never_hangs() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let items = inputs("raw");
     let outcomes = join_all(items.iter().map(async |item| {
@@ -116,7 +116,7 @@ async fn what_is_no_proper_request_gets_what_it_should_and_never_hangs() {
 }
 
 #[tokio::test]
-async fn a_head_has_its_limits() {
+async fn a_head_that_is_too_large_is_refused() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let header = |bytes: usize| {
         format!(
@@ -178,7 +178,7 @@ async fn flood(app: &TestApp, head: &str, chunk: &[u8]) -> (usize, String) {
 }
 
 #[tokio::test]
-async fn a_body_without_end_is_refused_before_it_is_read() {
+async fn an_endless_body_is_refused_before_it_is_read() {
     /// What the system itself buffers on loopback for both ends; far less than what is sent.
     const BUFFERS: usize = 16 << 20;
     let app = TestApp::with(instant_job(), |_| {}).await;
@@ -202,7 +202,7 @@ async fn a_body_without_end_is_refused_before_it_is_read() {
 }
 
 #[tokio::test]
-async fn a_body_that_trickles_is_given_up() {
+async fn a_body_that_trickles_is_refused_after_the_timeout() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let (mut read, mut write) = connect(&app).await.into_split();
     let begun = Instant::now();

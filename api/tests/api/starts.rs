@@ -69,7 +69,7 @@ async fn without_a_key_a_start_is_one_call_and_each_request_a_start() {
 }
 
 #[tokio::test]
-async fn a_key_is_the_callers_scopes_and_requests_own() {
+async fn a_key_belongs_to_one_caller_scope_and_request() {
     let app = TestApp::with(instant_job(), |config| {
         let declared = json!({ "a": { "type": "integer" }, "b": { "type": "string" } });
         config.parameters = declared.as_object().unwrap().clone();
@@ -117,7 +117,7 @@ async fn a_key_is_the_callers_scopes_and_requests_own() {
 }
 
 #[tokio::test]
-async fn keys_that_are_none_are_refused() {
+async fn an_invalid_idempotency_key_is_refused() {
     let app = app().await;
     let data: Value = serde_json::from_str(include_str!("../data/nasty-inputs.json")).unwrap();
     let mut accepted = std::collections::HashSet::new();
@@ -160,7 +160,7 @@ async fn keys_that_are_none_are_refused() {
 }
 
 #[tokio::test]
-async fn a_refused_request_frees_its_key() {
+async fn a_key_can_be_used_again_after_a_refused_request() {
     for (code, slug) in [
         (400, "upstream-rejected"),
         (403, "upstream-misconfigured"),
@@ -177,7 +177,7 @@ async fn a_refused_request_frees_its_key() {
 }
 
 #[tokio::test]
-async fn a_failed_execution_keeps_its_key() {
+async fn a_key_still_names_an_execution_that_failed() {
     let app = TestApp::with(real_job(), |config| {
         config
             .overrides
@@ -195,7 +195,7 @@ async fn a_failed_execution_keeps_its_key() {
 }
 
 #[tokio::test]
-async fn an_error_after_which_nothing_is_listed_is_sent_again_with_the_same_marker() {
+async fn a_start_is_sent_again_with_the_same_id_if_the_list_stays_empty_after_an_error() {
     let outcomes =
         [Fault::status(500), Fault::status(503), html(502), html(504)].map(async |fault| {
             let app = TestApp::with(instant_job(), |_| {}).await;
@@ -230,7 +230,7 @@ async fn an_error_after_which_nothing_is_listed_is_sent_again_with_the_same_mark
 }
 
 #[tokio::test]
-async fn an_execution_whose_answer_was_lost_is_found_by_its_marker() {
+async fn an_execution_whose_answer_was_lost_is_found_by_its_invocation_id() {
     let lost = [
         Fault::status(500),
         Fault::status(503),
@@ -260,7 +260,7 @@ async fn an_execution_whose_answer_was_lost_is_found_by_its_marker() {
 }
 
 #[tokio::test]
-async fn silence_is_never_answered_by_sending_again_before_it_has_been_quiet() {
+async fn an_unanswered_start_is_not_sent_again_within_the_quiet_time() {
     for fault in [Fault::Hang, Fault::Reset] {
         let app = app().await;
         app.emulator.faults().add(run(fault).first(1));
@@ -293,7 +293,7 @@ async fn a_repetition_within_the_quiet_time_sends_nothing() {
 }
 
 #[tokio::test]
-async fn a_commit_that_comes_late_but_within_the_quiet_time_is_found() {
+async fn an_execution_created_late_but_within_the_quiet_time_is_found() {
     let app = app().await;
     app.emulator
         .faults()
@@ -326,7 +326,7 @@ async fn an_execution_that_is_listed_late_is_found_in_time() {
 }
 
 #[tokio::test]
-async fn a_name_that_does_not_resolve_is_nothing_started() {
+async fn a_host_name_that_does_not_resolve_starts_nothing() {
     let app = app().await;
     // RFC 2606: no such name ever exists.
     let service = app
@@ -337,7 +337,7 @@ async fn a_name_that_does_not_resolve_is_nothing_started() {
 }
 
 #[tokio::test]
-async fn no_connection_is_tried_three_times_and_looked_for_never() {
+async fn without_a_connection_a_start_is_tried_three_times_and_the_list_is_not_read() {
     let app = TestApp::with(instant_job(), |config| {
         config.cloud_run.base_url = Some("http://127.0.0.1:1".to_owned())
     })
@@ -347,7 +347,7 @@ async fn no_connection_is_tried_three_times_and_looked_for_never() {
 }
 
 #[tokio::test]
-async fn throttling_is_waited_for_if_there_is_time() {
+async fn a_throttled_start_is_sent_again_if_the_deadline_permits() {
     let app = app().await;
     app.emulator
         .faults()
@@ -380,7 +380,7 @@ async fn throttling_is_waited_for_if_there_is_time() {
 }
 
 #[tokio::test]
-async fn what_is_plainly_not_the_api_is_said_to_be_so() {
+async fn an_answer_that_is_not_the_apis_is_an_upstream_protocol_error() {
     let redirect = |code| {
         let headers = [("location".to_owned(), "http://127.0.0.1:1/".to_owned())].into();
         Fault::Status {
@@ -399,7 +399,7 @@ async fn what_is_plainly_not_the_api_is_said_to_be_so() {
 }
 
 #[tokio::test]
-async fn an_answer_that_drips_is_given_up_at_the_deadline() {
+async fn a_trickling_answer_ends_at_the_deadline() {
     let app = app().await;
     app.emulator
         .faults()
@@ -432,7 +432,7 @@ async fn a_list_that_cannot_be_read_permits_no_second_send() {
 }
 
 #[tokio::test]
-async fn a_key_whose_past_cannot_be_read_is_not_sent() {
+async fn a_start_is_not_sent_if_the_list_cannot_be_read_for_its_key() {
     let app = app().await;
     app.emulator
         .faults()
@@ -477,7 +477,7 @@ async fn a_look_up_costs_one_page_however_many_executions_there_are() {
 }
 
 #[tokio::test]
-async fn a_thousand_at_once_with_one_key_start_one() {
+async fn a_thousand_concurrent_requests_with_one_key_start_one_execution() {
     let app = app().await;
     app.emulator.faults().add(run(Fault::Delay { ms: 300 }));
     let responses = join_all((0..1000).map(|_| app.keyed("k"))).await;
@@ -492,7 +492,7 @@ async fn a_thousand_at_once_with_one_key_start_one() {
 }
 
 #[tokio::test]
-async fn the_same_start_under_way_is_waited_for_two_seconds() {
+async fn a_request_waits_two_seconds_for_a_start_in_flight_with_the_same_key() {
     let app = app().await;
     app.emulator.faults().add(run(Fault::Hang).first(1));
     let first = tokio::spawn({
@@ -518,7 +518,7 @@ async fn the_same_start_under_way_is_waited_for_two_seconds() {
 /// The client re-sends what it never began to write; what it did write when the connection closed may have arrived, and the
 /// caller's repetition settles it.
 #[tokio::test]
-async fn a_connection_that_closes_as_it_is_used_again_loses_and_doubles_nothing() {
+async fn a_connection_that_closes_when_it_is_reused_neither_loses_nor_doubles_a_start() {
     let app = TestApp::with(instant_job(), |config| {
         config.start.deadline_seconds = 2;
         config.start.quiet_seconds = 1;
@@ -554,7 +554,7 @@ async fn long_running() -> TestApp {
 }
 
 #[tokio::test]
-async fn a_busy_scope_can_be_left_alone_joined_or_taken_over() {
+async fn a_start_in_a_busy_scope_is_rejected_joins_or_replaces() {
     let app = long_running().await;
     let other = app.start("globex").await;
     let first: Value = app.on_running("reject").await.json().await.unwrap();
@@ -579,7 +579,7 @@ async fn a_busy_scope_can_be_left_alone_joined_or_taken_over() {
 }
 
 #[tokio::test]
-async fn a_scope_whose_execution_has_ended_is_free() {
+async fn a_scope_whose_execution_has_ended_accepts_a_start() {
     let app = app().await;
     for what in ["reject", "join", "replace"] {
         let execution: Value = app.on_running(what).await.json().await.unwrap();
@@ -589,7 +589,7 @@ async fn a_scope_whose_execution_has_ended_is_free() {
 }
 
 #[tokio::test]
-async fn of_many_that_would_reject_each_other_one_starts() {
+async fn reject_lets_one_of_twenty_concurrent_requests_start() {
     let app = long_running().await;
     let responses = join_all((0..20).map(|_| app.on_running("reject"))).await;
     let accepted = responses
@@ -605,7 +605,7 @@ async fn of_many_that_would_reject_each_other_one_starts() {
 }
 
 #[tokio::test]
-async fn what_ran_before_this_process_counts_as_running() {
+async fn an_execution_from_before_this_process_counts_as_unfinished() {
     let app = long_running().await;
     let first = app.start("acme").await;
     let other = app
@@ -622,7 +622,7 @@ async fn what_ran_before_this_process_counts_as_running() {
 }
 
 #[tokio::test]
-async fn an_unknown_word_for_on_running_is_refused() {
+async fn an_unknown_value_of_on_running_is_refused() {
     let app = app().await;
     for query in [
         "on_running=maybe",
@@ -651,7 +651,7 @@ async fn hasty(deadline_seconds: u64) -> TestApp {
 }
 
 #[tokio::test]
-async fn an_execution_that_was_listed_and_cannot_be_got_was_started_all_the_same() {
+async fn an_execution_that_is_listed_but_cannot_be_read_counts_as_started() {
     let app = app().await;
     app.emulator
         .faults()
@@ -666,7 +666,7 @@ async fn an_execution_that_was_listed_and_cannot_be_got_was_started_all_the_same
 }
 
 #[tokio::test]
-async fn the_quiet_time_begins_when_the_last_byte_may_have_been_sent() {
+async fn the_quiet_time_begins_at_the_last_possible_send() {
     let app = hasty(3).await;
     // The first send is refused, the token for the second takes its time, and what comes of that comes late.
     let faults = app.emulator.faults();
@@ -679,7 +679,7 @@ async fn the_quiet_time_begins_when_the_last_byte_may_have_been_sent() {
 }
 
 #[tokio::test]
-async fn a_list_that_was_read_within_the_quiet_time_does_not_prove_that_nothing_came() {
+async fn a_list_read_within_the_quiet_time_does_not_permit_another_send() {
     let app = hasty(2).await;
     app.emulator
         .faults()
@@ -710,7 +710,7 @@ async fn a_token_that_comes_after_the_deadline_sends_nothing() {
 }
 
 #[tokio::test]
-async fn a_list_without_an_end_is_given_up() {
+async fn an_endless_list_is_an_upstream_protocol_error() {
     let app = app().await;
     let page = FaultBody::Text(r#"{"items":[],"metadata":{"continue":"p1"}}"#.to_owned());
     let endless = Fault::answer(200, page);
@@ -722,7 +722,7 @@ async fn a_list_without_an_end_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_start_that_may_come_true_keeps_its_scope_busy() {
+async fn a_start_with_an_ambiguous_outcome_keeps_its_scope_busy() {
     let app = TestApp::with(real_job(), |config| {
         let env = &mut config.overrides.env;
         env.insert("SLEEP_SECONDS".to_owned(), "60".into());
@@ -743,7 +743,7 @@ async fn a_start_that_may_come_true_keeps_its_scope_busy() {
 }
 
 #[tokio::test]
-async fn a_key_that_joined_names_what_it_joined_ever_after() {
+async fn a_key_that_joined_an_execution_keeps_naming_it() {
     let app = long_running().await;
     let first = app.start("acme").await;
     let join = || {
@@ -768,7 +768,7 @@ async fn a_key_that_joined_names_what_it_joined_ever_after() {
 
 /// What may still come true cannot be cancelled, and so not be replaced.
 #[tokio::test]
-async fn a_scope_with_a_start_in_doubt_is_not_taken_over() {
+async fn replace_is_refused_while_a_start_of_the_scope_is_ambiguous() {
     let app = TestApp::with(real_job(), |config| {
         let env = &mut config.overrides.env;
         env.insert("SLEEP_SECONDS".to_owned(), "60".into());
@@ -838,7 +838,7 @@ async fn survives(services: [&TestApp; 2], name: &Value) {
 
 /// A rollout: with the memory store two processes cannot know of each other's starts.
 #[tokio::test]
-async fn of_two_executions_by_two_processes_at_once_the_older_survives() {
+async fn the_older_of_two_executions_by_two_concurrent_processes_survives() {
     let app = long_running().await;
     app.emulator
         .faults()
@@ -859,7 +859,7 @@ async fn of_two_executions_by_two_processes_at_once_the_older_survives() {
 
 /// A clean restart: the list does not show yet what the process before this one started.
 #[tokio::test]
-async fn of_two_executions_around_a_restart_the_older_survives() {
+async fn the_older_of_two_executions_around_a_restart_survives() {
     let mut app = long_running().await;
     app.emulator
         .faults()
@@ -897,7 +897,7 @@ async fn a_start_adopts_no_execution_of_another_scope() {
 }
 
 #[tokio::test]
-async fn many_large_executions_keep_no_scope_from_starting_or_listing() {
+async fn a_scope_starts_and_lists_despite_many_large_executions_of_others() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let own = app.start("victim").await;
     app.emulator
@@ -947,7 +947,7 @@ async fn many_large_executions_keep_no_scope_from_starting_or_listing() {
 }
 
 #[tokio::test]
-async fn executions_that_ended_unseen_cost_a_list_and_not_a_call_each() {
+async fn many_executions_whose_end_was_not_seen_cost_one_list() {
     let app = app().await;
     for _ in 0..60 {
         app.start("acme").await;
@@ -964,7 +964,7 @@ async fn executions_that_ended_unseen_cost_a_list_and_not_a_call_each() {
 }
 
 #[tokio::test]
-async fn a_scope_has_as_many_executions_as_it_may_and_no_more() {
+async fn a_scope_has_at_most_max_running_unfinished_executions() {
     let app = TestApp::with(real_job(), |config| {
         let env = &mut config.overrides.env;
         env.insert("SLEEP_SECONDS".to_owned(), "60".into());

@@ -147,7 +147,7 @@ async fn service(world: &TestApp, authority: &Authority, url: &str) -> TestApp {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_prove_who_it_is_gets_no_request() {
+async fn a_server_without_a_valid_certificate_gets_no_request() {
     let world = TestApp::with(instant_job(), |_| {}).await;
     let authority = Authority::new();
     let (params, key) = identity("localhost");
@@ -178,7 +178,7 @@ async fn a_server_that_cannot_prove_who_it_is_gets_no_request() {
 
 /// The same with a certificate that holds: what the others lack is nothing else.
 #[tokio::test]
-async fn a_server_that_can_is_trusted() {
+async fn a_server_with_a_valid_certificate_is_trusted() {
     let world = TestApp::with(instant_job(), |_| {}).await;
     let authority = Authority::new();
     let genuine = authority.vouches_for("localhost", |_| {});

@@ -12,7 +12,7 @@ fn status(code: u16, body: FaultBody) -> Fault {
 }
 
 #[tokio::test]
-async fn one_fetch_serves_everyone_who_waits() {
+async fn concurrent_requests_share_one_fetch_of_a_token() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     app.emulator
         .faults()
@@ -38,7 +38,7 @@ async fn a_refused_token_is_replaced_once() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_refused_for_ever_is_our_fault_not_the_callers() {
+async fn a_token_that_is_always_refused_is_answered_as_upstream_auth() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     app.emulator
         .faults()
@@ -52,7 +52,7 @@ async fn a_token_that_is_refused_for_ever_is_our_fault_not_the_callers() {
 }
 
 #[tokio::test]
-async fn tokens_that_are_all_refused_are_not_fetched_without_end() {
+async fn refused_tokens_do_not_cause_constant_fetches() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let refused = status(401, FaultBody::default());
     app.emulator
@@ -73,7 +73,7 @@ async fn tokens_that_are_all_refused_are_not_fetched_without_end() {
 }
 
 #[tokio::test]
-async fn without_a_token_nothing_is_sent_and_it_heals_by_itself() {
+async fn without_a_token_nothing_is_sent_and_starts_work_again_once_there_is_one() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let faults = [
         status(500, FaultBody::default()),
@@ -148,7 +148,7 @@ async fn project_and_region_are_asked_of_the_metadata_server_once() {
 
 /// What answers at the metadata server's address, but is none: a captive portal, or a proxy.
 #[tokio::test]
-async fn an_answer_without_the_metadata_servers_header_is_not_believed() {
+async fn an_answer_without_the_metadata_servers_header_is_refused() {
     let token = || async {
         axum::Json(
             serde_json::json!({"access_token": "CANARY", "expires_in": 3599, "token_type": "Bearer"}),

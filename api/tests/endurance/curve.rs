@@ -97,7 +97,7 @@ async fn offer(app: &TestApp, times: f64, address: Option<&str>) -> Outcome {
 }
 
 #[tokio::test]
-async fn overload_costs_nothing_of_the_goodput_and_passes() {
+async fn overload_does_not_reduce_the_goodput_and_leaves_no_after_effects() {
     // At ten times the capacity it is the goodput alone that is promised.
     let _turn = TURN.lock().await;
     let app = overloaded().await;

@@ -70,7 +70,7 @@ impl Stream {
 }
 
 #[tokio::test]
-async fn a_log_of_any_length_takes_no_memory_and_nobody_reads_for_those_who_left() {
+async fn a_log_of_any_length_takes_constant_memory_and_is_not_read_for_clients_that_left() {
     let _turn = TURN.lock().await;
     let lines: usize = size(50_000, 1_000_000);
     let print = format!("seq {lines}");

@@ -113,7 +113,7 @@ fn check(report: &str) {
 }
 
 #[tokio::test]
-async fn hundreds_who_dawdle_are_cut_off_and_keep_nobody_waiting() {
+async fn hundreds_of_slow_clients_are_disconnected_and_delay_no_other() {
     let _turn = TURN.lock().await;
     let app = TestApp::with(instant_job(), |_| {}).await;
     let host = app.url.strip_prefix("http://").unwrap();
@@ -150,7 +150,7 @@ async fn hundreds_who_dawdle_are_cut_off_and_keep_nobody_waiting() {
 }
 
 #[tokio::test]
-async fn slow_heads() {
+async fn slow_heads_of_slowhttptest_are_disconnected() {
     let _turn = TURN.lock().await;
     if installed().await {
         check(&attack(&["-H", "-t", "GET"]).await);
@@ -158,7 +158,7 @@ async fn slow_heads() {
 }
 
 #[tokio::test]
-async fn slow_bodies() {
+async fn slow_bodies_of_slowhttptest_are_disconnected() {
     let _turn = TURN.lock().await;
     if installed().await {
         check(&attack(&["-B", "-t", "POST", "-s", "8192", "-f", "application/json"]).await);

@@ -54,7 +54,7 @@ async fn read_slowly(program: &Program, paths: &[String]) -> usize {
 }
 
 #[tokio::test]
-async fn slow_readers_of_long_logs_take_no_more_memory_than_is_set_aside_for_them() {
+async fn slow_readers_of_long_logs_take_no_more_memory_than_their_budget() {
     let _turn = TURN.lock().await;
     let settings = Settings {
         jobs: vec![Job::new(JOB, ["sh", "-c", PRINT])],

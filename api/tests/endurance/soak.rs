@@ -79,7 +79,7 @@ async fn use_it(http: &Client, url: &str, nth: u64, answers: &Mutex<Answers>) {
 }
 
 #[tokio::test]
-async fn nothing_grows_however_long_it_goes_on() {
+async fn memory_and_connections_do_not_grow_over_time() {
     let _turn = TURN.lock().await;
     let (rate, seconds) = (size(RATE / 4, RATE), size(20, 30 * 60));
     let settings = Settings {

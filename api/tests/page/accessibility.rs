@@ -98,7 +98,7 @@ async fn the_page_is_accessible_in_every_state() {
 }
 
 #[tokio::test]
-async fn a_page_of_somebody_else_stays_accessible_with_every_line_and_colour() {
+async fn another_page_with_the_button_stays_accessible() {
     let Some((browser, axe)) = judge().await else {
         return;
     };

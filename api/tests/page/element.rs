@@ -51,7 +51,7 @@ async fn a_double_click_starts_one() {
 }
 
 #[tokio::test]
-async fn a_reload_while_running_goes_on() {
+async fn a_reload_while_running_continues_with_the_run() {
     let world = World::start().await;
     let Some(browser) = opened(&world, 8).await else {
         return;
@@ -145,7 +145,7 @@ async fn a_click_while_the_service_is_away_starts_one_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_click_after_giving_up_repeats_the_same_wish() {
+async fn a_click_after_giving_up_repeats_the_same_key() {
     let scene = Scene::play(HOST, vec![], vec![]).await;
     let Some(browser) = watching(&scene).await else {
         return;
@@ -269,7 +269,7 @@ async fn every_interruption_is_survived_and_nothing_is_sent_or_shown_twice() {
 }
 
 #[tokio::test]
-async fn the_end_is_the_end_though_lines_still_come() {
+async fn a_run_has_ended_even_if_lines_still_arrive() {
     let ended = format!(
         "id: 1\nevent: execution\ndata: {}\n\n",
         execution("succeeded")
@@ -301,7 +301,7 @@ async fn the_end_is_the_end_though_lines_still_come() {
 }
 
 #[tokio::test]
-async fn what_waits_for_another_run_is_said_and_not_tried_again() {
+async fn a_start_refused_by_a_busy_scope_is_explained_and_not_retried() {
     let scene = Scene::play(HOST, vec![problem(409, "scope-busy", true)], vec![]).await;
     let Some(browser) = watching(&scene).await else {
         return;
@@ -316,7 +316,7 @@ async fn what_waits_for_another_run_is_said_and_not_tried_again() {
 }
 
 #[tokio::test]
-async fn a_token_given_before_or_after_goes_with_every_request() {
+async fn a_token_set_early_or_late_is_sent_with_every_request() {
     let html = format!("{HOST}<script>
         document.querySelector('process-button').getToken = async () => 'fresh'; // the module has not run yet
         document.querySelector('process-button').parameters = {{ document: 'a' }}</script>");
@@ -340,7 +340,7 @@ async fn a_token_given_before_or_after_goes_with_every_request() {
 }
 
 #[tokio::test]
-async fn the_keyboard_is_enough_and_never_loses_its_place() {
+async fn the_element_works_by_keyboard_and_keeps_the_focus() {
     let world = World::start().await;
     let Some(browser) = opened(&world, 60).await else {
         return;
@@ -365,7 +365,7 @@ async fn the_keyboard_is_enough_and_never_loses_its_place() {
 }
 
 #[tokio::test]
-async fn a_page_of_another_origin_can_have_the_button() {
+async fn the_button_works_on_a_page_of_another_origin() {
     let Some(browser) = Browser::start().await else {
         return;
     };
@@ -409,7 +409,7 @@ async fn until_seen(scene: &Scene, count: usize) {
 
 /// The page of a stranger, from whose scripts a guess at the service's address could go wrong.
 #[tokio::test]
-async fn a_token_goes_to_where_the_module_came_from_and_nowhere_else() {
+async fn a_token_is_sent_only_to_the_origin_of_the_module() {
     let Some(browser) = Browser::start().await else {
         return;
     };
@@ -451,7 +451,7 @@ async fn a_token_goes_to_where_the_module_came_from_and_nowhere_else() {
 }
 
 #[tokio::test]
-async fn a_held_key_is_one_start() {
+async fn a_key_that_is_held_down_starts_one_execution() {
     let world = World::start().await;
     let Some(browser) = opened(&world, 0).await else {
         return;
@@ -468,7 +468,7 @@ async fn a_held_key_is_one_start() {
 }
 
 #[tokio::test]
-async fn a_row_that_is_followed_meanwhile_does_not_lose_the_key_of_a_start() {
+async fn following_another_run_keeps_the_key_of_a_start() {
     let world = World::start().await;
     let Some(browser) = opened(&world, 1).await else {
         return;
@@ -496,7 +496,7 @@ async fn a_row_that_is_followed_meanwhile_does_not_lose_the_key_of_a_start() {
 }
 
 #[tokio::test]
-async fn properties_are_attributes_whenever_they_are_set() {
+async fn properties_and_attributes_agree_whenever_they_are_set() {
     let before = "<script>
         const element = document.querySelector('process-button'); // the module has not run yet
         Object.assign(element, { scope: 'globex', label: 'Index', log: false, ifRunning: 'join', process: 'import' });
@@ -539,7 +539,7 @@ async fn properties_are_attributes_whenever_they_are_set() {
 }
 
 #[tokio::test]
-async fn it_is_defined_once_however_often_it_is_loaded() {
+async fn the_element_is_defined_once_even_if_the_module_is_loaded_twice() {
     let twice = format!("{HOST}<script type=module src='button.js?v=2'></script>");
     let scene = Scene::play(&twice, vec![accepted()], vec![]).await;
     let Some(browser) = watching(&scene).await else {
@@ -552,7 +552,7 @@ async fn it_is_defined_once_however_often_it_is_loaded() {
 }
 
 #[tokio::test]
-async fn an_element_that_is_moved_loses_nothing() {
+async fn an_element_that_is_moved_keeps_its_run() {
     let line = json!({"time": "2026-01-01T00:00:01Z", "text": "once"});
     let scene = Scene::play(
         HOST,
@@ -593,7 +593,7 @@ async fn an_element_that_is_moved_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_page_with_trusted_types_can_have_the_button() {
+async fn the_button_works_with_trusted_types() {
     let strict = HOST.replace(
         "<title>",
         "<meta http-equiv=Content-Security-Policy content=\"require-trusted-types-for 'script'\">
@@ -609,7 +609,7 @@ async fn a_page_with_trusted_types_can_have_the_button() {
 }
 
 #[tokio::test]
-async fn a_connection_that_leads_nowhere_is_noticed_and_said() {
+async fn a_silent_connection_is_detected_and_reported() {
     let running = || vec![event(1, "execution", &execution("running"))];
     let others = vec![
         Answer::Silent(running()),
@@ -638,7 +638,7 @@ async fn a_connection_that_leads_nowhere_is_noticed_and_said() {
 }
 
 #[tokio::test]
-async fn a_session_that_has_expired_asks_for_a_sign_in_and_waits() {
+async fn an_expired_session_asks_for_a_sign_in_and_waits() {
     let redirect = || {
         let elsewhere = "http://127.0.0.1:9/sign-in".to_owned();
         Answer::With(
@@ -722,7 +722,7 @@ async fn one_outage_is_announced_once_and_counts_down() {
 }
 
 #[tokio::test]
-async fn what_happened_what_to_do_and_the_request_are_said() {
+async fn a_problem_is_shown_with_its_cure_and_request_id() {
     let body = json!({"type": "/problems/internal", "title": "It broke", "status": 500, "detail": "Tell the operator.", "retryable": false, "requestId": "abc-123"});
     let broken = Answer::Plain(500, "application/problem+json", body.to_string());
     let scene = Scene::play(HOST, vec![broken], vec![]).await;
@@ -739,7 +739,7 @@ async fn what_happened_what_to_do_and_the_request_are_said() {
 }
 
 #[tokio::test]
-async fn a_scope_that_is_busy_offers_the_execution_that_runs() {
+async fn a_busy_scope_offers_its_unfinished_execution() {
     let body = json!({"type": "/problems/scope-busy", "title": "Busy", "status": 409, "retryable": true, "execution": "/scopes/acme/executions/test-job-x7k2p"});
     let busy = Answer::Plain(409, "application/problem+json", body.to_string());
     let others = vec![Answer::Stream(vec![event(
@@ -762,7 +762,7 @@ async fn a_scope_that_is_busy_offers_the_execution_that_runs() {
 }
 
 #[tokio::test]
-async fn progress_and_result_are_shown_and_told() {
+async fn progress_and_result_are_shown_and_announced() {
     let mut ended = execution("succeeded");
     ended["results"] = json!([{"task": 0, "value": {"url": "https://example.com/report", "evil": "javascript:alert(1)", "pages": 40}}]);
     let steps = |done| json!({"done": done, "total": 40, "message": format!("page {done}")});
@@ -854,7 +854,7 @@ async fn a_log_that_misses_lines_is_read_once_more() {
 }
 
 #[tokio::test]
-async fn the_log_is_what_a_terminal_shows_and_can_be_searched() {
+async fn the_log_looks_as_in_a_terminal_and_can_be_searched() {
     let line = |severity: &str, task: u32, text: &str| json!({"time": "2026-01-01T00:00:01Z", "severity": severity, "task": task, "text": text});
     let mut pieces: Vec<_> = [
         line("INFO", 0, "\u{1b}[32mINFO\u{1b}[0m \u{1b}[1;31mbold\u{1b}[22m red\u{1b}[0m \u{1b}[38;5;208morange\u{1b}[0m"),
@@ -917,7 +917,7 @@ async fn the_log_is_what_a_terminal_shows_and_can_be_searched() {
 }
 
 #[tokio::test]
-async fn older_lines_are_said_to_be_elsewhere() {
+async fn the_element_says_where_older_lines_are() {
     let lines: String = (0..5002)
         .map(|at| {
             event(

@@ -88,7 +88,7 @@ async fn the_button_works_in_angular() {
 }
 
 #[test]
-fn its_types_fit_each_framework_and_none() {
+fn the_types_of_the_button_fit_each_framework_and_plain_typescript() {
     if let Some(folder) = node::folder() {
         node::run(&folder, "npm", &["run", "--silent", "types"]);
     }

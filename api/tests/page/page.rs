@@ -83,7 +83,7 @@ async fn a_run_can_be_cancelled() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_is_said_at_its_field_and_starts_nothing() {
+async fn an_invalid_value_is_reported_at_its_field_and_starts_nothing() {
     let world = World::start().await;
     let Some(browser) = opened(&world).await else {
         return;
@@ -102,7 +102,7 @@ async fn what_does_not_fit_is_said_at_its_field_and_starts_nothing() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_shown_in_the_words_of_the_service() {
+async fn a_refusal_is_shown_with_the_services_text() {
     let world = World::start().await;
     let Some(browser) = opened(&world).await else {
         return;
@@ -152,7 +152,7 @@ async fn former_runs_are_listed_and_opened_again() {
 }
 
 #[tokio::test]
-async fn each_scope_shows_its_own_run() {
+async fn each_scope_shows_its_run() {
     let world = World::start().await;
     let Some(browser) = opened(&world).await else {
         return;
@@ -195,7 +195,7 @@ async fn nothing_breaks_the_content_security_policy() {
 }
 
 #[tokio::test]
-async fn it_is_pleasant_to_look_at() {
+async fn the_page_looks_right_in_pictures() {
     let world = World::start().await;
     let Some(browser) = opened(&world).await else {
         return;
@@ -223,7 +223,7 @@ async fn it_is_pleasant_to_look_at() {
 }
 
 #[tokio::test]
-async fn a_service_that_asks_who_you_are_is_given_a_token() {
+async fn a_token_can_be_entered_for_a_service_that_needs_one() {
     let json = |body: &str| Answer::Plain(200, "application/json", body.to_owned());
     let answers = vec![
         problem(401, "unauthenticated", false),
@@ -348,7 +348,7 @@ async fn a_scope_that_is_typed_is_asked_for_once() {
 }
 
 #[tokio::test]
-async fn a_list_that_loads_is_no_empty_list() {
+async fn a_list_that_is_loading_is_not_shown_as_empty() {
     let world = World::start().await;
     let slow = emulator::Fault::Delay { ms: 1500 };
     let first = emulator::Rule {
@@ -439,7 +439,7 @@ async fn a_run_is_started_again_with_its_own_parameters() {
 }
 
 #[tokio::test]
-async fn what_the_service_finds_wrong_stands_at_its_field() {
+async fn a_fault_that_the_service_reports_is_shown_at_its_field() {
     let world = World::start().await;
     let Some(browser) = opened(&world).await else {
         return;
@@ -464,7 +464,7 @@ async fn what_the_service_finds_wrong_stands_at_its_field() {
 }
 
 #[tokio::test]
-async fn a_field_is_what_its_schema_says() {
+async fn a_field_follows_its_schema() {
     let world = World::with(|config| {
         let declared = serde_json::json!({
             "since": {"type": "string", "format": "date-time", "title": "Since when"},
@@ -505,7 +505,7 @@ async fn a_field_is_what_its_schema_says() {
 }
 
 #[tokio::test]
-async fn whoever_asks_is_told_when_it_ends() {
+async fn a_user_who_asks_for_it_is_notified_at_the_end() {
     let world = World::start().await;
     let Some(browser) = opened(&world).await else {
         return;
@@ -631,7 +631,7 @@ async fn the_log_can_be_copied_and_downloaded_whole() {
 }
 
 #[tokio::test]
-async fn what_a_job_reports_is_on_the_bar_and_in_the_end() {
+async fn progress_and_result_of_a_job_are_shown() {
     let world = World::with(|config| {
         let env = serde_json::json!({"SLEEP_SECONDS": "{seconds}", "FAIL_WITH": "{fail_with}", "MODE": "{mode}", "PROGRESS": "1"});
         config.overrides.env = serde_json::from_value(env).unwrap();

@@ -192,7 +192,7 @@ async fn a_process_killed_at_any_step_loses_and_doubles_nothing() {
 }
 
 #[tokio::test]
-async fn nor_does_one_of_many_instances() {
+async fn one_of_many_instances_killed_at_any_step_loses_and_doubles_nothing() {
     let Some(store) = firestore() else { return };
     let at_cloud_run = steps().into_iter().map(async |step| {
         let way = Way::to(&store).await;
@@ -215,7 +215,7 @@ async fn nor_does_one_of_many_instances() {
 
 /// SIGTERM is no kill: what is under way ends first, even if its caller has gone.
 #[tokio::test]
-async fn a_process_that_is_told_to_stop_ends_what_it_began() {
+async fn a_process_after_sigterm_finishes_its_starts() {
     let emulator = emulator("demo").await;
     emulator
         .faults()
@@ -234,7 +234,7 @@ async fn a_process_that_is_told_to_stop_ends_what_it_began() {
 }
 
 #[tokio::test]
-async fn a_process_that_is_told_to_stop_answers_what_it_can_in_time() {
+async fn a_process_after_sigterm_answers_in_time() {
     for (fault, accepted) in [(Fault::Delay { ms: 3000 }, true), (Fault::Hang, false)] {
         let emulator = emulator("demo").await;
         emulator.faults().add(rule(fault).after().first(1));

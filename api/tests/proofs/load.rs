@@ -14,7 +14,7 @@ use crate::{roomy, rule, size};
 const CONNECTIONS: usize = 256;
 
 #[tokio::test]
-async fn of_many_keys_each_starts_one_execution() {
+async fn each_of_many_concurrent_keys_starts_one_execution() {
     let keys: usize = size(1_500, 10_000);
     let app = TestApp::on(roomy().await, |_| {}).await;
     app.emulator.faults().add(rule(Fault::Delay { ms: 50 }));

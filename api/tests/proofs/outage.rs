@@ -17,7 +17,7 @@ const RECOVERY: Duration = Duration::from_secs(5);
 const AFTERMATH: Duration = Duration::from_secs(8);
 
 #[tokio::test]
-async fn an_outage_is_neither_fed_nor_outlived() {
+async fn an_outage_causes_few_repeated_calls_and_starts_recover_soon_after_it() {
     let outage = Duration::from_secs(size(6, 60));
     let app = TestApp::on(roomy().await, |_| {}).await;
     let begun = Instant::now();

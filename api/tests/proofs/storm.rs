@@ -271,7 +271,7 @@ async fn with_memory_at_most_one_execution_of_a_key_survives() {
 
 /// One process that lives keeps the promise of Firestore by itself.
 #[tokio::test]
-async fn one_process_that_lives_starts_one_execution_of_a_key() {
+async fn one_surviving_process_starts_one_execution_of_a_key() {
     let keys = size(60, 1_000);
     for times in all_times() {
         let world = World::new(None, times).await;
