@@ -32,6 +32,11 @@ pub(crate) fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     } else {
         body
     };
+    // serde reads an array as the fields of a struct in their order.
+    if body.trim_ascii_start().starts_with(b"[") {
+        let reason = "Invalid JSON payload received. Root element must be a message.";
+        return Err(Refusal::invalid(reason));
+    }
     serde_json::from_slice(body)
         .map_err(|error| Refusal::invalid(format!("Invalid JSON payload received. {error}")))
 }
@@ -43,7 +48,7 @@ pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Defaul
     Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-/// An integer in protobuf's JSON, which may also be written as a string.
+/// An integer in protobuf's JSON, which may also be written as a string or with a zero after the point.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Int(pub(crate) i64);
 
@@ -53,9 +58,14 @@ impl<'de> Deserialize<'de> for Int {
         let number = value
             .as_i64()
             .or_else(|| value.as_str()?.parse().ok())
+            .or_else(|| whole(value.as_f64()?))
             .ok_or_else(|| D::Error::custom(format!("{value} is not an integer")))?;
         Ok(Self(number))
     }
+}
+
+fn whole(number: f64) -> Option<i64> {
+    (number.fract() == 0.0 && number.abs() < 9e15).then_some(number as i64)
 }
 
 /// An environment variable in the form of either API.

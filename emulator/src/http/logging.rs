@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::error::Answer;
+use super::extract::{Int, or_default, parsed};
 use super::faults::HideFromLists;
 use crate::cloud::Cloud;
 use crate::model::filter::Filter;
@@ -22,18 +23,20 @@ const PAGE: usize = 50;
 const LARGEST_PAGE: usize = 1000;
 const LONGEST_FILTER: usize = 20_000;
 
+/// As in all of protobuf's JSON, a name may be in snake case too, and an unknown one is refused: a filter under a name that
+/// is misspelt would select everything.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ListRequest {
-    #[serde(default)]
+    #[serde(default, alias = "resource_names", deserialize_with = "or_default")]
     resource_names: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     filter: String,
-    #[serde(default)]
+    #[serde(default, alias = "order_by", deserialize_with = "or_default")]
     order_by: String,
-    #[serde(default)]
-    page_size: i64,
-    #[serde(default)]
+    #[serde(default, alias = "page_size", deserialize_with = "or_default")]
+    page_size: Int,
+    #[serde(default, alias = "page_token", deserialize_with = "or_default")]
     page_token: String,
 }
 
@@ -43,8 +46,7 @@ pub(crate) async fn list(
     hidden: Option<Extension<HideFromLists>>,
     body: Bytes,
 ) -> Answer {
-    let request: ListRequest = serde_json::from_slice(&body)
-        .map_err(|error| Refusal::invalid(format!("Invalid JSON payload received. {error}")))?;
+    let request: ListRequest = parsed(&body)?;
     request.check_names(&cloud)?;
     let (filter, descending, size) = (request.filter()?, request.descending()?, request.size()?);
     let after = request.after()?;
@@ -119,7 +121,7 @@ impl ListRequest {
     }
 
     fn size(&self) -> Result<usize, Refusal> {
-        match usize::try_from(self.page_size) {
+        match usize::try_from(self.page_size.0) {
             Ok(0) => Ok(PAGE),
             Ok(size) if size <= LARGEST_PAGE => Ok(size),
             _ => Err(Refusal::invalid(format!(

@@ -72,5 +72,8 @@ pub(crate) fn set(cloud: &Cloud, job: &str, body: &[u8]) -> Answer {
 pub(crate) fn test(cloud: &Cloud, job: &str, body: &[u8]) -> Answer {
     let request: Value = parsed(body)?;
     cloud.state().jobs.find(&cloud.site, job)?;
-    Ok(Json(json!({ "permissions": request["permissions"] })))
+    Ok(Json(match &request["permissions"] {
+        Value::Null => json!({}),
+        permissions => json!({ "permissions": permissions }),
+    }))
 }

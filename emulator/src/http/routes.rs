@@ -169,7 +169,9 @@ async fn programs_only(State(cloud): State<Arc<Cloud>>, request: Request, next: 
 
 /// Whether clients may call the emulator by this name. IP addresses are allowed, because DNS rebinding needs a name.
 fn is_own_name(name: &str, allowed: &[String]) -> bool {
-    matches!(name, "localhost" | "metadata.google.internal")
+    let name = name.to_ascii_lowercase();
+    let name = name.strip_suffix('.').unwrap_or(&name);
+    matches!(name, "localhost" | "metadata" | "metadata.google.internal")
         || name.ends_with(".googleapis.com")
         || name.parse::<IpAddr>().is_ok()
         || allowed.iter().any(|own| own.eq_ignore_ascii_case(name))
@@ -246,9 +248,13 @@ fn authenticated(cloud: &Cloud, request: &Request) -> Result<(), Refusal> {
     match authorization
         .to_str()
         .ok()
-        .and_then(|text| text.strip_prefix("Bearer "))
+        .and_then(|text| text.split_once(' '))
     {
-        Some(token) if cloud.tokens.accepts(token) => Ok(()),
+        Some((scheme, token))
+            if scheme.eq_ignore_ascii_case("Bearer") && cloud.tokens.accepts(token) =>
+        {
+            Ok(())
+        }
         _ => refused("had invalid authentication credentials"),
     }
 }

@@ -243,6 +243,12 @@ impl Rule {
 
     /// Checks that the rule is valid. The error says what is wrong with it.
     pub(crate) fn check(&self) -> Result<(), String> {
+        if let Some(share) = self
+            .probability
+            .filter(|share| !(0.0..=1.0).contains(share))
+        {
+            return Err(format!("probability: {share} is not between 0 and 1"));
+        }
         match &self.fault {
             Fault::Status { code, .. } if !(200..=599).contains(code) => {
                 Err(format!("code: {code} is not between 200 and 599"))

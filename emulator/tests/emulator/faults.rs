@@ -441,6 +441,7 @@ async fn faults_and_counters_are_served_only_with_the_setting() {
         json!({ "operation": "run", "fault": { "kind": "status", "code": 500, "headers": { "a b": "" } } }),
         json!({ "operation": "list", "fault": { "kind": "invisible", "ms": 1 } }),
         json!({ "operation": "run", "often": 3, "fault": { "kind": "reset" } }),
+        json!({ "operation": "run", "probability": 30, "fault": { "kind": "reset" } }),
     ] {
         assert_eq!(
             world.post("/emulator/faults", wrong.clone()).await.0,

@@ -159,6 +159,8 @@ async fn an_unsupported_list_request_is_refused() {
         json!({ "resourceNames": ["projects/demo"], "orderBy": "severity" }),
         json!({ "resourceNames": ["projects/demo"], "pageSize": 1001 }),
         json!({ "resourceNames": ["projects/demo"], "pageToken": "nonsense" }),
+        json!({ "resourceNames": ["projects/demo"], "filters": "severity = INFO" }),
+        json!([["projects/demo"]]),
     ] {
         let (status, refusal) = world.post("/v2/entries:list", body.clone()).await;
         assert_eq!(

@@ -497,6 +497,8 @@ async fn operations_can_be_listed_waited_for_and_deleted() {
     let still = world.v2_post(&wait, json!({ "timeout": "1s" })).await;
     assert_eq!(still.get("done"), None);
     assert!(began.elapsed() >= Duration::from_secs(1));
+    let still = world.v2_post(&wait, json!({ "timeout": "0.250s" })).await;
+    assert_eq!(still.get("done"), None);
     let path = format!("operations/{}", id(&run));
     assert_eq!(
         world.v2(Method::DELETE, &path, None).await,
@@ -524,6 +526,25 @@ async fn v1_and_v2_share_the_policy_of_a_job() {
         .v2_post("jobs/sh:testIamPermissions", asked.clone())
         .await;
     assert_eq!(tested, asked);
+    let tested = world.v2_post("jobs/sh:testIamPermissions", json!({})).await;
+    assert_eq!(tested, json!({}));
+}
+
+#[tokio::test]
+async fn a_body_that_is_an_array_starts_nothing() {
+    let world = World::of(shell("true")).await;
+    for path in [
+        "jobs/sh:run",
+        "/v2/projects/demo/locations/us-east4/jobs/sh:run",
+    ] {
+        assert_eq!(world.post(path, json!([])).await.0, StatusCode::BAD_REQUEST);
+    }
+    assert!(world.emulator.executions().is_empty());
+    let two = json!({ "overrides": { "taskCount": 2.0 } });
+    assert_eq!(
+        world.v2_post("jobs/sh:run", two).await["metadata"]["taskCount"],
+        2
+    );
 }
 
 /// All names in a list, read in pages of two. `between` is called after the first page.

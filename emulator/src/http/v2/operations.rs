@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::execution_json::execution_json;
-use super::job_json::Seconds;
 use super::{Listing, page};
 use crate::cloud::{self, Cloud};
 use crate::http::error::Answer;
@@ -33,7 +32,7 @@ type Parts = Path<(String, String, String)>;
 #[derive(Debug, Deserialize)]
 struct WaitRequest {
     #[serde(default, deserialize_with = "or_default")]
-    timeout: Option<Seconds>,
+    timeout: Option<String>,
 }
 
 pub(crate) async fn get(State(cloud): State<Arc<Cloud>>, Path((_, _, id)): Parts) -> Answer {
@@ -50,12 +49,8 @@ pub(crate) async fn verb(
         return Err(Refusal::not_found("Method not found."));
     };
     let request: WaitRequest = parsed(&body)?;
-    let asked = request
-        .timeout
-        .and_then(|Seconds(seconds)| u64::try_from(seconds).ok());
-    let longest = asked
-        .map_or(LONGEST_WAIT, Duration::from_secs)
-        .min(LONGEST_WAIT);
+    let asked = request.timeout.as_deref().map(duration).transpose()?;
+    let longest = asked.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT);
     let done = async {
         loop {
             // Registered before the check, so that an end in between is not missed.
@@ -71,6 +66,19 @@ pub(crate) async fn verb(
         Ok(operation) => operation.map(Json),
         Err(_late) => shown(&cloud, id).map(Json),
     }
+}
+
+/// A duration in protobuf's JSON, such as `1.5s`.
+fn duration(text: &str) -> Result<Duration, Refusal> {
+    let seconds = text
+        .strip_suffix('s')
+        .and_then(|seconds| seconds.parse().ok());
+    let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    duration.ok_or_else(|| {
+        Refusal::invalid(format!(
+            "timeout: '{text}' is not a duration such as \"1.5s\""
+        ))
+    })
 }
 
 pub(crate) async fn list(
