@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::config::{self, Invalid};
 use crate::parameters::{self, Parameters, Supplied};
@@ -74,7 +74,7 @@ pub struct Overrides {
     /// Replace the job's arguments.
     pub args: Args,
     /// Variables that are added to the job's environment, and replace those of the same name.
-    pub env: Vec<(String, String)>,
+    pub env: Vec<(Cow<'static, str>, String)>,
     /// The number of tasks of this execution.
     pub task_count: Option<u32>,
     /// Seconds for each attempt of a task.
@@ -177,31 +177,30 @@ impl Templates {
         parameters: &Parameters,
         inputs: Inputs<'_>,
     ) -> Result<Overrides, Unrenderable> {
-        let values = parameters.with_defaults(inputs.supplied);
         let mut args = Vec::with_capacity(self.args.len());
         for template in &self.args {
-            args.extend(template.render(&inputs, &values)?);
+            args.extend(template.render(parameters, &inputs)?);
         }
         let mut env = Vec::with_capacity(self.env.len() + OWN_VARIABLES);
-        env.push((SCOPE.to_owned(), inputs.scope.to_string()));
-        env.push((INVOCATION_ID.to_owned(), inputs.invocation_id.clone()));
+        env.push((SCOPE.into(), inputs.scope.to_string()));
+        env.push((INVOCATION_ID.into(), inputs.invocation_id.clone()));
         if let Some(process) = inputs.process {
-            env.push((PROCESS.to_owned(), process.to_string()));
+            env.push((PROCESS.into(), process.to_string()));
         }
         if !parameters.is_empty() {
             let supplied = inputs.supplied.to_json();
             if supplied.len() <= MAX_VALUE_BYTES {
-                env.push((PARAMETERS.to_owned(), supplied));
+                env.push((PARAMETERS.into(), supplied));
             } else {
                 self.need_no_variable(inputs.supplied)?;
             }
         }
         let own = env.len();
         for (name, template) in &self.env {
-            let value = template.render(&inputs, &values)?;
-            env.extend(value.map(|value| (name.clone(), value)));
+            let value = template.render(parameters, &inputs)?;
+            env.extend(value.map(|value| (name.clone().into(), value)));
         }
-        self.check_size(&args, &env[own..], &values)?;
+        self.check_size(&args, &env[own..], parameters, inputs.supplied)?;
         Ok(Overrides {
             args: if self.args.is_empty() {
                 Args::OfTheJob
@@ -231,21 +230,22 @@ impl Templates {
     fn check_size(
         &self,
         args: &[String],
-        env: &[(String, String)],
-        values: &Map<String, Value>,
+        env: &[(Cow<'_, str>, String)],
+        parameters: &Parameters,
+        supplied: &Supplied,
     ) -> Result<(), Unrenderable> {
         let values_of_env = env.iter().map(|(_, value)| value);
         let bytes: usize = args.iter().chain(values_of_env).map(String::len).sum();
         if bytes <= MAX_START_BYTES {
             return Ok(());
         }
-        let mut names: Vec<_> = values.iter().filter(|(name, _)| self.uses(name)).collect();
-        names.sort_by_key(|(_, value)| std::cmp::Reverse(value.as_str().map_or(0, str::len)));
-        let names: Vec<_> = names
-            .iter()
-            .take(MAX_NAMED)
-            .map(|(name, _)| &name[..])
-            .collect();
+        let length = |name: &&str| {
+            let text = parameters.value(supplied, name).and_then(Value::as_str);
+            text.map_or(0, str::len)
+        };
+        let mut names: Vec<_> = parameters.names().filter(|name| self.uses(name)).collect();
+        names.sort_by_key(|name| std::cmp::Reverse(length(name)));
+        names.truncate(MAX_NAMED);
         Err(Unrenderable(format!(
             "The arguments and variables of the job add up to {bytes} bytes, and {MAX_START_BYTES} is the most. \
              Send less in the parameters, or the address of what is long: {}.",
@@ -382,8 +382,8 @@ impl Template {
     /// Renders in one pass, so that placeholders in a value are not replaced. None if a parameter, the caller or the trace is absent.
     fn render(
         &self,
+        parameters: &Parameters,
         inputs: &Inputs<'_>,
-        values: &Map<String, Value>,
     ) -> Result<Option<String>, Unrenderable> {
         let mut text = String::with_capacity(TYPICAL_VALUE_BYTES);
         for part in &self.0 {
@@ -398,7 +398,7 @@ impl Template {
                     Some(trace) => text.push_str(trace),
                     None => return Ok(None),
                 },
-                Part::Parameter(name) => match values.get(name) {
+                Part::Parameter(name) => match parameters.value(inputs.supplied, name) {
                     Some(value) => text.push_str(&argument(name, value)?),
                     None => return Ok(None),
                 },
@@ -444,7 +444,7 @@ fn argument<'a>(name: &str, value: &'a Value) -> Result<Cow<'a, str>, Unrenderab
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Map, json};
 
     use super::*;
 
@@ -499,7 +499,7 @@ mod tests {
     #[test]
     fn templates_whose_parameters_are_absent_are_left_out() {
         let overrides = render(BOTH, json!({}));
-        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let pair = |name: &str, value: &str| (Cow::from(name.to_owned()), value.to_owned());
         assert_eq!(
             overrides.env,
             [
@@ -525,7 +525,7 @@ mod tests {
     fn the_supplied_parameters_are_one_variable_and_defaults_are_not_among_them() {
         let toml = "[overrides]\nargs = []\nenv = {}\n[parameters]\nb = { type = 'string' }\na = { type = 'integer' }\nc = { type = 'integer', default = 1 }";
         let overrides = render(toml, json!({"b": "x", "a": 1}));
-        let expected = (PARAMETERS.to_owned(), r#"{"a":1,"b":"x"}"#.to_owned());
+        let expected = (PARAMETERS.into(), r#"{"a":1,"b":"x"}"#.to_owned());
         assert_eq!(overrides.env.last(), Some(&expected));
     }
 

@@ -5,7 +5,7 @@ mod number;
 mod pattern;
 mod schema;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -43,7 +43,7 @@ impl Supplied {
     /// The values as one JSON object. Equal values give the same text, whatever the order and the spacing of the body.
     pub fn to_json(&self) -> String {
         let sorted: BTreeMap<_, _> = self.0.iter().collect();
-        json!(sorted).to_string()
+        serde_json::to_string(&sorted).unwrap_or_default() // cannot fail: the names are texts
     }
 
     /// The names of the parameters.
@@ -159,11 +159,11 @@ impl Parameters {
     }
 
     fn parse<'a>(&self, body: &'a [u8]) -> Result<Fields<'a>, Refused> {
+        if body.trim_ascii_start().starts_with(b"{") {
+            return serde_json::from_slice(body).map_err(|error| malformed(&error));
+        }
         let text: &RawValue = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
         match text.get() {
-            object if object.starts_with('{') => {
-                serde_json::from_str(object).map_err(|error| malformed(&error))
-            }
             "null" => Err(Refused::Malformed(
                 "The body must be a JSON object, not null.".to_owned(),
             )),
@@ -174,17 +174,15 @@ impl Parameters {
         }
     }
 
-    /// The supplied values with the defaults of those that were not supplied.
-    pub fn with_defaults(&self, supplied: &Supplied) -> Map<String, Value> {
-        let mut values = supplied.0.clone();
-        for declared in &self.declared {
-            if let Some(default) = &declared.default
-                && !values.contains_key(&declared.name)
-            {
-                values.insert(declared.name.clone(), default.clone());
-            }
-        }
-        values
+    /// The value of a parameter: the supplied one, or else its default.
+    pub fn value<'a>(&'a self, supplied: &'a Supplied, name: &str) -> Option<&'a Value> {
+        let default = || self.find(name)?.default.as_ref();
+        supplied.0.get(name).or_else(default)
+    }
+
+    /// The names of the declared parameters.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.declared.iter().map(|declared| &declared.name[..])
     }
 
     /// All faults of the values, including those that are known already.
@@ -225,11 +223,7 @@ impl Parameters {
 
     /// Describes a valid body.
     fn expected(&self) -> String {
-        let names: Vec<_> = self
-            .declared
-            .iter()
-            .map(|declared| &declared.name[..])
-            .collect();
+        let names: Vec<_> = self.names().collect();
         let required: Vec<_> = self.required().collect();
         if names.is_empty() {
             return "No parameters are declared: the body must be empty or {}. The operator declares them under [parameters]."
@@ -354,7 +348,7 @@ impl<'de> Visitor<'de> for UniqueNames {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let (mut fields, mut seen) = (Vec::new(), HashSet::new());
+        let (mut fields, mut seen) = (Vec::new(), BTreeSet::new());
         while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
             if !seen.insert(name.clone()) {
                 return Err(A::Error::custom("a name occurs twice"));
@@ -384,11 +378,9 @@ mod tests {
     #[test]
     fn a_body_that_fits_gets_its_defaults() {
         let parameters = parameters();
-        let values = parameters.with_defaults(&parameters.check(br#" {"document":"a"} "#).unwrap());
-        assert_eq!(
-            Value::Object(values),
-            json!({"document": "a", "limit": 100})
-        );
+        let supplied = parameters.check(br#" {"document":"a"} "#).unwrap();
+        assert_eq!(parameters.value(&supplied, "document"), Some(&json!("a")));
+        assert_eq!(parameters.value(&supplied, "limit"), Some(&json!(100)));
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub fn value(json: &str) -> Result<Value, Unusable> {
     if !json.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
         return serde_json::from_str(json).map_err(Unusable::NotJson);
     }
+    if let Ok(whole) = json.parse::<i64>() {
+        return Ok(whole.into()); // most are, and are exact
+    }
     let written = Decimal::parse(json).ok_or(Unusable::Inexact)?;
     if written.digits.is_empty() {
         return Ok(0.into());
