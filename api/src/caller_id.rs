@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 /// A hash of a caller's identity or address, which is stable for the lifetime of the process. Its key is random, so that callers
 /// cannot choose their hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallerId(u64);
 
 impl CallerId {

@@ -22,6 +22,8 @@ const MAX_FIELD_BYTES: usize = 1024;
 const REQUEST: &str = "httpRequest.";
 /// The initial capacity for a line, in bytes. That of a request has 500 to 700.
 const TYPICAL_LINE_BYTES: usize = 768;
+/// What a field that must be formatted mostly has, in bytes; more is no problem.
+const TYPICAL_FIELD_BYTES: usize = 128;
 
 /// Sets up logging to standard output, including panics. `filter` is a `tracing` filter such as `info` or `info,api=debug`.
 pub fn init(filter: &str) -> Result<(), Invalid> {
@@ -157,7 +159,9 @@ impl Visit for Json {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.record_str(field, &format!("{value:?}"));
+        let mut text = String::with_capacity(TYPICAL_FIELD_BYTES);
+        let _ = write!(text, "{value:?}");
+        self.record_str(field, &text);
     }
 }
 

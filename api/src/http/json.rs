@@ -10,6 +10,8 @@ use crate::http::problem::{Kind, Problem};
 
 /// The initial capacity for an answer, in bytes.
 const TYPICAL_BYTES: usize = 1024;
+/// Capacity for the headers of an answer, including those of a replayed start. Growing the map would hash them again.
+const MOST_HEADERS: usize = 12;
 
 /// The value as an answer. It ends with a line break, so that a terminal's prompt starts on a new line.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
@@ -20,7 +22,8 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
     text.push(b'\n');
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
-    let content_type = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    let headers = response.headers_mut();
+    headers.reserve(MOST_HEADERS);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

@@ -1,6 +1,6 @@
 //! How much is too much: rates per caller and per scope, and requests at one time, of which one caller holds half at most.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use axum::body::{Body, HttpBody};
 use axum::extract::{Query, Request};
 use axum::http::request::Parts;
-use axum::http::{Extensions, HeaderMap, Uri};
+use axum::http::{Extensions, HeaderMap, HeaderName, Uri};
 use axum::response::Response;
 use bytes::Bytes;
 use governor::clock::Clock;
@@ -26,6 +26,7 @@ use crate::http::problem::{Kind, Problem};
 use crate::http::server::Peer;
 use crate::scope::Scope;
 
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Requests after which the keys that are as good as new are forgotten. A key used once is that after a minute divided by
 /// the rate, so this and the requests of a minute bound how many there are.
 const SWEEP_EVERY: usize = 4096;
@@ -113,7 +114,7 @@ impl Limits {
 /// The address that came to the outermost of so many proxies: as many from the right of `X-Forwarded-For`. What is further left
 /// is the caller's own word. A request that passed fewer proxies has fewer addresses.
 fn forwarded(headers: &HeaderMap, proxies: usize) -> Option<IpAddr> {
-    let fields = headers.get_all("x-forwarded-for").into_iter().rev();
+    let fields = headers.get_all(X_FORWARDED_FOR).into_iter().rev();
     let addresses = fields.flat_map(|field| field.to_str().unwrap_or_default().rsplit(','));
     addresses.take(proxies).last()?.trim().parse().ok()
 }
@@ -139,7 +140,7 @@ struct Pool {
 #[derive(Default)]
 struct Held {
     all: usize,
-    by_caller: HashMap<CallerId, usize>,
+    by_caller: BTreeMap<CallerId, usize>,
 }
 
 impl Pool {

@@ -25,6 +25,8 @@ use crate::http::server::Peer;
 use crate::random;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const X_CLOUD_TRACE_CONTEXT: HeaderName = HeaderName::from_static("x-cloud-trace-context");
 /// Headers of every answer unless its handler sets others: the answer must not be cached, and must not be shown as a page.
 const DEFAULT_HEADERS: [(HeaderName, &str); 5] = [
     (CACHE_CONTROL, "no-store"),
@@ -39,8 +41,6 @@ const DEFAULT_HEADERS: [(HeaderName, &str); 5] = [
     (REFERRER_POLICY, "no-referrer"),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
 ];
-/// Capacity for the headers of an answer, including those of a replayed start. Growing the map would hash them again.
-const MOST_HEADERS: usize = 12;
 /// The longest request id that is accepted from a client, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 64;
 
@@ -55,7 +55,6 @@ pub struct LoggedCaller(pub String);
 /// An execution as the answer to a request about it.
 pub fn execution_response(status: StatusCode, execution: Arc<Execution>) -> Response {
     let mut response = json(status, &*execution);
-    response.headers_mut().reserve(MOST_HEADERS);
     response.extensions_mut().insert(LoggedExecution(execution));
     response
 }
@@ -197,17 +196,13 @@ fn request_id(theirs: Option<&HeaderValue>) -> HeaderValue {
 /// The trace's id (32 hexadecimal digits) from W3C's `traceparent` or Google's `X-Cloud-Trace-Context`. A malformed header is
 /// ignored.
 pub fn trace(headers: &HeaderMap) -> Option<String> {
-    let text = |name| {
-        headers
-            .get(name)
-            .and_then(|value: &HeaderValue| value.to_str().ok())
-    };
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let w3c = || {
-        let (version, rest) = text("traceparent")?.split_once('-')?;
+        let (version, rest) = text(TRACEPARENT)?.split_once('-')?;
         let known = is_hexadecimal(version, 2) && version != "ff";
         rest.split('-').next().filter(|_| known)
     };
-    let google = || text("x-cloud-trace-context")?.split('/').next();
+    let google = || text(X_CLOUD_TRACE_CONTEXT)?.split('/').next();
     let is_id = |id: &&str| is_hexadecimal(id, 32) && id.bytes().any(|digit| digit != b'0');
     let id = w3c().filter(is_id).or_else(|| google().filter(is_id));
     id.map(str::to_owned)
