@@ -22,7 +22,7 @@ const MAX_FIELD_BYTES: usize = 1024;
 const REQUEST: &str = "httpRequest.";
 /// The initial capacity for a line, in bytes. That of a request has 500 to 700.
 const TYPICAL_LINE_BYTES: usize = 768;
-/// What a field that must be formatted mostly has, in bytes; more is no problem.
+/// The initial capacity for a field that must be formatted, in bytes.
 const TYPICAL_FIELD_BYTES: usize = 128;
 
 /// Sets up logging to standard output, including panics. `filter` is a `tracing` filter such as `info` or `info,api=debug`.

@@ -1,6 +1,7 @@
 //! Calls to Google's APIs: each with an access token, a second try if the token was refused, and a variant for every way to fail.
 
 use std::error::Error as _;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -133,7 +134,8 @@ impl Google {
             return Err(Error::NoEffect("the deadline had passed".to_owned()));
         }
         let waiting = upstream_timing::upstream(ready);
-        let answer = timeout_at(end.into(), self.send(call, bearer.clone())).await;
+        let sent = pin!(self.send(call, bearer.clone())); // pinned, since a large future would be copied
+        let answer = timeout_at(end.into(), sent).await;
         drop(waiting);
         let answer = answer.unwrap_or_else(|_| Err(Error::NoResponse("timed out".to_owned())));
         if let (Some(token), Some(bearer), Err(error)) = (&self.token, bearer, &answer)

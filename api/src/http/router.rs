@@ -53,10 +53,10 @@ fn with_middleware(routes: Router<Arc<App>>, app: Arc<App>) -> impl HttpService 
         .layer(reported.origins.csrf())
         .service_fn(move |request| guard(Arc::clone(&guarded), routes.clone(), request));
     service_fn(move |request| {
-        let prefix = Prefix::of(&request);
-        let answer = request_log::request_log(Arc::clone(&reported), inner.clone(), request);
-        async {
-            let answer = answer.await?;
+        let (app, inner) = (Arc::clone(&reported), inner.clone());
+        async move {
+            let prefix = Prefix::of(&request);
+            let answer = request_log::request_log(app, inner, request).await?;
             Ok(match prefix {
                 Some(prefix) => prefix.apply(answer).await,
                 None => answer,

@@ -17,7 +17,7 @@ pub fn value(json: &str) -> Result<Value, Unusable> {
         return serde_json::from_str(json).map_err(Unusable::NotJson);
     }
     if let Ok(whole) = json.parse::<i64>() {
-        return Ok(whole.into()); // most are, and are exact
+        return Ok(whole.into()); // the usual case
     }
     let written = Decimal::parse(json).ok_or(Unusable::Inexact)?;
     if written.digits.is_empty() {

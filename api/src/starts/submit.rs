@@ -109,10 +109,11 @@ impl Submitter {
                 left / 2
             };
             let timeout = RUN_TIMEOUT.min(timeout);
-            let run = self
+            let sent = self
                 .cloud_run
-                .run(&start.process.target, &start.overrides, timeout);
-            let error = match run.await {
+                .run(&start.process.target, &start.overrides, timeout)
+                .await;
+            let error = match sent {
                 Ok(execution) => {
                     self.index.add(&execution);
                     return Ok(Submitted {

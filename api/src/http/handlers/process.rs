@@ -69,19 +69,18 @@ async fn logged(
     fields: Fields<Query>,
     request: Request,
 ) -> Response {
-    let caller = granted.caller.subject.clone().map(LoggedCaller);
-    let mut response = start_process(app, granted, process, fields, request)
+    let mut response = start_process(&app, &granted, process, fields, request)
         .await
         .into_response();
-    if let Some(caller) = caller {
-        response.extensions_mut().insert(caller);
+    if let Some(subject) = granted.caller.subject {
+        response.extensions_mut().insert(LoggedCaller(subject));
     }
     response
 }
 
 async fn start_process(
-    app: Arc<App>,
-    granted: Authorized<authorize::Start>,
+    app: &App,
+    granted: &Authorized<authorize::Start>,
     process: Arc<Process>,
     Fields(query): Fields<Query>,
     request: Request,
@@ -127,7 +126,7 @@ async fn start_process(
     let mut started = app
         .starts
         .start(Start {
-            scope: granted.scope,
+            scope: granted.scope.clone(),
             process,
             id,
             overrides,
@@ -139,8 +138,10 @@ async fn start_process(
     app.watches.record_start(&started.execution.name);
     if let Some(time) = wait {
         let Execution { scope, name, .. } = &*started.execution;
+        // Boxed, since few starts wait: it would enlarge the future of every start.
         let finished =
-            executions::finished_within(time, &app, scope, name, granted.caller_id, |_| true).await;
+            executions::finished_within(time, app, scope, name, granted.caller_id, |_| true);
+        let finished = Box::pin(finished).await;
         // The execution has been started, so the answer is a success even if waiting fails.
         if let Ok(Some(execution)) = finished {
             started.execution = execution;
