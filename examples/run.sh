@@ -96,8 +96,8 @@ seconds() { date +%s; }
 # Waits before the next attempt: as long as the service asks for, else longer each time.
 pause() {
   after=$(sed -n 's/^[Rr]etry-[Aa]fter: *\([0-9][0-9]*\).*/\1/p' "$dir/answer" 2>/dev/null | tail -n 1)
-  [ "$attempt" -lt 4 ] || attempt=4
-  sleep "${after:-$((1 << attempt >> 1))}"
+  doublings=$((attempt < 4 ? attempt : 4))
+  sleep "${after:-$((1 << doublings >> 1))}"
 }
 
 # Sends the start with its key until there is an answer to rely on.
@@ -199,6 +199,7 @@ follow() {
 result() {
   attempt=0
   while [ $attempt -lt 5 ]; do
+    : >"$dir/body"
     status=$(call --max-time 30 --dump-header "$dir/answer" --output "$dir/body" --write-out '%{http_code}' "$url$run/result")
     case $status in
       200)
@@ -212,6 +213,7 @@ result() {
         ;;
       404) return ;;
     esac
+    [ "$(field retryable <"$dir/body")" != false ] || break
     attempt=$((attempt + 1))
     pause
   done

@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::time::Duration;
 
 use emulator::{Fault, Operation, Rule, When};
 use futures_util::future::join_all;
@@ -13,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
+use tokio::time::timeout;
 
 use crate::helpers::{TestApp, eventually, json, link, real_job};
 
@@ -270,6 +272,18 @@ async fn a_client_does_not_retry_what_cannot_succeed() {
         app.emulator.faults().add(rule);
         ended(&client.run(&app.url, "{}").await, NOT_STARTED);
         assert_eq!(app.counters().runs, 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_result_that_cannot_be_read_does_not_keep_a_client() {
+    each(async |client| {
+        let app = service().await;
+        let rule = Rule::new(Operation::Logs, Fault::status(403));
+        app.emulator.faults().add(rule);
+        let output = timeout(Duration::from_secs(30), client.run(&app.url, "{}")).await;
+        ended(&output.expect("the client ends"), SUCCEEDED);
     })
     .await;
 }
