@@ -1,6 +1,6 @@
 // The page around <process-button>: the scope, a form for the declared parameters, the scope's executions.
 
-import { asRefusal, call, duration, FINISHED, make, secondsOf } from './button.js';
+import { asRefusal, call, duration, FINISHED, isExact, make, secondsOf } from './button.js';
 
 const AGAIN_MS = 10_000; // between looks at the list: others start executions too
 const SCOPES = 10; // remembered
@@ -22,6 +22,7 @@ let loaded = false; // the list was answered
 let quietUntil = 0; // when the list may be asked for again
 let linked = asked().get('execution'); // until the form shows its parameters
 let begun = false; // the address stands for a start that has no execution yet
+let repeated; // the parameters of a former run that is started again
 let awaited; // the name of an execution whose end is to be told
 
 const state = () => button.getAttribute('state');
@@ -159,7 +160,7 @@ function control(name, schema, types, required) {
 function number(name, schema, types, required) {
   const { minimum = '', maximum = '', multipleOf } = schema;
   const step = multipleOf ?? (types.includes('integer') ? 1 : 'any');
-  const input = make('input', { name, required, autocomplete: 'off', type: 'number', min: minimum, max: maximum, step, value: schema.default ?? '' });
+  const input = make('input', { name, required, autocomplete: 'off', type: 'number', schema, min: minimum, max: maximum, step, value: schema.default ?? '' });
   return reads(input, () => (input.value === '' ? undefined : Number(input.value)), (value) => { input.value = value ?? ''; });
 }
 
@@ -210,8 +211,9 @@ function mark(input, words) {
   return !words;
 }
 
-function misfit({ value, schema }) {
+function misfit({ value, schema, type }) {
   if (!value || !schema) return undefined;
+  if (type === 'number') return isExact(value) ? undefined : 'A browser would round this number. Start with it by the API.';
   const { pattern, minLength = 0, description, examples = [], format } = schema;
   if (value.length < minLength) return `Must have at least ${minLength} characters.`;
   if (format === 'uuid' && !UUID.test(value)) return 'Must be a UUID, such as 123e4567-e89b-12d3-a456-426614174000.';
@@ -308,7 +310,10 @@ function when(text) {
 const took = (execution) => duration(secondsOf(execution));
 
 /** Whether it is known with what an execution was started. */
-const isRepeatable = (execution) => Boolean(processes && (execution.parameters || fields.hidden) && (execution.process ?? '') in processes);
+const isRepeatable = (execution) => Boolean(processes && (execution.parameters || fields.hidden) && (execution.process ?? '') in processes) && !Object.values(execution.parameters ?? {}).some(isRounded);
+
+/** Whether a number that was read may have been rounded. */
+const isRounded = (value) => typeof value === 'number' && Math.abs(value) > Number.MAX_SAFE_INTEGER;
 
 function repeat(execution) {
   if (which.value !== (execution.process ?? '')) {
@@ -318,7 +323,9 @@ function repeat(execution) {
   fill(execution.parameters ?? {});
   keepForm();
   button.scrollIntoView({ block: 'nearest' });
+  repeated = execution.parameters ?? {}; // as they were: a form cannot hold every value
   button.start();
+  repeated = undefined;
 }
 
 function row(execution) {
@@ -389,7 +396,7 @@ function paintIcon() {
 
 function paintFacts({ name, createdAt, startedAt, completedAt, parameters, tasks }) {
   const queued = startedAt && `${duration(Math.max(0, Math.floor((Date.parse(startedAt) - Date.parse(createdAt)) / 1000)))}`;
-  const given = Object.entries(parameters ?? {}).map(([key, value]) => `${key} = ${typeof value === 'string' ? value : JSON.stringify(value)}`);
+  const given = Object.entries(parameters ?? {}).map(([key, value]) => `${key} = ${isRounded(value) ? 'about ' : ''}${typeof value === 'string' ? value : JSON.stringify(value)}`);
   const facts = [
     ['Execution', [name]], ['Accepted', [when(createdAt)]], startedAt && ['Began', [when(startedAt), ` after ${queued}`]],
     completedAt && ['Ended', [when(completedAt)]], tasks?.retried > 0 && ['Attempts repeated', [tasks.retried]],
@@ -470,6 +477,10 @@ button.addEventListener('process-starting', (event) => {
   if (!processes) {
     event.preventDefault(); // with which parameters is not known
     if (!find('form-problem').hidden) find('draw-again').focus();
+    return;
+  }
+  if (repeated) {
+    button.parameters = repeated;
     return;
   }
   const wrong = controls().filter((input) => !check(input));

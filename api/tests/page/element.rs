@@ -941,3 +941,24 @@ async fn the_element_says_where_older_lines_are() {
         json!([5000, false, "Older lines are in Cloud Logging", "https://console.cloud.google.com/logs"])
     );
 }
+
+#[tokio::test]
+async fn a_number_of_a_text_is_sent_with_every_digit() {
+    let long = r#"{"id":103547991597142817347,"text":"1"}"#;
+    let html = HOST.replace(" log", &format!(" parameters='{long}'"));
+    let scene = Scene::play(&html, vec![accepted()], vec![]).await;
+    let Some(browser) = watching(&scene).await else {
+        return;
+    };
+    browser.click("part('start')").await;
+    until_seen(&scene, 1).await;
+    assert_eq!(scene.seen()[0].body, long);
+    let scene = Scene::play(HOST, vec![accepted()], vec![]).await;
+    let Some(browser) = watching(&scene).await else {
+        return;
+    };
+    let set = format!("element.parameters = '{long}'; element.start()");
+    browser.script(&set).await;
+    until_seen(&scene, 1).await;
+    assert_eq!(scene.seen()[0].body, long);
+}

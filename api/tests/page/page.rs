@@ -1,8 +1,10 @@
 //! `GET /`: what somebody sees who opens the service in a browser.
 
+use serde_json::json;
+
 use crate::browser::Browser;
 use crate::scripted::{Answer, Scene, problem};
-use crate::world::World;
+use crate::world::{World, object};
 
 /// The browser showing the page for the scope `acme`; nothing where no browser is installed.
 async fn opened(world: &World) -> Option<Browser> {
@@ -436,6 +438,47 @@ async fn a_run_is_started_again_with_its_own_parameters() {
         .await;
     browser.click("document.getElementById('again')").await;
     world.until_started(3).await;
+}
+
+#[tokio::test]
+async fn a_run_is_started_again_with_values_that_a_form_cannot_hold() {
+    let world = World::with(|config| {
+        config.parameters = object(
+            json!({ "text": { "type": "string", "default": "-" }, "id": { "type": "integer" } }),
+        );
+        config.overrides.env = object(json!({ "MODE": "<{text}>", "ID": "{id}" }));
+    })
+    .await;
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    browser.open(&world.url("/?scope=acme")).await;
+    let start = |body: &str| {
+        format!(
+            "await fetch('scopes/acme/process', {{ method: 'POST', headers: {{ 'content-type': 'application/json' }}, body: '{body}' }})"
+        )
+    };
+    browser.script(&start(r#"{"text": ""}"#)).await;
+    browser.reload().await;
+    let again = "document.querySelector('#history .again')";
+    browser.until(again).await;
+    browser.click(again).await;
+    browser
+        .until("state === 'succeeded' && text('lines').includes('MODE = <>')")
+        .await;
+    // A number that a browser rounds is neither sent nor offered again.
+    browser.fill("[name=id]", "9007199254740993").await;
+    browser.click("part('start')").await;
+    browser
+        .until("document.getElementById('wrong-id').textContent.includes('round')")
+        .await;
+    world.until_started(2).await;
+    browser.script(&start(r#"{"id": 9007199254740993}"#)).await;
+    browser.reload().await;
+    browser
+        .until("document.querySelectorAll('#history tbody tr').length === 3 && document.querySelectorAll('#history .again').length === 2 && !document.querySelector('#history tbody tr .state.running, #history tbody tr .state.pending')")
+        .await;
+    assert_eq!(world.started(), 3);
 }
 
 #[tokio::test]

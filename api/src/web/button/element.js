@@ -33,6 +33,7 @@ class ProcessButton extends HTMLElement {
   #once; // the attempt
   #heard = 0; // when the service last gave a sign of life
   #parameters = null;
+  #json = null; // the parameters as text, if they were set so
   #token = null;
   #getToken = null;
 
@@ -89,7 +90,10 @@ class ProcessButton extends HTMLElement {
   get log() { return !['false', null].includes(this.getAttribute('log')); }
   set log(on) { this.toggleAttribute('log', on !== false && on !== 'false' && on != null); }
   get parameters() { return this.#parameters ?? JSON.parse(this.getAttribute('parameters') ?? 'null'); }
-  set parameters(value) { this.#parameters = typeof value === 'string' ? JSON.parse(value) : value ?? null; }
+  set parameters(value) {
+    this.#json = typeof value === 'string' ? value : null;
+    this.#parameters = this.#json === null ? value ?? null : JSON.parse(value);
+  }
   get token() { return this.#token; }
   set token(value) {
     this.#token = value ?? null;
@@ -111,6 +115,8 @@ class ProcessButton extends HTMLElement {
     let body;
     try {
       body = JSON.stringify(this.parameters ?? {});
+      const text = this.#parameters === null ? this.getAttribute('parameters') : this.#json;
+      if (text !== null && !areExact(text)) body = text; // with the digits that the page wrote
     } catch {
       return this.#refuse(refusal('The attribute parameters is not JSON.'));
     }
@@ -530,4 +536,4 @@ function unlessAborted(work, ...signals) {
 }
 
 if (!customElements.get('process-button')) customElements.define('process-button', ProcessButton);
-export { ProcessButton, asRefusal, call, clock, duration, FINISHED, make, roughly, secondsOf };
+export { ProcessButton, asRefusal, call, clock, duration, FINISHED, isExact, make, roughly, secondsOf };

@@ -39,6 +39,20 @@ function roughly(seconds) {
   return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
 }
 
+/** Whether JavaScript has the number that this text writes: others it would round, to send or show another one. */
+function isExact(text) {
+  const number = Number(text);
+  const digits = text.replace(/e.*$/i, '').replace(/\D/g, '').replace(/^0+/, '');
+  const isWhole = Number.isSafeInteger(number) && !/\.0*[1-9]/.test(text);
+  return Number.isFinite(number) && (digits.length <= 15 || isWhole || String(number) === text);
+}
+
+/** Whether all numbers of a text in JSON are exact. */
+function areExact(json) {
+  const numbers = json.replace(/"(?:[^"\\]|\\.)*"/g, '').match(/-?\d[\d.eE+-]*/g) ?? [];
+  return numbers.every(isExact);
+}
+
 /** A job's result as nodes: a web address becomes a link, an object a list of its fields. */
 function shown(value) {
   if (typeof value === 'string' && /^https?:\/\/\S+$/.test(value)) {
