@@ -204,7 +204,7 @@ async fn look(app: &App, config: &Config, report: &mut Report) {
         report.fail("project", found, Some(cures.the_project()));
     }
     look_at_jobs(app, config, &reads, &cures, report).await;
-    reads.tell(&cures, report);
+    reads.add_to(&cures, report);
     if config.idempotency.store == config::Store::Firestore {
         store(app, config, &cures, report).await;
     }

@@ -27,9 +27,9 @@ pub(super) struct Reads {
 impl Reads {
     pub(super) async fn of(app: &App, job: &str) -> Self {
         // A name that Cloud Run never gives to an execution of this job. The answer "not found" shows that it can be read.
-        let nobody = format!("{job}-check");
+        let absent = format!("{job}-check");
         let lines = cloud_logging::Query {
-            execution: &nobody,
+            execution: &absent,
             only: Only::All,
             since: None,
             page_token: None,
@@ -44,7 +44,7 @@ impl Reads {
         Self {
             recent,
             list,
-            follow: app.cloud_run.get(&nobody).await.map(|_| ()),
+            follow: app.cloud_run.get(&absent).await.map(|_| ()),
             logs: match app.cloud_logging.lines(&lines).await {
                 Err(cloud_logging::Error::Google(error)) => Err(error),
                 // This process makes no other reads, so neither budget is spent.
@@ -74,7 +74,7 @@ impl Reads {
             .all(forbidden)
     }
 
-    pub(super) fn tell(&self, cures: &Cures, report: &mut Report) {
+    pub(super) fn add_to(&self, cures: &Cures, report: &mut Report) {
         let reads = [
             (
                 "list",

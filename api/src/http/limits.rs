@@ -1,4 +1,4 @@
-//! How much is too much: rates per caller and per scope, and requests at one time, of which one caller holds half at most.
+//! Limits: rates per caller and per scope, and a number of concurrent requests, of which one caller may have half.
 
 use std::collections::BTreeMap;
 use std::hash::Hash;
@@ -27,11 +27,11 @@ use crate::http::server::Peer;
 use crate::scope::Scope;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// Requests after which the keys that are as good as new are forgotten. A key used once is that after a minute divided by
-/// the rate, so this and the requests of a minute bound how many there are.
+/// After this many requests, keys whose full rate is available again are removed. A key that was used once is removed after a
+/// minute divided by the rate, so this number and the requests of a minute bound how many keys there are.
 const SWEEP_EVERY: usize = 4096;
-/// Bytes of an answer that are handed to the connection at a time. It takes the next ones when these are written, and so the
-/// answer counts as in flight until all but this much is.
+/// How many bytes of an answer are handed to the connection at a time. It takes the next ones when these are written, so that the
+/// answer counts as in flight until all bytes but these are written.
 const WRITTEN_AT_A_TIME: usize = 32 * 1024;
 
 /// The limits of the whole process.
@@ -40,12 +40,12 @@ pub struct Limits {
     scopes: Rate<Scope>,
     in_flight: Arc<Pool>,
     streams: Arc<Pool>,
-    /// Proxies whose word for where a request comes from is believed: each adds the address before it to `X-Forwarded-For`.
+    /// The number of trusted proxies. Each appends the address of its client to `X-Forwarded-For`.
     trusted_proxies: usize,
 }
 
 impl Limits {
-    /// `behind_front_end`: Cloud Run's own proxy adds the last address in `X-Forwarded-For`.
+    /// `behind_front_end` says that Cloud Run's proxy appends the last address in `X-Forwarded-For`.
     pub fn new(settings: &config::Limits, behind_front_end: bool) -> Result<Self, Invalid> {
         let pool = |name, size| Ok(Arc::new(Pool::new(positive(name, size)?)));
         Ok(Self {
@@ -57,11 +57,10 @@ impl Limits {
         })
     }
 
-    /// Lets a request in, or refuses at once what is more than can be worked on: whoever waits in a queue has given up by the
-    /// time it moves. Those that wait for an execution are counted apart: thousands may be open at little cost. Whoever asks
-    /// after our health is answered however busy we are.
+    /// Admits a request, or refuses it at once beyond the limit: clients of a long queue would time out before their turn. Requests
+    /// that wait for an execution have a separate limit, since thousands of them cost little. Health checks are always admitted.
     ///
-    /// Until [`Limits::request`] says who calls, the request is its address's.
+    /// Until [`Limits::request`] knows the caller, the request counts against its address.
     pub fn admit(&self, request: &mut Request) -> Result<Option<Permit>, Problem> {
         let uri = request.uri();
         if !uri.path().starts_with("/scopes/") {
@@ -78,14 +77,14 @@ impl Limits {
         Ok(Some(permit))
     }
 
-    /// Takes one start from what the scope has left. Reads are not counted: they cost nothing.
+    /// Counts one start against the scope's rate. Reads are not counted, since they cost nothing.
     pub fn start(&self, scope: &Scope) -> Result<(), Problem> {
         self.scopes
             .take(scope.clone(), "This scope was started too often.")
     }
 
-    /// Takes one request from what the caller has left, and counts it among those that the caller has in flight. Without an
-    /// identity, the caller is the address.
+    /// Counts one request against the caller's rate, and among the caller's requests in flight. Without an identity, the caller is
+    /// the address.
     pub fn request(&self, parts: &Parts, identity: &str) -> Result<CallerId, Problem> {
         let caller = match identity {
             "" => CallerId::of(Key::Address(
@@ -100,7 +99,7 @@ impl Limits {
         Ok(caller)
     }
 
-    /// Where the request comes from. One network of IPv6 is one caller: its addresses are free.
+    /// The address of the request's caller. For IPv6 it is the /64 network, since a client can use any address in it.
     fn address(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<IpAddr> {
         let address = forwarded(headers, self.trusted_proxies)
             .or_else(|| extensions.get().map(Peer::address))?;
@@ -111,8 +110,8 @@ impl Limits {
     }
 }
 
-/// The address that came to the outermost of so many proxies: as many from the right of `X-Forwarded-For`. What is further left
-/// is the caller's own word. A request that passed fewer proxies has fewer addresses.
+/// The address that the outermost of so many proxies appended: the entry at that position from the right of `X-Forwarded-For`. The
+/// client can forge the entries further left. A request that passed fewer proxies has fewer entries.
 fn forwarded(headers: &HeaderMap, proxies: usize) -> Option<IpAddr> {
     let fields = headers.get_all(X_FORWARDED_FOR).into_iter().rev();
     let addresses = fields.flat_map(|field| field.to_str().unwrap_or_default().rsplit(','));
@@ -124,14 +123,14 @@ fn positive(name: &str, value: u32) -> Result<NonZeroU32, Invalid> {
         .ok_or_else(|| Invalid::new(format!("limits.{name}"), "must be at least 1"))
 }
 
-/// Who is counted.
+/// What a request is counted against.
 #[derive(Hash)]
 enum Key<'a> {
     Identity(&'a str),
     Address(Option<IpAddr>),
 }
 
-/// So many requests at one time, of which one caller may have half: nobody can keep the others out.
+/// A number of concurrent requests, of which one caller may have half, so that one caller cannot block the others.
 struct Pool {
     size: usize,
     held: Mutex<Held>,
@@ -151,7 +150,7 @@ impl Pool {
         }
     }
 
-    /// How many one caller may have: the one that there is, if there is but one.
+    /// How many requests one caller may have: half of them, but at least one.
     fn share(&self) -> usize {
         (self.size / 2).max(1)
     }
@@ -193,7 +192,7 @@ impl Held {
     }
 }
 
-/// The place of one request in flight. It is free again once the last copy is dropped.
+/// The permit of one request in flight. It is returned when its last copy is dropped.
 #[derive(Clone)]
 pub struct Permit(Arc<Place>);
 
@@ -203,7 +202,7 @@ struct Place {
 }
 
 impl Permit {
-    /// From now on the request is this caller's, unless that one has too many.
+    /// Counts the request against this caller from now on, or refuses it if the caller has too many.
     fn count_as(&self, caller: CallerId) -> Result<(), Problem> {
         let mut before = self.0.caller.lock();
         if *before == caller {
@@ -225,7 +224,7 @@ impl Drop for Place {
     }
 }
 
-/// So much per minute for each key, all of it at once if need be.
+/// A rate per minute for each key. A burst may use a whole minute's at once.
 struct Rate<K: Clone + Eq + Hash> {
     limiter: DefaultKeyedRateLimiter<K>,
     taken: AtomicUsize,
@@ -254,9 +253,9 @@ impl<K: Clone + Eq + Hash> Rate<K> {
     }
 }
 
-/// How a request for a scope is counted: for as long as it is worked on, or waited for.
+/// Whether a request waits for an execution, so that it counts as a stream and not as in flight.
 fn is_long(uri: &Uri) -> bool {
-    let mut segments = uri.path().split('/').skip(3); // after "", "scopes" and the scope
+    let mut segments = uri.path().split('/').skip(3); // skips "", "scopes" and the scope
     match [
         segments.next(),
         segments.next(),
@@ -271,13 +270,13 @@ fn is_long(uri: &Uri) -> bool {
     }
 }
 
-/// Whether the query has the field `wait`, read as the handler will read it.
+/// Whether the query has the field `wait`, parsed as the handler parses it.
 fn names_wait(uri: &Uri) -> bool {
     let fields = Query::<Vec<(String, String)>>::try_from_uri(uri);
     fields.is_ok_and(|Query(fields)| fields.iter().any(|(name, _)| name == "wait"))
 }
 
-/// The response, whose request is in flight until its body is written.
+/// Attaches the permit to the response, so that the request is in flight until the body is written.
 pub fn hold_permit(response: Response, permit: Option<Permit>) -> Response {
     match permit {
         None => response,
@@ -291,8 +290,8 @@ pub fn hold_permit(response: Response, permit: Option<Permit>) -> Response {
     }
 }
 
-/// A body that holds a permit, and that goes out a little at a time: the connection would else take a large one whole, and drop
-/// what it came from long before a slow reader has it.
+/// A body that holds a permit and is handed over in small pieces. Otherwise the connection would take a large body at once, and
+/// drop the permit long before a slow reader has received the body.
 struct Permitted {
     body: Body,
     rest: Bytes,
@@ -389,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_refuses_what_is_too_much_of_one_key_alone_and_says_for_how_long() {
+    fn a_rate_limits_each_key_separately_and_returns_the_time_to_wait() {
         let rate = Rate::new(NonZeroU32::new(3).unwrap());
         let take = |key| rate.take(key, "too much");
         assert!((0..3).all(|_| take("a").is_ok()));
@@ -406,8 +405,8 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_as_good_as_new_are_forgotten() {
-        let rate = Rate::new(NonZeroU32::new(1_000_000).unwrap()); // as new after 60 microseconds
+    fn keys_whose_full_rate_is_available_again_are_removed() {
+        let rate = Rate::new(NonZeroU32::new(1_000_000).unwrap()); // fully available again after 60 microseconds
         for key in 0..10 * SWEEP_EVERY {
             rate.take(key, "").unwrap();
         }
@@ -428,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn one_caller_holds_half_and_two_hold_all() {
+    fn one_caller_may_hold_half_of_the_permits_and_two_all_of_them() {
         for (size, share) in [(1, 1), (2, 1), (3, 1), (4, 2), (256, 128), (10_000, 5_000)] {
             let pool = pool(size);
             let first = taken(&pool, 1);
@@ -442,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_counts_as_its_callers_once_that_is_known() {
+    fn a_request_counts_against_its_caller_once_authenticated() {
         let pool = pool(4);
         let of_address = taken(&pool, 0);
         let user = CallerId::of(1);
@@ -462,7 +461,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_permit_is_held_until_the_last_of_the_body_is_taken() {
+    async fn a_permit_is_held_until_the_end_of_the_body_is_taken() {
         let pool = pool(1);
         let whole = vec![7; 3 * WRITTEN_AT_A_TIME + 1];
         for body in [
@@ -491,14 +490,14 @@ mod tests {
     }
 
     #[test]
-    fn a_query_that_waits_is_known_however_it_is_written() {
+    fn wait_is_recognised_in_any_encoding_of_the_query() {
         let waits = |uri: &str| names_wait(&uri.parse().unwrap());
         assert!(waits("/x?wait=5") && waits("/x?a=b&w%61it=5"));
         assert!(!waits("/x") && !waits("/x?await=5") && !waits("/x?a=wait"));
     }
 
     #[test]
-    fn what_waits_for_an_execution_is_no_request_in_flight() {
+    fn requests_that_wait_for_an_execution_do_not_count_as_in_flight() {
         let long = |uri: &str| is_long(&uri.parse().unwrap());
         for uri in [
             "/scopes/a/executions/x/events",

@@ -316,8 +316,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { drop(stopped.await) };
-        let nobody = std::future::ready(());
-        let ended = tokio::spawn(serve(listener, router, bounds, shutdown, nobody));
+        let no_work = std::future::ready(());
+        let ended = tokio::spawn(serve(listener, router, bounds, shutdown, no_work));
         Server {
             address,
             stop,

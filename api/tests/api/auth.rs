@@ -1,4 +1,4 @@
-//! Who may call: tokens, grants, and what strangers are told.
+//! Authentication and authorization: tokens, grants, and the answers to unauthenticated callers.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,19 +20,19 @@ use crate::issuer::{Answer, Issuer, Key, base64url, now, unsigned};
 const ISSUER: &str = "https://accounts.google.com";
 const AUDIENCE: &str = "https://svc.example";
 
-/// A service that believes the issuer's tokens as it would Google's, and an issuer.
+/// A service that accepts the issuer's tokens like Google's, and the issuer.
 pub async fn spawn(grants: Value) -> (TestApp, Issuer) {
     spawn_with(grants, instant_job()).await
 }
 
-/// The same with a job that does something.
+/// The same with another job.
 pub async fn spawn_with(grants: Value, job: Job) -> (TestApp, Issuer) {
     let issuer = Issuer::start().await;
     let app = TestApp::with(job, |config| jwt(config, &issuer, grants)).await;
     (app, issuer)
 }
 
-/// Settings under which the issuer's tokens are believed as Google's would be.
+/// Sets the service to accept the issuer's tokens like Google's.
 pub fn jwt(config: &mut Config, issuer: &Issuer, grants: Value) {
     config.auth.mode = Some(AuthMode::Jwt);
     config.auth.jwt.preset = Some(Preset::Google);
@@ -58,12 +58,12 @@ fn header() -> Value {
     json!({"alg": "RS256", "kid": "k1", "typ": "JWT"})
 }
 
-/// A token that holds, for this subject.
+/// A valid token for this subject.
 pub fn token(subject: &str) -> String {
     Key::k1().token(&header(), &claims(subject))
 }
 
-/// The claims `u1` would have, with one of them changed; null takes it away.
+/// A token for `u1` with one claim changed. Null removes the claim.
 pub fn changed(name: &str, value: Value) -> String {
     let mut claims = claims("u1");
     set(&mut claims, name, value);
@@ -86,7 +86,7 @@ async fn status(request: RequestBuilder) -> u16 {
     request.send().await.unwrap().status().as_u16()
 }
 
-/// The problem's body without what differs from request to request.
+/// The problem's body without the parts that differ between requests.
 async fn anonymous(response: Response, slug: &str) -> String {
     let mut body = problem(response, slug).await;
     body["requestId"] = Value::Null;
@@ -100,7 +100,7 @@ async fn unauthenticated(request: RequestBuilder) -> String {
     anonymous(response, "unauthenticated").await
 }
 
-/// Every request there is about an execution, and which operation it is.
+/// All requests about an execution, and the operation of each.
 fn requests(app: &TestApp, scope: &str, execution: &str) -> Vec<(&'static str, RequestBuilder)> {
     let path = |rest: &str| format!("/scopes/{scope}/{rest}");
     let of_one = |rest: &str| path(&format!("executions/{execution}{rest}"));
@@ -199,7 +199,7 @@ async fn each_operation_is_allowed_exactly_where_it_is_granted() {
     }
 }
 
-/// Every mode that a caller can name, and the operations that this takes.
+/// Every value of on_running, and the operations that it needs.
 const MODES: [(&str, &[&str]); 4] = [
     ("allow", &["start"]),
     ("reject", &["start"]),
@@ -430,7 +430,7 @@ async fn every_kind_of_invalid_token_is_refused() {
         let request = start(&app, "acme").bearer_auth(nasty(&item));
         match (label, item["expect"].as_str()) {
             (_, Some("accept")) => assert_eq!(status(request).await, 202, "{label}"),
-            // These are the issuer's own words: the token holds, and grants nothing.
+            // The token is valid, and its claims grant nothing.
             ("email_verified false", _) => assert_eq!(status(request).await, 403),
             ("hd other domain", _) => {
                 let request = start(&by_domain, "acme");
@@ -773,7 +773,7 @@ async fn while_the_issuers_keys_are_unavailable_the_answer_is_503_and_not_401() 
         status(start(&app, "acme").bearer_auth(changed("jti", json!(1)))).await,
         202
     );
-    // It may be a new key; whether it is cannot be found out.
+    // It may be a new key, which cannot be known without the issuer.
     let new = Key::rogue().token(&json!({"alg": "RS256", "kid": "k3"}), &claims("u1"));
     for _ in 0..2 {
         problem(
@@ -808,7 +808,7 @@ async fn each_caller_has_a_rate_limit_and_unauthenticated_ones_share_that_of_the
     assert_eq!(
         list(&token("u3")).await.unwrap().status(),
         200,
-        "who is known is not a stranger"
+        "an authenticated caller does not share the address's rate"
     );
 }
 

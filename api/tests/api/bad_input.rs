@@ -1,4 +1,4 @@
-//! Hostile input gets exactly the status and the problem it should, and never reaches Cloud Run.
+//! Hostile input gets exactly the expected status and problem, and never reaches Cloud Run.
 
 use emulator::Operation;
 use reqwest::header::CONTENT_TYPE;
@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::helpers::{TestApp, instant_job, problem};
 
-/// The inputs of a group, each with the statuses that are right for it.
+/// The inputs of a group, each with its acceptable statuses.
 pub fn inputs(group: &str) -> Vec<Value> {
     let data: Value = serde_json::from_str(include_str!("../data/nasty-inputs.json")).unwrap();
     let items = data["items"].as_array().unwrap();
@@ -38,7 +38,7 @@ fn bytes(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Sends exactly these bytes on a connection of its own; the status (0 if it was closed without one) and the body.
+/// Sends exactly these bytes on a new connection. Returns the status (0 if it was closed without one) and the body.
 async fn raw(app: &TestApp, request: &[u8]) -> (u16, Value) {
     let mut stream = TcpStream::connect(app.url.strip_prefix("http://").unwrap())
         .await
@@ -60,7 +60,7 @@ async fn raw(app: &TestApp, request: &[u8]) -> (u16, Value) {
     (status, serde_json::from_str(body).unwrap_or(Value::Null))
 }
 
-/// Checks the status and, where the service itself answered, the problem.
+/// Checks the status and, if the service itself answered, the problem.
 fn check(item: &Value, status: u16, body: &Value) {
     let expected = item["status"].as_array().unwrap();
     assert!(expected.contains(&status.into()), "{item}: {status} {body}");
@@ -116,7 +116,7 @@ async fn bodies() {
     );
 }
 
-/// The bytes of a body; those that are about time or framing have tests of their own.
+/// The bytes of a body. Inputs about time or framing have other tests.
 fn body(item: &Value) -> Option<Vec<u8>> {
     match item["generator"].as_str() {
         Some("'['*200000+']'*200000") => {

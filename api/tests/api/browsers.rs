@@ -1,4 +1,4 @@
-//! Pages of other origins: who may read, who may start, and what every answer says to browsers.
+//! Pages of other origins: which may read, which may start, and the headers for browsers on every answer.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -19,7 +19,7 @@ async fn app() -> TestApp {
     .await
 }
 
-/// `-` where the header is absent.
+/// `-` if the header is absent.
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers
         .get(name)
@@ -323,10 +323,10 @@ async fn the_versioned_button_is_immutable_and_matches_its_hash() {
     );
     let other = app.get("/button.js?v=0").send().await.unwrap();
     assert_eq!(text(other.headers(), "cache-control"), "no-cache");
-    // The document for people names them, so that it can be copied from there.
+    // docs/button.md names them, so that a reader can copy them.
     let document = include_str!("../../../docs/button.md");
-    for told in [address, integrity] {
-        assert!(document.contains(told), "docs/button.md must name {told}");
+    for named in [address, integrity] {
+        assert!(document.contains(named), "docs/button.md must name {named}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! `api check`: what the doctor finds, and what it leaves alone.
+//! `api check`: the doctor's findings and cures.
 
 use std::process::Output;
 
@@ -47,16 +47,16 @@ fn answered(code: u16, body: Value) -> Fault {
     Fault::answer(code, FaultBody::Text(body.to_string()))
 }
 
-/// A role with the reads that the service makes, and no others.
+/// A role with only the permissions for the service's reads.
 const READER: &str = "--role=projects/demo/roles/testInvokeJobApi";
 
-/// An error of Google's that names its cause (google.rpc.ErrorInfo). Its words say nothing that could be looked for.
+/// An error of Google's that names its cause (google.rpc.ErrorInfo). Its message contains nothing to search for.
 fn because(reason: &str) -> Value {
     let info = json!({ "@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "googleapis.com" });
     json!({ "error": { "code": 403, "status": "PERMISSION_DENIED", "message": "No.", "details": [info] } })
 }
 
-/// A job whose nth call of the policies and jobs meets the fault: 1 reads the job, 2 asks about starts, 3 about cancelling.
+/// An emulator in which the nth call about the job meets the fault: 1 reads the job, 2 tests starting, 3 tests cancelling.
 fn nth(n: u64, fault: Fault) -> Rule {
     Rule {
         nth: Some(n),
@@ -160,11 +160,11 @@ async fn each_missing_thing_is_named_with_the_command_that_corrects_it() {
     for (rule, subject, expected, cure) in cases {
         emulator.faults().clear();
         emulator.faults().add(rule);
-        let (verdict, told) = verdict(&emulator, subject).await;
+        let (verdict, shown) = verdict(&emulator, subject).await;
         assert_eq!(verdict, expected, "{subject}");
         assert!(
-            told.contains(cure) && told.is_empty() == cure.is_empty(),
-            "{subject}: {told}"
+            shown.contains(cure) && shown.is_empty() == cure.is_empty(),
+            "{subject}: {shown}"
         );
     }
 }
@@ -197,7 +197,7 @@ async fn a_job_with_retries_low_parallelism_or_large_variables_causes_a_warning(
 async fn the_container_of_the_settings_must_be_one_of_the_jobs() {
     let emulator = emulator(real_job()).await;
     let wrong = report(&emulator, |config| {
-        config.cloud_run.container = Some("nobody".to_owned())
+        config.cloud_run.container = Some("absent".to_owned())
     })
     .await;
     let wrong = wrong.json();
@@ -219,8 +219,8 @@ async fn the_container_of_the_settings_must_be_one_of_the_jobs() {
         let report = report.await.json();
         let found = finding(&report, "container");
         assert_eq!(found["verdict"], verdict, "{container:?}");
-        let told = found["cure"] == "export API__CLOUD_RUN__CONTAINER=main";
-        assert_eq!(told, verdict == "failed", "{found}");
+        let is_named = found["cure"] == "export API__CLOUD_RUN__CONTAINER=main";
+        assert_eq!(is_named, verdict == "failed", "{found}");
     }
 }
 
@@ -264,11 +264,11 @@ async fn the_jobs_command_and_options_show_that_arguments_reach_a_program() {
         let with_arguments = with_arguments.json();
         let found = finding(&with_arguments, "arguments");
         assert_eq!(found["verdict"], verdict, "{container}: {found}");
-        let told = found["found"].as_str().unwrap();
+        let text = found["found"].as_str().unwrap();
         assert_eq!(
-            told.contains("test-job must have an ENTRYPOINT"),
+            text.contains("test-job must have an ENTRYPOINT"),
             verdict == "unknown",
-            "{told}"
+            "{text}"
         );
         let without = report(&emulator, |config| config.overrides.args.clear()).await;
         let without = without.json();
@@ -311,7 +311,7 @@ async fn failed_executions_cause_a_warning_about_arguments_until_one_succeeds() 
     let (verdict, _) = verdict(&app.emulator, "arguments").await;
     assert_eq!(verdict, "ok");
 
-    // What one process's executions show says nothing of another's.
+    // The executions of one process prove nothing about another process.
     let named = report(&app.emulator, |config| {
         let import = api::config::Process::default();
         config.processes.insert("import".to_owned(), import);
@@ -353,8 +353,8 @@ async fn a_job_that_sets_a_variable_of_the_service_causes_a_warning() {
         let report = report.json();
         let found = finding(&report, "variables");
         assert_eq!(found["verdict"], "warning");
-        let told = found["found"].as_str().unwrap();
-        assert!(told.contains(&names.join(", ")), "{told}");
+        let text = found["found"].as_str().unwrap();
+        assert!(text.contains(&names.join(", ")), "{text}");
         let cure = format!(
             "gcloud run jobs update test-job --remove-env-vars={} --region=us-east4 --project=demo",
             names.join(",")
@@ -363,7 +363,7 @@ async fn a_job_that_sets_a_variable_of_the_service_causes_a_warning() {
     }
 }
 
-/// No role that the doctor proposes is wider than what the deploy script gives.
+/// No role that the doctor proposes allows more than the role that the deploy script grants.
 #[tokio::test]
 async fn no_wider_role_is_proposed_than_the_deploy_script_gives() {
     const SCRIPT: &str = include_str!("../../../build-deploy-api.sh");
@@ -397,18 +397,18 @@ async fn no_wider_role_is_proposed_than_the_deploy_script_gives() {
         text.contains(&format!("--permissions={permissions} ")),
         "{text}"
     );
-    // Where nothing at all may be read, the project's name is doubted first.
+    // If no read is allowed, the first cure is to check the project's name.
     let project = finding(&report.json(), "project").clone();
     assert_eq!(project["verdict"], "failed");
     let cure = project["cure"].as_str().unwrap();
     assert!(cure.starts_with("gcloud projects describe demo"), "{cure}");
 }
 
-/// The doctor's cure follows from what happened, and says which host and port it was.
+/// The doctor's cure depends on the failure, and names the host and port.
 #[tokio::test]
 async fn an_unreachable_server_is_named_with_the_setting_of_its_address() {
     let emulator = emulator(real_job()).await;
-    let nobody = "127.0.0.1:1";
+    let closed = "127.0.0.1:1";
     type Change = fn(&mut Config, String);
     let cases: [(&str, Change, &str); 3] = [
         (
@@ -430,19 +430,19 @@ async fn an_unreachable_server_is_named_with_the_setting_of_its_address() {
             "unset FIRESTORE_EMULATOR_HOST",
         ),
     ];
-    // Something that is no API at all, and a port that nobody listens on.
+    // A server that is not the API, and a port without a listener.
     let page = axum::Router::new().fallback(async || axum::response::Html("<p>a page</p>"));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let other = listener.local_addr().unwrap().to_string();
     tokio::spawn(async move { axum::serve(listener, page).await });
     for (subject, change, cure) in cases {
-        for host in [nobody, &other] {
+        for host in [closed, &other] {
             let report = report(&emulator, |config| change(config, format!("http://{host}"))).await;
             let report = report.json();
             let found = finding(&report, subject);
             assert_eq!(found["verdict"], "failed", "{found}");
             assert!(found["cure"].as_str().unwrap().starts_with(cure), "{found}");
-            if host == nobody {
+            if host == closed {
                 assert!(found["found"].as_str().unwrap().contains(host), "{found}");
             }
         }
@@ -508,7 +508,7 @@ async fn the_check_reports_who_may_call_and_fetches_the_issuers_keys() {
     );
 }
 
-/// An issuer's own description of itself, or none, at its well-known place.
+/// An issuer that serves its discovery document, or none.
 async fn discovery(issuer: Option<&'static str>) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = format!("http://{}", listener.local_addr().unwrap());
@@ -540,8 +540,8 @@ async fn an_issuer_or_an_audience_that_no_token_can_have_is_reported() {
         ),
         (None, "warning", "curl --fail http://127.0.0.1:"),
     ];
-    for (told, verdict, cure) in cases {
-        let issuer = discovery(told).await;
+    for (described, verdict, cure) in cases {
+        let issuer = discovery(described).await;
         let report = report(&emulator, |config| {
             config.auth.mode = Some(AuthMode::Jwt);
             config.auth.jwt.issuer = Some(issuer);
@@ -572,7 +572,7 @@ async fn settings_only_makes_no_call() {
         ("API__CLOUD_RUN__JOB", "first-job"),
         ("API__PROCESSES", "{ import = { job = 'import-job' } }"),
         ("API__LIMITS__STREAMS", "12"),
-        ("GCE_METADATA_HOST", "127.0.0.1:1"), // whoever called would wait and fail
+        ("GCE_METADATA_HOST", "127.0.0.1:1"), // a call would wait and fail
     ];
     let check = async |more: &[(&str, &str)]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_api"));
@@ -636,13 +636,13 @@ async fn the_job_of_every_process_is_checked() {
         "    gcloud run jobs deploy no-job ",
     ] {
         assert!(
-            text.lines().any(|told| told.starts_with(line)),
+            text.lines().any(|found| found.starts_with(line)),
             "{line} in {text}"
         );
     }
 }
 
-/// A Firestore that answers every commit and every get so.
+/// A Firestore that gives this answer to every commit and every get.
 async fn firestore(status: u16, body: Value) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = listener.local_addr().unwrap().to_string();

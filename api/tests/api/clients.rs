@@ -1,4 +1,4 @@
-//! The service seen by programs that know it by its OpenAPI document alone. They are JavaScript and Python, installed by
+//! Programs that use the service by its OpenAPI document only. They are JavaScript and Python, installed by
 //! `npm ci` in `tests/typescript` and by `pip install -r tests/schemathesis/requirements.txt`.
 
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ fn folder(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Says why a test does nothing; in CI, where every tool must be there, fails instead.
+/// Prints why a test is skipped. In CI, where every tool must be installed, it fails instead.
 fn skip(what: &str) {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "{what}");
     println!("skipped: {what}");

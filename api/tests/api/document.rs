@@ -67,8 +67,8 @@ async fn every_documented_operation_is_routed_with_that_method_and_no_other() {
             .map(|method| method.trim().to_lowercase())
             .filter(|method| method != "head")
             .collect();
-        let told: BTreeSet<_> = paths[path].as_object().unwrap().keys().cloned().collect();
-        assert_eq!(allowed, told, "{path}");
+        let documented: BTreeSet<_> = paths[path].as_object().unwrap().keys().cloned().collect();
+        assert_eq!(allowed, documented, "{path}");
     }
 }
 
@@ -115,7 +115,7 @@ async fn real_answers_match_their_schemas() {
     }
 }
 
-/// The same schemas, but with no fields beyond those that they name.
+/// The same schemas, but without additional properties.
 fn strict(mut components: Value) -> Value {
     for schema in components["schemas"].as_object_mut().unwrap().values_mut() {
         if schema["type"] == "object" {
@@ -163,7 +163,7 @@ async fn every_problem_is_documented_and_explains_itself() {
         .flat_map(|examples| examples.keys())
         .collect();
     for kind in Kind::ALL {
-        // The document lists the methods that there are, and so has no place for the others' refusal.
+        // The document lists the allowed methods, and so cannot describe the refusal of other methods.
         let has_a_place = *kind != Kind::MethodNotAllowed;
         assert_eq!(
             types.contains(&kind.slug().to_owned()),
@@ -216,8 +216,8 @@ async fn the_documented_credentials_follow_the_mode() {
         assert_eq!(scheme["type"], kind, "{mode:?} {provider:?}");
         for (path, method, operation) in operations(&document) {
             let needed = !kind.is_null() && path.starts_with("/scopes/");
-            let told = operation["security"] == json!([{ "caller": [] }]);
-            assert_eq!(told, needed, "{mode:?}: {method} {path}");
+            let documented = operation["security"] == json!([{ "caller": [] }]);
+            assert_eq!(documented, needed, "{mode:?}: {method} {path}");
             let unauthenticated = &operation["responses"]["401"]["headers"]["WWW-Authenticate"];
             assert_eq!(
                 unauthenticated.is_object(),

@@ -18,14 +18,14 @@ use crate::helpers::{
     JOB, PATIENCE, TestApp, config, eventually, instant_job, link, problem, real_job,
 };
 
-/// How soon after a run's end its watchers know.
+/// How soon after a run's end its watchers receive it.
 const END: Duration = Duration::from_secs(2);
 
 /// A stream of server-sent events, read as a browser reads it.
 pub struct Events {
     response: Response,
     buffer: String,
-    /// What a client that comes back sends as `Last-Event-ID`.
+    /// The `Last-Event-ID` of a client that reconnects.
     pub last_id: Option<String>,
     comments: Vec<String>,
 }
@@ -62,7 +62,7 @@ impl Events {
         }
     }
 
-    /// The next event; none when the stream has ended well. Comments are passed over.
+    /// The next event. None when the stream has ended without an error. Comments are skipped.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
             let block = timeout(PATIENCE, self.block())
@@ -111,7 +111,7 @@ impl Events {
             .last()
             .is_some_and(|line: &String| line.contains(text))
         {
-            let event = self.next().await.expect("the stream goes on");
+            let event = self.next().await.expect("the stream has not ended");
             lines.extend((event.kind == "log").then(|| text_of(&event)));
         }
         lines
@@ -127,17 +127,17 @@ pub fn texts(events: &[Event]) -> Vec<String> {
     lines.map(text_of).collect()
 }
 
-/// The states in the order in which they were told, each once.
+/// The states in the order in which they came, each once.
 fn states(events: &[Event]) -> Vec<&str> {
-    let told = events.iter().filter(|event| event.kind == "execution");
-    let mut states: Vec<_> = told
+    let executions = events.iter().filter(|event| event.kind == "execution");
+    let mut states: Vec<_> = executions
         .map(|event| event.data["state"].as_str().unwrap())
         .collect();
     states.dedup();
     states
 }
 
-/// Checks that a stream was whole: states that only go forward, no line twice, one end, at the end.
+/// Checks that a stream was complete: the states only advance, no line came twice, and `end` came once, as the last event.
 pub fn check(events: &[Event], state: &str) {
     let order = ["pending", "running", state];
     let ranks: Vec<_> = states(events)
@@ -157,7 +157,7 @@ pub fn check(events: &[Event], state: &str) {
     );
 }
 
-/// The sample job, working for so long.
+/// The sample job, which works for so long.
 async fn working(seconds: u32) -> (TestApp, Value) {
     let app = TestApp::with(real_job(), |config| {
         let env = &mut config.overrides.env;
@@ -183,7 +183,7 @@ fn numbered(lines: u32) -> Vec<String> {
     (1..=lines).map(|line| format!("line {line:05}")).collect()
 }
 
-/// Another process on the same Cloud Run, as far as one process can have it.
+/// A second service with the same Cloud Run, in the same process.
 async fn another_server(emulator: &Emulator) -> (String, oneshot::Sender<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -201,7 +201,7 @@ async fn many(app: &TestApp, execution: &Value, count: usize) -> Vec<Events> {
     join_all((0..count).map(|_| Events::open(app, execution))).await
 }
 
-/// Checks that the execution's end, by its own word, was not long ago.
+/// Checks that the execution's end, by its timestamp, was not long ago.
 fn check_in_time(execution: &Value) {
     let ended: jiff::Timestamp = execution["completedAt"].as_str().unwrap().parse().unwrap();
     let late: Duration = jiff::Timestamp::now()
@@ -212,8 +212,8 @@ fn check_in_time(execution: &Value) {
     assert!(late < END + delayed, "{late:?}, {delayed:?} of it delayed");
 }
 
-/// How long this test, service and emulator included, was ready to run and others had the processor: a busy machine is no
-/// fault of ours.
+/// How long this test, including service and emulator, was ready to run while others had the processor. It is subtracted, since a
+/// busy machine is not a fault of the service.
 fn delayed() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let nanoseconds = text
@@ -361,7 +361,7 @@ async fn nothing_is_read_without_a_watcher() {
     streams[0].lines_until("working: 1").await;
     streams.pop();
     let reads = app.calls(Operation::Get);
-    eventually(|| app.calls(Operation::Get) > reads + 1).await; // the others are still told
+    eventually(|| app.calls(Operation::Get) > reads + 1).await; // the other watchers still get events
     drop(streams);
     tokio::time::sleep(Duration::from_secs(1)).await; // by then the service must have noticed
     let calls = app.calls(Operation::Any);
@@ -388,17 +388,20 @@ async fn no_lines_are_read_for_a_client_that_takes_none() {
         if reads != app.calls(Operation::Logs) {
             (reads, since) = (app.calls(Operation::Logs), Instant::now());
         }
-        assert!(begun.elapsed() < PATIENCE, "it reads on and on");
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "the service does not stop reading"
+        );
     }
     assert!((1..30).contains(&reads), "{reads} pages of a hundred lines");
-    // Another is not held up by it, and what the slow one misses meanwhile it gets later.
+    // Another client is not delayed by it, and the slow one gets all lines later.
     let fast = Events::open(&app, &execution).await.rest().await;
     for events in [fast, slow.rest().await] {
         check(&events, "succeeded");
         let lines = texts(&events)
             .into_iter()
             .map(|line| line.parse::<u32>().unwrap());
-        assert!(lines.eq(1..=LINES), "the lines are not whole");
+        assert!(lines.eq(1..=LINES), "lines are missing");
     }
 }
 
@@ -429,9 +432,9 @@ async fn a_stream_continues_after_the_last_event_on_any_server() {
     let (url, _stop) = another_server(&app.emulator).await;
     let events = Events::resume(&url, &execution, &id).await.rest().await;
     lines.extend(texts(&events));
-    assert_eq!(events[0].kind, "execution", "the state is told anew");
+    assert_eq!(events[0].kind, "execution", "the state comes first");
     assert_eq!(lines, app.lines(&execution).await);
-    // A browser comes back after the end too.
+    // A browser reconnects after the end, too.
     let after = Events::resume(&url, &execution, &id).await.rest().await;
     assert_eq!(texts(&after), texts(&events));
 }
@@ -470,14 +473,17 @@ async fn streams_end_when_the_server_drains_and_continue_on_another() {
     let url = app.url.strip_prefix("http://").unwrap().to_owned();
     let begun = Instant::now();
     while tokio::net::TcpStream::connect(&url).await.is_ok() {
-        assert!(begun.elapsed() < PATIENCE, "the server goes on");
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "the server still accepts connections"
+        );
     }
-    // Elsewhere it goes on, from the very line.
+    // On another server the stream continues with the next line.
     let (url, _stop) = another_server(&app.emulator).await;
     let mut stream = Events::resume(&url, &execution, streams[0].last_id.as_ref().unwrap()).await;
     let line = stream.lines_until("working").await;
-    let told = texts(&rests[0]).len() + 2;
-    assert_eq!(line, [format!("working: {told} of 60 s")]);
+    let next = texts(&rests[0]).len() + 2;
+    assert_eq!(line, [format!("working: {next} of 60 s")]);
 }
 
 #[tokio::test]
@@ -529,7 +535,7 @@ async fn a_spent_log_budget_delays_only_lines() {
     });
     let lines = join_all(streams).await;
     assert!(lines.contains(&0), "{lines:?}: the budget was for one read");
-    // The half of the requests is not spent by the watchers.
+    // The watchers do not use the half of the budget that is for requests.
     assert!(!app.lines(&executions[0]).await.is_empty());
     let refused = app.get(link(&executions[0], "logs")).send().await.unwrap();
     problem(refused, "rate-limited").await;
@@ -682,9 +688,9 @@ async fn an_answer_with_wait_comes_when_the_server_drains() {
     eventually(|| app.calls(Operation::Get) > 1).await;
     app.stop();
     let begun = Instant::now();
-    let told = waiting.await.unwrap();
+    let answered = waiting.await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(1) + delayed());
-    assert_eq!(told["state"], "running");
+    assert_eq!(answered["state"], "running");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The clients in `examples/`, run as a user runs them: a shell script, a Python program and a TypeScript program. Whatever fails
-//! between them, the service and Google, they start one execution, follow it to its end, and say by their exit code what
-//! became of it.
+//! between them, the service and Google, they start one execution, follow it to its end, and return its outcome as their exit
+//! code.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -27,10 +27,10 @@ const UNKNOWN: i32 = 4;
 /// The job's parameters for a run that prints lines for two seconds.
 const TWO_SECONDS: &str = r#"{"sleep_seconds": 2}"#;
 
-/// A client: the words that run it.
+/// A client: the command that runs it.
 struct Client(Vec<OsString>);
 
-/// Those whose language is on this machine. In CI all must be.
+/// The clients whose language is installed. In CI all must be.
 async fn clients() -> Vec<Client> {
     let (run, python) = (example("run.sh"), example("client.py"));
     let candidates = [
@@ -65,7 +65,7 @@ fn example(name: &str) -> PathBuf {
     package.parent().unwrap().join("examples").join(name)
 }
 
-/// The TypeScript client as JavaScript, compiled once with the strictest rules; none where the compiler is not installed.
+/// The TypeScript client as JavaScript, compiled once with the strictest rules. None if the compiler is not installed.
 async fn compiled() -> Option<PathBuf> {
     static COMPILED: OnceCell<Option<PathBuf>> = OnceCell::const_new();
     let compile = async || {
@@ -121,7 +121,7 @@ impl Client {
     }
 }
 
-/// A service whose callers can make the job take its time and fail.
+/// A service whose callers can set how long the job takes and whether it fails.
 async fn service() -> TestApp {
     let settings = std::fs::read_to_string(example("failures.toml")).unwrap();
     let settings: Map<String, Value> = toml::from_str(&settings).unwrap();
@@ -295,9 +295,9 @@ async fn the_exit_code_distinguishes_no_start_from_an_unknown_outcome() {
             let mut command = client.command(url, "acme", "{}");
             command.env("GIVE_UP_SECONDS", "1").output().await.unwrap()
         };
-        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", nobody.local_addr().unwrap());
-        drop(nobody);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
         ended(&give_up(&url).await, NOT_STARTED);
 
         let app = service().await;
@@ -311,8 +311,8 @@ async fn the_exit_code_distinguishes_no_start_from_an_unknown_outcome() {
     .await;
 }
 
-/// A proxy that closes its first connections after so many bytes of the service's answers each, and none after those. Returns
-/// its URL.
+/// A proxy that closes its first connections after these numbers of bytes of the answers, and later connections not at all.
+/// Returns its URL.
 async fn cutting(url: &str, limits: Vec<u64>) -> String {
     let service = url.strip_prefix("http://").unwrap().to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -332,7 +332,7 @@ async fn forward(client: TcpStream, service: TcpStream, limit: u64) {
     let (mut requests, mut to_client) = client.into_split();
     let (mut answers, mut to_service) = service.into_split();
     let answering = async {
-        // The request has had its effect once its answer begins.
+        // The request has taken effect when its answer begins.
         let first = answers.read_u8().await?;
         if limit > 0 {
             to_client.write_u8(first).await?;

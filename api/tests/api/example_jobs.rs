@@ -1,5 +1,4 @@
-//! The jobs in `examples/jobs`, run as their images would be: by the ENTRYPOINT of the Dockerfile, with the environment that
-//! Cloud Run gives them.
+//! The jobs in `examples/jobs`, run like their images: by the ENTRYPOINT of the Dockerfile, with Cloud Run's environment.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -10,14 +9,14 @@ use tokio::process::Command;
 
 use crate::helpers::{JOB, TestApp, link};
 
-/// An example whose language is on this machine.
+/// An example whose language is installed.
 struct Example {
     folder: PathBuf,
     /// The ENTRYPOINT, with the paths of this machine.
     command: Vec<String>,
 }
 
-/// The examples whose language is on this machine. In CI all must be.
+/// The examples whose language is installed. In CI all must be.
 async fn examples() -> Vec<Example> {
     let tell_python = ["-c", "import sys; print(sys.executable)"];
     let tell_node = ["--print", "process.execPath"];
@@ -26,8 +25,8 @@ async fn examples() -> Vec<Example> {
         ("node", "node", &tell_node[..]),
     ];
     let mut examples = Vec::new();
-    for (name, program, tell) in candidates {
-        match Command::new(program).args(tell).output().await {
+    for (name, program, version) in candidates {
+        match Command::new(program).args(version).output().await {
             Ok(output) => {
                 let path = String::from_utf8(output.stdout).unwrap();
                 examples.push(Example::read(name, path.trim()));
@@ -42,7 +41,7 @@ async fn examples() -> Vec<Example> {
 }
 
 impl Example {
-    /// `program` is the interpreter itself: one that finds it by variables would not, in a task's environment.
+    /// `program` is the path of the interpreter. A launcher that finds it by environment variables would fail in a task.
     fn read(name: &str, program: &str) -> Self {
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folder = package.parent().unwrap().join("examples/jobs").join(name);
@@ -61,7 +60,7 @@ impl Example {
         Self { folder, command }
     }
 
-    /// The service with the job, whose pages take so long.
+    /// The service with the job, each of whose pages takes so long.
     async fn service(&self, seconds_per_page: f64) -> TestApp {
         let parameters = format!(r#"{{"pages": 3, "seconds_per_page": {seconds_per_page}}}"#);
         let job = Job {
@@ -110,7 +109,7 @@ async fn a_cancelled_example_prints_that_and_ends() {
         let execution = app.start("acme").await;
         app.until(&execution, "running").await;
         while app.lines(&execution).await.is_empty() {
-            tokio::time::sleep(Duration::from_millis(20)).await; // its handler is in place once it has said something
+            tokio::time::sleep(Duration::from_millis(20)).await; // its signal handler is set once it has printed something
         }
         let cancel = app.post(link(&execution, "cancel")).send().await.unwrap();
         assert_eq!(cancel.status(), 202);

@@ -40,7 +40,7 @@ async fn pages_have_each_execution_once() {
     loop {
         let answer = json(app.get(&path)).await;
         seen.extend(names(&answer).into_iter().map(str::to_owned));
-        app.start("acme").await; // what is new meanwhile must not shift the pages
+        app.start("acme").await; // new executions must not shift the pages
         let Some(page) = answer["nextPage"].as_str() else {
             break;
         };

@@ -14,11 +14,11 @@ use crate::helpers::{TestApp, client, instant_job, json, link, problem, real_job
 use crate::processes::Process;
 use crate::store::{Fate, Way, firestore, project};
 
-/// Three instances, each with a way of its own to the store.
+/// Three instances, each with a separate connection to the store.
 struct Instances {
     apps: [TestApp; 3],
     ways: [Way; 3],
-    /// The store itself.
+    /// The address of the store.
     store: String,
     project: String,
 }
@@ -36,7 +36,7 @@ async fn emulator(job: Job, project: &str) -> Emulator {
     Emulator::start(settings).await.unwrap()
 }
 
-/// None where there is no Firestore emulator.
+/// None if there is no Firestore emulator.
 async fn instances(job: Job, configure: impl Fn(&mut Config)) -> Option<Instances> {
     let (store, project) = (firestore()?, project());
     let ways = [
@@ -71,18 +71,18 @@ impl Instances {
         format!("http://{store}/v1/projects/{project}/databases/(default)/documents")
     }
 
-    /// All claims as they are.
-    async fn claims(&self) -> Vec<Value> {
+    /// All documents of keys.
+    async fn leases(&self) -> Vec<Value> {
         let request = client().get(format!("{}/starts", self.documents()));
         let answer = json(request.header("authorization", "Bearer owner")).await;
         answer["documents"].as_array().cloned().unwrap_or_default()
     }
 
-    /// Makes the only claim one of long ago.
+    /// Makes the only document of a key an expired one.
     async fn expire(&self) {
-        let mut claim = self.claims().await.remove(0);
-        claim["fields"]["expireAt"] = json!({ "timestampValue": "2020-01-01T00:00:00Z" });
-        let update = json!({ "name": claim["name"], "fields": claim["fields"] });
+        let mut lease = self.leases().await.remove(0);
+        lease["fields"]["expireAt"] = json!({ "timestampValue": "2020-01-01T00:00:00Z" });
+        let update = json!({ "name": lease["name"], "fields": lease["fields"] });
         let request = client().post(format!("{}:commit", self.documents()));
         let body = json!({ "writes": [{ "update": update }] });
         json(request.header("authorization", "Bearer owner").json(&body)).await;
@@ -96,7 +96,7 @@ async fn a_key_is_leased_once_and_known_to_every_instance() {
     };
     let [a, b, c] = &world.apps;
     let first = a.accepted("k").await;
-    assert_eq!(world.claims().await.len(), 1);
+    assert_eq!(world.leases().await.len(), 1);
     for app in [b, c, a] {
         let again = app.keyed("k").await;
         assert_eq!(again.headers()["idempotent-replayed"], "true");
@@ -110,7 +110,7 @@ async fn a_key_is_leased_once_and_known_to_every_instance() {
     assert_eq!(
         a.calls(Operation::List),
         0,
-        "the store knows, and Cloud Run is not asked"
+        "the store has the execution, and Cloud Run is not called"
     );
 }
 
@@ -190,7 +190,7 @@ async fn without_the_store_nothing_is_started() {
         assert!(sent.elapsed() < Duration::from_secs(11), "{fate:?}");
     }
     assert_eq!(a.calls(Operation::Run), 0);
-    // Other instances are not held up by what this one could not do, once its lease is over.
+    // Once its lease is over, the failures of this instance do not delay the others.
     b.until_accepted("LostBefore").await;
     world.ways[0].fate([], Fate::Passes);
     a.accepted("k").await;
@@ -218,7 +218,7 @@ async fn an_execution_that_was_not_recorded_in_the_store_is_found_in_the_list() 
     let first = a.accepted("k").await;
     assert_eq!(a.accepted("k").await["name"], first["name"]);
     assert_eq!(b.accepted("k").await["name"], first["name"]);
-    tokio::time::sleep(Duration::from_secs(8)).await; // the claim's lease is over
+    tokio::time::sleep(Duration::from_secs(8)).await; // the lease of the key is over
     assert_eq!(c.accepted("k").await["name"], first["name"]);
     assert_eq!(a.runs(), (1, 1));
 }
@@ -237,7 +237,7 @@ async fn an_instance_is_ready_once_it_has_reached_the_store() {
     }
     way.fate([], Fate::Passes);
     assert_eq!(ask("/ready").await.status(), 200);
-    assert!(world.claims().await.is_empty());
+    assert!(world.leases().await.is_empty());
     way.fate([], Fate::LostBefore);
     assert_eq!(ask("/ready").await.status(), 200);
 }
@@ -251,7 +251,7 @@ async fn a_refused_request_releases_its_key_for_every_instance() {
     let refusal = Fault::status(400);
     a.emulator.faults().add(run(refusal).first(1));
     problem(a.keyed("k").await, "upstream-rejected").await;
-    assert!(world.claims().await.is_empty());
+    assert!(world.leases().await.is_empty());
     b.accepted("k").await;
     assert_eq!(a.runs(), (2, 1));
 }
@@ -379,7 +379,7 @@ async fn a_thousand_concurrent_requests_to_three_processes_with_one_key_start_on
     assert_eq!(counters.runs, 1);
 }
 
-/// The effect of a send comes long after its answer was lost, and the process that sent it has been replaced by then.
+/// The execution appears long after the answer was lost, when the process that sent the start has been replaced.
 #[tokio::test]
 async fn an_ambiguous_start_is_not_repeated_after_a_clean_restart() {
     let Some(store) = firestore() else { return };
@@ -415,7 +415,7 @@ async fn an_ambiguous_start_is_not_repeated_after_a_clean_restart() {
     assert_eq!(emulator.counters().calls(Operation::Run), 1);
 }
 
-/// Two services of one project and database, each for a job of its own.
+/// Two services with the same project and database, each with its own job.
 #[tokio::test]
 async fn two_services_never_touch_each_others_leases() {
     let (Some(store), project) = (firestore(), project()) else {
@@ -445,7 +445,7 @@ async fn two_services_never_touch_each_others_leases() {
     };
     a.accepted("l").await;
     assert!(other_request(&b).await.unwrap().status().is_success());
-    // One service is starting for a scope: the other need not wait.
+    // While one service starts an execution in a scope, the other does not wait.
     a.emulator
         .faults()
         .add(run(Fault::Delay { ms: 4_000 }).first(1));

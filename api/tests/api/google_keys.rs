@@ -1,4 +1,4 @@
-//! Starts by Cloud Scheduler and Cloud Tasks, which deliver at least once and send headers that tell one run from the next.
+//! Starts by Cloud Scheduler and Cloud Tasks, which deliver at least once and send headers that identify a run.
 
 use api::config::{AuthMode, Config};
 use reqwest::Response;
@@ -58,7 +58,7 @@ async fn an_idempotency_key_takes_precedence_and_a_repeated_google_header_is_ref
     assert_ne!(name(start(&app, &keyed).await).await, task);
     let twice = start(&app, &[(TASK, "5243"), (TASK, "5244")]).await;
     problem(twice, "idempotency-key-invalid").await;
-    // Half of what tells a run of a schedule from the next.
+    // The schedule's name alone does not identify a run.
     for _ in 0..2 {
         name(start(&app, &[(JOB_NAME, "nightly")]).await).await;
     }

@@ -1,4 +1,4 @@
-//! Tokens made by another implementation than ours: joserfc's, in Python.
+//! Tokens made by an independent implementation: joserfc, in Python.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -49,7 +49,7 @@ impl Drop for Provider {
     }
 }
 
-/// Whether joserfc is here. Where everything must be (`CI=true`), it is a failure if not.
+/// Whether joserfc is installed. In CI (`CI=true`) it must be.
 fn has_joserfc() -> bool {
     let mut command = Command::new("python3");
     let found = command

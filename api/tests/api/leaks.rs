@@ -1,5 +1,5 @@
-//! Nothing leaks: secrets planted wherever there can be some are in no line of the log and in no answer, and whatever is
-//! sent, each line of the log stays one JSON object.
+//! Secrets are planted in all places that can have some, and must be in no log line and in no answer. Each log line must be one
+//! JSON object, whatever is sent.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use crate::helpers::instant_job;
 use crate::running::Program;
 
-/// What must never be seen again, by where it is put. The access token is another one; it is the emulator's to choose.
+/// The planted secrets, by their place. The access token is another one, which the emulator chooses.
 const SECRETS: [&str; 8] = [
     "CANARY-idempotency-key",
     "CANARY-environment",
@@ -23,9 +23,9 @@ const SECRETS: [&str; 8] = [
     "CANARY-body",
     "CANARY-proxy",
 ];
-/// What Cloud Run may tell us, for the log alone.
+/// A text in Cloud Run's answers that may only be in the log.
 const UPSTREAM: &str = "CANARY-upstream";
-/// What no problem says: projects, addresses, paths and types of ours.
+/// Texts that no problem may contain: projects, addresses, file paths and names of Rust types.
 const INTERNALS: [&str; 14] = [
     "canary-project",
     UPSTREAM,
@@ -84,7 +84,7 @@ impl World {
         }
     }
 
-    /// Asks with every secret a client may send, and keeps the answer, headers and all.
+    /// Sends a request with every secret that a client can send, and keeps the answer with its headers.
     async fn ask(&mut self, method: &str, path: &str, body: &str) -> Value {
         let separator = if path.contains('?') { '&' } else { '?' };
         for query in [
@@ -123,7 +123,7 @@ impl World {
         Value::Null
     }
 
-    /// Everything that can be asked about an execution, and a start.
+    /// All requests about an execution, and a start.
     async fn round(&mut self, execution: &str) {
         let one = format!("/scopes/acme/executions/{execution}");
         self.ask("POST", START, "{}").await;
@@ -150,7 +150,7 @@ impl World {
         answer["access_token"].as_str().unwrap().to_owned()
     }
 
-    /// Stops the program; its log.
+    /// Stops the program and returns its log.
     async fn log(self) -> (Vec<String>, Vec<String>) {
         self.program.terminate();
         let (status, log) = self.program.ended(Duration::from_secs(10)).await;

@@ -1,4 +1,4 @@
-//! From exec to exit: the program as Cloud Run starts and stops it.
+//! The program as Cloud Run starts and stops it.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ async fn the_first_start_waits_for_one_call_on_one_connection() {
     let emulator = emulator().await;
     let program = Program::start(&emulator, &[]);
     let calls = |operation| emulator.counters().calls(operation);
-    // A token, the project and the region, on a connection each, and nobody has asked for anything yet.
+    // The program fetches a token, the project and the region before any request, on a connection each.
     eventually(|| (calls(Operation::Token), calls(Operation::Metadata)) == (1, 2)).await;
     let connections = emulator.counters().connections;
     let start = client().post(format!("{}/scopes/acme/process", program.url));
@@ -47,7 +47,7 @@ async fn the_program_listens_at_once_and_refuses_starts_without_a_token() {
         .faults()
         .add(Rule::new(Operation::Token, Fault::Hang));
     let program = Program::start(&emulator, &[]);
-    // 200 ms on a machine of its own; the machine of a test is shared with others.
+    // It takes 200 ms on an idle machine. The machine of a test is shared.
     assert!(
         program.until_listening < Duration::from_secs(1),
         "{:?}",
@@ -144,7 +144,7 @@ async fn sigterm_during_an_unanswered_start_ends_in_time_and_the_next_process_re
     assert_eq!(status.code(), Some(0));
     if let Ok(response) = first.await.unwrap() {
         let status = response.status().as_u16();
-        assert!(matches!(status, 202 | 503 | 504), "{status}"); // 202: it was found before the end
+        assert!(matches!(status, 202 | 503 | 504), "{status}"); // 202: the execution was found before the deadline
     }
     let successor = Program::start(&emulator, &[]);
     assert_eq!(start(&successor).await.unwrap().status(), 202);

@@ -1,4 +1,4 @@
-//! Too much: of one caller, for one scope, and at one time.
+//! Rates per caller and per scope, and the number of concurrent requests.
 
 use emulator::{Fault, Operation, Rule};
 use futures_util::future::join_all;
@@ -29,7 +29,7 @@ async fn every_route_answers_429_with_retry_after_beyond_the_callers_rate() {
         app.get(&one),
         app.get(&format!("{one}/logs")),
         app.post(&format!("{one}/cancel")),
-        // Here nobody runs Cloud Run's front end, so that anyone can write this.
+        // Without Cloud Run's front end the client can forge this header.
         app.get("/scopes/acme/executions")
             .header("x-forwarded-for", "192.0.2.1"),
     ] {
@@ -106,11 +106,11 @@ async fn health_answers_under_overload_and_refusals_are_problems() {
     );
 }
 
-/// Requests at one time in the tests of shares, and those that one caller may have.
+/// The most concurrent requests in the tests of shares, and those of one caller.
 const CAPACITY: usize = 8;
 const SHARE: usize = CAPACITY / 2;
 
-/// A request whose head has come and whose body never does, until the connection is dropped; or its answer.
+/// Sends a request's head but not its body. Returns the connection if the request is admitted, or else the answer.
 async fn without_body(app: &TestApp, headers: &str) -> Result<TcpStream, String> {
     let mut stream = TcpStream::connect(app.url.strip_prefix("http://").unwrap())
         .await
@@ -119,7 +119,7 @@ async fn without_body(app: &TestApp, headers: &str) -> Result<TcpStream, String>
         "POST /scopes/acme/process HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2\r\nexpect: 100-continue\r\n{headers}\r\n"
     );
     stream.write_all(head.as_bytes()).await.unwrap();
-    // Whoever reads the body says so first; whoever refuses does not.
+    // A handler that reads the body sends 100 Continue first. A refusal does not.
     let mut answer = vec![0; 4096];
     let read = stream.read(&mut answer).await.unwrap();
     if answer.starts_with(b"HTTP/1.1 100") {
@@ -142,7 +142,7 @@ async fn one_caller_holds_half_of_the_requests_in_flight_with_bodies_that_never_
     .await;
     let (evil, good) = (auth::token("evil"), auth::token("good"));
     let start = |token: &str| app.post("/scopes/acme/process").bearer_auth(token).send();
-    assert_eq!(start(&evil).await.unwrap().status(), 202); // the issuer's keys are there
+    assert_eq!(start(&evil).await.unwrap().status(), 202); // fetches the issuer's keys
 
     let headers = format!("authorization: Bearer {evil}\r\n");
     let mut held = Vec::new();

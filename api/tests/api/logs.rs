@@ -178,7 +178,7 @@ async fn callers_share_the_log_budget_and_a_single_one_may_use_all_of_it() {
         app.get(link(&execution, "logs"))
             .bearer_auth(auth::token(caller))
     };
-    // What is saved up goes first: five for requests, of fifty a minute.
+    // First the saved reads are used: five for requests, of fifty a minute.
     let mut served = 0;
     let alone = Instant::now();
     while served < 5 {
@@ -199,7 +199,7 @@ async fn callers_share_the_log_budget_and_a_single_one_may_use_all_of_it() {
     let modest = async {
         for _ in 0..5 {
             let answer = logs("modest").send().await.unwrap();
-            assert_eq!(answer.status(), 200, "the other caller kept it out");
+            assert_eq!(answer.status(), 200, "the other caller blocked it");
         }
         stop.store(true, Ordering::Relaxed);
     };
@@ -237,8 +237,8 @@ async fn an_unknown_query_field_is_refused_with_the_known_ones() {
         (list, "limit, page, process, state"),
     ] {
         let asked = app.get(&format!("{path}?cursor=a")).send().await.unwrap();
-        let told = problem(asked, "malformed-request").await;
-        let detail = told["detail"].as_str().unwrap();
+        let refused = problem(asked, "malformed-request").await;
+        let detail = refused["detail"].as_str().unwrap();
         assert!(
             detail.ends_with(&format!("The fields of this query are: {fields}.")),
             "{detail}"

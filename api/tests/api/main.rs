@@ -1,4 +1,4 @@
-//! The whole service over the wire: against the emulator, and with the real job.
+//! Tests of the whole service over HTTP, against the emulator and with the real job.
 
 mod auth;
 mod bad_input;

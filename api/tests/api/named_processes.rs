@@ -1,4 +1,4 @@
-//! `POST /scopes/{scope}/process/{process}`: several kinds of work in one service.
+//! `POST /scopes/{scope}/process/{process}`: several processes in one service.
 
 use api::config::{Config, Process, ProcessOverrides};
 use emulator::{Emulator, Job, Settings};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::helpers::{TestApp, link, problem};
 
-/// The unnamed process, `import` with a job and parameters of its own, and `again`, which shares the unnamed one's job.
+/// The unnamed process, `import` with its own job and parameters, and `again` with the job of the unnamed process.
 fn with_processes(config: &mut Config) {
     let parameters = json!({ "document": { "type": "string", "required": true } });
     let import = Process {

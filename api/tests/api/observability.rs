@@ -1,4 +1,4 @@
-//! What an operator can follow from one place to the next, and how long each waited for the other.
+//! Traces, invocation ids and timings: what an operator uses to follow one start through logs, environment and headers.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::issuer::{base64url, now, unsigned};
 use crate::running::Program;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
-/// A job that logs as Cloud Logging reads it, with the two marks from its environment.
+/// A job that logs in Cloud Logging's format, with trace and invocation id from its environment.
 const LOGGING_JOB: &str = r#"printf '{"message":"done","invocationId":"%s","logging.googleapis.com/trace":"%s"}\n' "$INVOCATION_ID" "$TRACE""#;
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn a_malformed_trace_does_not_reach_the_job() {
     }
 }
 
-/// The first thing that the execution logged, as Cloud Logging has it.
+/// The first log entry of the execution, as Cloud Logging has it.
 async fn entry_of(http: &Client, emulator: &Emulator, execution: &str) -> Value {
     let token = format!(
         "{}/computeMetadata/v1/instance/service-accounts/default/token",
@@ -118,11 +118,11 @@ async fn server_timing_has_the_time_that_google_took() {
     app.emulator.faults().add(slow.nth(2));
     app.keyless().await;
 
-    let told = timing(app.keyless().await.headers());
-    let (name, upstream) = told.split_once(";dur=").unwrap();
+    let timings = timing(app.keyless().await.headers());
+    let (name, upstream) = timings.split_once(";dur=").unwrap();
     let upstream: f64 = upstream.parse().unwrap();
     assert_eq!(name, "upstream", "there was a token already");
-    assert!(upstream >= 300.0, "{told}");
+    assert!(upstream >= 300.0, "{timings}");
 
     let nothing_asked = app.get("/health").send().await.unwrap();
     assert!(nothing_asked.headers().get("server-timing").is_none());
@@ -133,11 +133,11 @@ async fn server_timing_has_the_time_that_a_token_took() {
     let app = TestApp::with(instant_job(), |_| {}).await;
     let slow = Rule::new(Operation::Token, Fault::Delay { ms: 1_500 });
     app.emulator.faults().add(slow);
-    let told = timing(app.keyless().await.headers());
-    let token = told.strip_prefix("token;dur=").unwrap();
+    let timings = timing(app.keyless().await.headers());
+    let token = timings.strip_prefix("token;dur=").unwrap();
     let (token, upstream) = token.split_once(", upstream;dur=").unwrap();
     let (token, upstream): (f64, f64) = (token.parse().unwrap(), upstream.parse().unwrap());
-    assert!(token >= 1_500.0 && upstream < token, "{told}");
+    assert!(token >= 1_500.0 && upstream < token, "{timings}");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The program itself: what it refuses to start with, and how it ends.
+//! The program: the settings with which it refuses to start, and its exit.
 
 use std::process::{Command, Output};
 
@@ -16,7 +16,7 @@ const ENOUGH: [(&str, &str); 2] = [
     ("API__CLOUD_RUN__JOB", "test-job"),
 ];
 
-/// Enough for mode `jwt`, but that nothing is granted.
+/// All settings of mode `jwt` except grants.
 const JWT: [(&str, &str); 3] = [
     ("API__AUTH__MODE", "jwt"),
     ("API__AUTH__JWT__PRESET", "google"),

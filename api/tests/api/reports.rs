@@ -1,4 +1,4 @@
-//! What a job reports about itself: progress and results. And starts that wait for the end.
+//! Progress and results that a job reports, and starts that wait for the end.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ async fn the_sample_job_reports_progress_and_a_result() {
     let seen = seen.unwrap();
     assert_eq!(seen["total"], 4);
     assert!(seen["message"].is_string(), "{seen}");
-    // Whoever asks while it is watched is told too.
+    // A read of the execution has the progress while it is watched.
     for shown in [
         app.show(&execution).await,
         helpers::json(app.get("/scopes/acme/executions")).await["executions"][0].clone(),
@@ -61,7 +61,7 @@ async fn the_sample_job_reports_progress_and_a_result() {
     assert_eq!(answer["results"], end["results"]);
     drop(stream);
     let shown = app.show(&execution).await;
-    assert_eq!(shown["progress"], Value::Null, "nobody watches it any more");
+    assert_eq!(shown["progress"], Value::Null, "it is not watched any more");
 }
 
 #[tokio::test]
@@ -77,8 +77,8 @@ async fn the_progress_of_several_tasks_is_added_and_each_has_a_result() {
     app.until(&execution, "succeeded").await;
     let events = Events::open(&app, &execution).await.rest().await;
     check(&events, "succeeded");
-    let told = progress(&events);
-    let last = told.last().unwrap();
+    let reported = progress(&events);
+    let last = reported.last().unwrap();
     assert_eq!((&last["done"], &last["total"]), (&json!(30), &json!(30)));
     let path = format!("{}/result", link(&execution, "self"));
     let answer = helpers::json(app.get(&path)).await;
@@ -194,10 +194,10 @@ async fn ten_thousand_reports_cause_few_progress_events() {
     let events = Events::open(&app, &execution).await.rest().await;
     check(&events, "succeeded");
     assert_eq!(texts(&events).len(), 10_000);
-    let told = progress(&events);
+    let reported = progress(&events);
     // One for each page that was read at most, and each is further than the one before.
-    assert!(told.len() <= 20, "{}", told.len());
-    let done = told
+    assert!(reported.len() <= 20, "{}", reported.len());
+    let done = reported
         .iter()
         .map(|progress| progress["done"].as_u64().unwrap());
     assert!(done.is_sorted_by(|a, b| a < b));
@@ -222,7 +222,7 @@ async fn a_start_with_wait_is_answered_at_the_end_of_the_run_or_of_the_time() {
     assert!(["pending", "running"].contains(&early["state"].as_str().unwrap()));
     assert_eq!(location, link(&early, "self"));
 
-    // With another wait it is the same request still.
+    // With another value of wait it is still the same request.
     let answer = start("wait=30", "k1").send().await.unwrap();
     assert_eq!(answer.status(), 202);
     assert_eq!(answer.headers()["idempotent-replayed"], "true");

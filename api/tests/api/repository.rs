@@ -1,4 +1,4 @@
-//! What the repository says of itself: the tables of docs/, the links of its documents, who depends on whom.
+//! Checks the repository: the tables in docs/, the links of its documents, and its dependencies.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ fn workspace() -> &'static Path {
     package.parent().unwrap()
 }
 
-/// What stands in the page between the comment that begins with the name and the one that ends it.
+/// The text of the page between the comment that begins with the name and the one that ends it.
 fn table(page: &'static str, name: &str) -> &'static str {
     let (_, after) = page.split_once(&format!("<!-- {name}:")).unwrap();
     let (_, after) = after.split_once("-->\n").unwrap();
@@ -42,15 +42,15 @@ fn the_settings_table_matches_default_toml() {
     );
 }
 
-/// One row.
+/// One row of the table.
 struct Setting {
     key: String,
     default: String,
     text: String,
 }
 
-/// The settings of default.toml in its order. Above each stand the comment lines that explain it; `# key = value` is a setting
-/// without a default. A section that is empty is a setting as a whole, and what is commented in it is an example.
+/// The settings of default.toml in its order. The comment lines above each explain it; `# key = value` is a setting without a
+/// default. An empty section is one setting, and a comment in it is an example.
 fn settings() -> Vec<Setting> {
     let defaults: Map<String, Value> = toml::from_str(DEFAULTS).unwrap();
     let (mut settings, mut section, mut explanation) = (Vec::new(), "", Vec::new());
@@ -108,7 +108,7 @@ impl Setting {
     }
 }
 
-/// A default as the table shows it: nothing for an empty text.
+/// A default as the table shows it. An empty text is shown as nothing.
 fn written(value: &Value) -> String {
     match value {
         Value::String(text) if text.is_empty() => String::new(),
@@ -210,7 +210,7 @@ fn documents() -> Vec<PathBuf> {
     documents
 }
 
-/// Nobody finds a page that the README does not name.
+/// A reader cannot find a page that the README does not name.
 #[test]
 fn the_readme_links_to_every_page() {
     let readme = std::fs::read_to_string(workspace().join("README.md")).unwrap();
@@ -237,7 +237,7 @@ fn architecture_md_names_every_file_of_the_service() {
     }
 }
 
-/// The targets of Markdown's links that are no URL.
+/// The targets of Markdown links that are not URLs.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     let targets = text
         .split("](")
@@ -257,7 +257,7 @@ fn anchors(text: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// The emulator must not reach production: not through any package that the service is built from.
+/// The emulator must not reach production through any package of which the service is built.
 #[test]
 fn the_service_is_built_without_the_emulator() {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -294,7 +294,7 @@ fn the_service_is_built_without_the_emulator() {
     );
 }
 
-/// The floors of ARCHITECTURE.md, held by the `use` lines and the paths of the code itself.
+/// Checks the layers of ARCHITECTURE.md by the `use` lines and the paths in the code.
 #[test]
 fn only_lib_imports_http_and_gcp_imports_few_names_of_the_domain() {
     let source = workspace().join("api/src");

@@ -1,4 +1,4 @@
-//! Scope tokens: what the operator's own backend signs, and nobody else can.
+//! Scope tokens, which the operator's backend signs.
 
 use std::process::Command;
 
@@ -14,7 +14,7 @@ use crate::issuer::{Issuer, Key, base64url, now, unsigned};
 const SECRET: &str = "kG7vX2pQ9sL4mZ8wR1tY6uB3nC5dF0hJ";
 const NEW_SECRET: &str = "Wq3rT8yU1iO6pA4sD9fG2hJ7kL5zX0cV";
 
-/// A service that believes tokens signed with this secret, and no others.
+/// A service that accepts only tokens signed with this secret.
 async fn spawn() -> TestApp {
     TestApp::with(instant_job(), |config| {
         config.auth.mode = Some(AuthMode::Jwt);
@@ -29,7 +29,7 @@ fn claims() -> Value {
     json!({"scopes": ["acme"], "operations": ["start", "read"], "exp": now() + 300})
 }
 
-/// The claims with some of them changed; null takes one away.
+/// The claims with some of them changed. Null removes one.
 fn with(changes: Value) -> Value {
     let mut claims = claims();
     for (name, value) in changes.as_object().unwrap() {
@@ -173,7 +173,7 @@ async fn a_scope_token_can_be_limited_to_some_processes() {
     }
 }
 
-/// Each way to pass a public key, or nothing, for the secret, and a secret for a key.
+/// Each way to use a public key or nothing as the secret, and the secret as a key.
 #[tokio::test]
 async fn a_token_is_never_checked_with_the_key_of_another_algorithm() {
     let (rsa, ec) = (Key::k1(), Key::new_ec());
@@ -203,17 +203,17 @@ async fn a_token_is_never_checked_with_the_key_of_another_algorithm() {
             .extend(of_issuer.as_object().unwrap().clone());
         let header = |algorithm: &str| json!({"alg": algorithm, "kid": "k1"});
 
-        // Both kinds are believed, each for its own claims alone.
+        // Both kinds are accepted, and each allows only what its claims grant.
         let genuine = key.token(&header(algorithm), &of_issuer);
         assert_eq!(start(&app, START, &genuine).await.status(), 202);
         let scope_token = sign(SECRET.as_bytes(), header("HS256"), &both);
         assert_eq!(start(&app, START, &scope_token).await.status(), 202);
         let beyond = start(&app, "/scopes/globex/process", &scope_token).await;
         problem(beyond, "scope-forbidden").await; // u1's grant is for tokens of the issuer
-        let mut nobody = both.clone();
-        nobody["sub"] = json!("u2");
-        let nobody = key.token(&header(algorithm), &nobody);
-        problem(start(&app, START, &nobody).await, "scope-forbidden").await;
+        let mut ungranted = both.clone();
+        ungranted["sub"] = json!("u2");
+        let ungranted = key.token(&header(algorithm), &ungranted);
+        problem(start(&app, START, &ungranted).await, "scope-forbidden").await;
 
         let public =
             ["n", "e", "x", "y"].map(|part| jwk[part].as_str().unwrap_or_default().to_owned());
@@ -308,7 +308,7 @@ async fn a_token_with_a_key_starts_one_execution() {
     assert!(!first.headers().contains_key("idempotent-replayed"));
     let first: Value = first.json().await.unwrap();
 
-    // The same token, the same key made into another token, and the key in the header, too.
+    // The same token, another token with the same key, and the token with the key in the header.
     let again = with_key(json!({"exp": now() + 600, "operations": ["start"]}));
     for response in [
         start(&app, START, &one).await,
@@ -330,7 +330,7 @@ async fn a_token_with_a_key_starts_one_execution() {
     problem(other_query, "idempotency-key-reused").await;
     assert_eq!(app.counters().runs, 1);
 
-    // A key that a caller chose is not the one that a token names; and another subject's key is another's.
+    // A caller's key differs from the same key in a token, and so does the key of another subject.
     assert_eq!(
         keyed(&app, &token(&claims()), "order-7").await.status(),
         202

@@ -1,4 +1,4 @@
-//! What the program writes: never a token, nor what is in one but its subject.
+//! The log never has a token, and of a token's content only the subject.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use crate::helpers::{JOB, instant_job};
 use crate::issuer::{Answer, Issuer, Key, now};
 
-/// The program, running. Dropping it kills it.
+/// The running program. Dropping it kills it.
 struct Program {
     child: Child,
     output: BufReader<ChildStdout>,
-    /// What it wrote so far.
+    /// Its output so far.
     log: String,
 }
 
@@ -58,7 +58,7 @@ impl Program {
         )
     }
 
-    /// Ends it, and reads the rest of what it wrote.
+    /// Ends it, and reads the rest of its output.
     fn stop(&mut self) {
         self.child.kill().unwrap();
         self.output.read_to_string(&mut self.log).unwrap();
@@ -154,7 +154,7 @@ async fn the_log_has_only_the_subject_of_a_token_and_the_reason_of_its_refusal()
         "500",
     ] {
         assert!(
-            causes.iter().any(|told| told.contains(cause)),
+            causes.iter().any(|logged| logged.contains(cause)),
             "{cause}: {causes:?}"
         );
     }

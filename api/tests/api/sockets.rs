@@ -1,4 +1,4 @@
-//! Below HTTP: requests written byte by byte, too large, too slow, or no requests at all.
+//! Requests written byte by byte, requests that are too large or too slow, and bytes that are not requests.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::bad_input::inputs;
 use crate::helpers::{TestApp, eventually, instant_job};
 
-/// How long heads and bodies may take, and then some.
+/// A time that is longer than heads and bodies may take.
 const TOO_SLOW: Duration = Duration::from_secs(15);
 const START: &str =
     "POST /scopes/acme/process HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
@@ -23,7 +23,7 @@ async fn connect(app: &TestApp) -> TcpStream {
         .unwrap()
 }
 
-/// All that comes until the server closes, or has been silent for the time.
+/// All bytes until the server closes, or has been silent for the time.
 async fn answers(stream: &mut TcpStream, silence: Duration) -> String {
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
@@ -100,7 +100,7 @@ async fn a_malformed_request_gets_the_right_status_and_never_hangs() {
             "{item}: {answers}"
         );
         assert!(took < TOO_SLOW, "{item}: {took:?}");
-        // What follows a smuggled head is a request of its own, that starts nothing.
+        // The bytes after a smuggled head are a separate request that starts nothing.
         assert!(
             statuses[1.min(statuses.len())..]
                 .iter()
@@ -157,7 +157,7 @@ async fn pipelined_requests_are_answered_in_order() {
     assert_eq!(statuses(&answers(&mut stream, TOO_SLOW).await), [200, 404]);
 }
 
-/// Sends `chunk` until the server closes or 100 MiB are sent; how much was taken, and the answer.
+/// Sends `chunk` until the server closes or 100 MiB are sent. Returns how much was taken, and the answer.
 async fn flood(app: &TestApp, head: &str, chunk: &[u8]) -> (usize, String) {
     let (mut read, mut write) = connect(app).await.into_split();
     let head = head.to_owned();
@@ -179,7 +179,7 @@ async fn flood(app: &TestApp, head: &str, chunk: &[u8]) -> (usize, String) {
 
 #[tokio::test]
 async fn an_endless_body_is_refused_before_it_is_read() {
-    /// What the system itself buffers on loopback for both ends; far less than what is sent.
+    /// The kernel's buffers of both ends on loopback, which are far smaller than what is sent.
     const BUFFERS: usize = 16 << 20;
     let app = TestApp::with(instant_job(), |_| {}).await;
     let blank = [b' '; 1024];
@@ -193,7 +193,7 @@ async fn an_endless_body_is_refused_before_it_is_read() {
             START.replace("/process", "/executions/x/cancel"),
         ] {
             let (sent, answer) = flood(&app, &format!("{start}{framing}\r\n\r\n"), chunk).await;
-            let status = if start == START { 413 } else { 404 }; // a cancellation takes no body, and looks at none
+            let status = if start == START { 413 } else { 404 }; // a cancellation does not read a body
             assert_eq!(statuses(&answer), [status], "{framing}: {answer}");
             assert!(sent < BUFFERS, "{framing}: {sent} bytes were taken");
         }
@@ -229,7 +229,7 @@ async fn a_body_that_trickles_is_refused_after_the_timeout() {
     trickle.await.unwrap();
 }
 
-/// A connection whose other end is gone without a word must not be waited on for as long as the kernel likes.
+/// A connection whose other end has vanished must not be waited on for the kernel's default time.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn idle_connections_to_google_are_kept_alive() {
@@ -238,8 +238,8 @@ async fn idle_connections_to_google_are_kept_alive() {
     let emulator = app.emulator.host();
     let (_, port) = emulator.rsplit_once(':').unwrap();
     let port = format!(":{:04X}", port.parse::<u16>().unwrap());
-    // proc(5), and the kernel's proc_net_tcp: established is 01, and 02:TICKS when the next keepalive is due, once nothing is
-    // under way. A tick is 10 ms; the kernel's own patience is two hours.
+    // proc(5), and the kernel's proc_net_tcp: established is 01, and 02:TICKS is the time to the next keepalive of an idle
+    // connection. A tick is 10 ms; the kernel's default is two hours.
     let is_soon = |timer: &str| {
         let ticks = timer.strip_prefix("02:");
         ticks.is_some_and(|ticks| u64::from_str_radix(ticks, 16).unwrap() < 6_000)

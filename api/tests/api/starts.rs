@@ -1,4 +1,4 @@
-//! Never twice, never lost: each way in which a start can fail, made to happen by the emulator.
+//! Each way in which a start can fail, caused by the emulator: no key starts two executions, and no start is lost.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::helpers::{TestApp, eventually, instant_job, link, problem, real_job};
 use crate::store::{Fate, Way};
 
-/// The service with times that a test can wait for.
+/// The service with deadlines that are short enough for a test.
 async fn app() -> TestApp {
     TestApp::with(instant_job(), |config| {
         config.start.deadline_seconds = 5;
@@ -218,7 +218,7 @@ async fn a_start_is_sent_again_with_the_same_id_if_the_list_stays_empty_after_an
             );
             assert!(
                 runs[1].1.at - runs[0].1.at >= Duration::from_secs(5),
-                "the list was clean for long enough: {calls:?}"
+                "the list was watched for long enough: {calls:?}"
             );
             assert!(
                 runs.iter()
@@ -303,7 +303,7 @@ async fn an_execution_created_late_but_within_the_quiet_time_is_found() {
     assert_eq!(execution["name"], app.emulator.executions()[0].name);
 }
 
-/// The answer is lost, and for three seconds the list does not show what came of the call either.
+/// The answer is lost, and the list does not show the execution for three seconds.
 #[tokio::test]
 async fn an_execution_that_is_listed_late_is_found_in_time() {
     let app = app().await;
@@ -328,11 +328,11 @@ async fn an_execution_that_is_listed_late_is_found_in_time() {
 #[tokio::test]
 async fn a_host_name_that_does_not_resolve_starts_nothing() {
     let app = app().await;
-    // RFC 2606: no such name ever exists.
+    // RFC 2606 reserves this name, so that it never exists.
     let service = app
         .another(|config| config.cloud_run.base_url = Some("https://run.invalid".to_owned()))
         .await;
-    // How soon depends on the machine's resolver; the images are tried with one that is silent.
+    // How soon it fails depends on the machine's resolver. The images are tested with a resolver that does not answer.
     problem(service.keyless().await, "upstream-unavailable").await;
 }
 
@@ -451,7 +451,7 @@ async fn another_process_finds_what_this_one_started() {
         .unwrap();
     let first = app.accepted("k").await;
     for i in 0..250 {
-        app.start(&format!("other-{i}")).await; // the marker is on the third page now
+        app.start(&format!("other-{i}")).await; // the execution is on the third page now
     }
     let other = app.another(|_| {}).await;
     let again = other.keyed("k").await;
@@ -515,8 +515,8 @@ async fn a_request_waits_two_seconds_for_a_start_in_flight_with_the_same_key() {
     problem(first.await.unwrap(), "start-outcome-unknown").await;
 }
 
-/// The client re-sends what it never began to write; what it did write when the connection closed may have arrived, and the
-/// caller's repetition settles it.
+/// The HTTP client re-sends a request that it has not begun to write. One that it was writing when the connection closed may have
+/// arrived, and the caller's repetition resolves that.
 #[tokio::test]
 async fn a_connection_that_closes_when_it_is_reused_neither_loses_nor_doubles_a_start() {
     let app = TestApp::with(instant_job(), |config| {
@@ -641,7 +641,7 @@ async fn an_unknown_value_of_on_running_is_refused() {
     assert_eq!(app.calls(Operation::Any), 0);
 }
 
-/// The service with so little time that a start is given up soon.
+/// The service with a short deadline for starts.
 async fn hasty(deadline_seconds: u64) -> TestApp {
     TestApp::with(instant_job(), |config| {
         config.start.deadline_seconds = deadline_seconds;
@@ -668,7 +668,7 @@ async fn an_execution_that_is_listed_but_cannot_be_read_counts_as_started() {
 #[tokio::test]
 async fn the_quiet_time_begins_at_the_last_possible_send() {
     let app = hasty(3).await;
-    // The first send is refused, the token for the second takes its time, and what comes of that comes late.
+    // The first send is refused, the token for the second comes slowly, and the execution of the second appears late.
     let faults = app.emulator.faults();
     faults.add(run(Fault::status(401)).nth(1));
     faults.add(Rule::new(Operation::Token, Fault::Delay { ms: 1200 }).nth(2));
@@ -766,7 +766,7 @@ async fn a_key_that_joined_an_execution_keeps_naming_it() {
     assert_eq!(app.runs(), (1, 1));
 }
 
-/// What may still come true cannot be cancelled, and so not be replaced.
+/// An execution that may still appear cannot be cancelled, and so not be replaced.
 #[tokio::test]
 async fn replace_is_refused_while_a_start_of_the_scope_is_ambiguous() {
     let app = TestApp::with(real_job(), |config| {
@@ -821,7 +821,7 @@ fn states(app: &TestApp) -> Vec<(String, emulator::State)> {
         .collect()
 }
 
-/// Checks that of two executions the one survives, and that each service answers the key with it.
+/// Checks that only this one of two executions survives, and that each service answers the key with it.
 async fn survives(services: [&TestApp; 2], name: &Value) {
     let of_name = |wanted: bool| {
         let states = states(services[0]).into_iter();
@@ -836,7 +836,7 @@ async fn survives(services: [&TestApp; 2], name: &Value) {
     assert_eq!(services[0].counters().runs, 2);
 }
 
-/// A rollout: with the memory store two processes cannot know of each other's starts.
+/// During a rollout two processes with the memory store do not know of each other's starts.
 #[tokio::test]
 async fn the_older_of_two_executions_by_two_concurrent_processes_survives() {
     let app = long_running().await;
@@ -857,7 +857,7 @@ async fn the_older_of_two_executions_by_two_concurrent_processes_survives() {
     survives([&app, &other], &older["name"]).await;
 }
 
-/// A clean restart: the list does not show yet what the process before this one started.
+/// After a clean restart the list may not show yet what the process before this one started.
 #[tokio::test]
 async fn the_older_of_two_executions_around_a_restart_survives() {
     let mut app = long_running().await;
@@ -988,7 +988,7 @@ async fn a_scope_has_at_most_max_running_unfinished_executions() {
     let cancelled = |(name, state)| (state == emulator::State::Cancelled).then_some(name);
     let cancelled: Vec<_> = states(&app).into_iter().filter_map(cancelled).collect();
     assert_eq!(cancelled.len(), 1, "one is replaced, not all: {names:?}");
-    // Another process of the same scope and job is counted by itself.
+    // Executions of another process of the same scope and job are counted separately.
     let import = app.post("/scopes/acme/process/import?on_running=reject");
     assert_eq!(import.send().await.unwrap().status(), 202);
     assert_eq!(app.counters().runs, 5);

@@ -1,4 +1,4 @@
-//! Servers that claim to be Google: only one whose certificate holds gets a byte of a request.
+//! Servers in the place of Google's: only one with a valid certificate gets a byte of a request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use crate::helpers::{TestApp, client, config, eventually, instant_job, problem};
 /// Sends per start; the service has the same number.
 const MOST_TRIES: u64 = 3;
 
-/// Who is trusted in these tests.
+/// The certificate authority that these tests trust.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     root: CertificateDer<'static>,
@@ -54,7 +54,7 @@ fn identity(name: &str) -> (CertificateParams, KeyPair) {
     (params, KeyPair::generate().unwrap())
 }
 
-/// What a server saw.
+/// What a server received.
 #[derive(Default)]
 struct Seen {
     connections: AtomicU64,
@@ -69,7 +69,7 @@ fn acceptor((certificate, key): Identity, protocols: &[&[u8]]) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(tls))
 }
 
-/// A TLS server that passes everything on to the emulator.
+/// A TLS server that forwards all bytes to the emulator.
 async fn server(identity: Identity, emulator: String) -> (String, Arc<Seen>) {
     let acceptor = acceptor(identity, &[]);
     listen(move |stream, seen| {
@@ -90,7 +90,7 @@ async fn server(identity: Identity, emulator: String) -> (String, Arc<Seen>) {
 const HANDSHAKE: u8 = 22;
 const ALERT: u8 = 21;
 
-/// A server that can do no better than TLS 1.0 (RFC 2246, section 7.4.1.3).
+/// A server that supports only TLS 1.0 (RFC 2246, section 7.4.1.3).
 async fn old_server() -> (String, Arc<Seen>) {
     let mut hello = vec![HANDSHAKE, 3, 1, 0, 42, 2, 0, 0, 38, 3, 1];
     hello.extend([7; 32]); // its random bytes
@@ -135,7 +135,7 @@ where
     (format!("https://localhost:{port}"), seen)
 }
 
-/// The service with this server for Cloud Run, trusting the authority alone.
+/// The service with this server as Cloud Run. It trusts only the authority.
 async fn service(world: &TestApp, authority: &Authority, url: &str) -> TestApp {
     let mut config = config(&world.emulator);
     config.cloud_run.base_url = Some(url.to_owned());
@@ -176,7 +176,7 @@ async fn a_server_without_a_valid_certificate_gets_no_request() {
     assert_eq!(world.runs(), (0, 0));
 }
 
-/// The same with a certificate that holds: what the others lack is nothing else.
+/// The control: with a valid certificate the same request succeeds.
 #[tokio::test]
 async fn a_server_with_a_valid_certificate_is_trusted() {
     let world = TestApp::with(instant_job(), |_| {}).await;
@@ -186,7 +186,7 @@ async fn a_server_with_a_valid_certificate_is_trusted() {
     let service = service(&world, &authority, &url).await;
     assert_eq!(service.keyless().await.status(), 202);
     assert_eq!(seen.trusted.load(Ordering::Relaxed), 1);
-    // One of the roots that the program has vouches for nobody here.
+    // The program's roots did not issue this certificate.
     let program = world
         .another(|config| config.cloud_run.base_url = Some(url))
         .await;
@@ -196,7 +196,7 @@ async fn a_server_with_a_valid_certificate_is_trusted() {
     assert_eq!(world.runs(), (1, 1));
 }
 
-/// A server that speaks HTTP/2, as Google does. The first request meets this fate, the others are passed on.
+/// A server that speaks HTTP/2, as Google's do. The first request meets this fate, and the others are forwarded.
 async fn http2_server(
     identity: Identity,
     emulator: String,
@@ -242,7 +242,7 @@ async fn pass(
         .unwrap();
 }
 
-/// What a server says it has not looked at is sent again at once; what it has, never.
+/// A request that the server says it did not process is sent again at once. One that it may have processed is not.
 #[tokio::test]
 async fn a_refused_stream_is_sent_again_and_a_broken_one_is_not() {
     let authority = Authority::new();

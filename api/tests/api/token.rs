@@ -1,4 +1,4 @@
-//! The access token, seen from the metadata server.
+//! The access token: how often the metadata server is asked for it, and what happens without one.
 
 use std::time::{Duration, Instant};
 
@@ -137,16 +137,16 @@ async fn project_and_region_are_asked_of_the_metadata_server_once() {
         app.start("acme").await;
     }
     assert_eq!(app.calls(Operation::Metadata), 2);
-    let told = TestApp::with(instant_job(), |config| {
+    let configured = TestApp::with(instant_job(), |config| {
         config.cloud_run.project = Some("demo".to_owned());
         config.cloud_run.region = Some("us-east4".to_owned());
     })
     .await;
-    told.start("acme").await;
-    assert_eq!(told.calls(Operation::Metadata), 0);
+    configured.start("acme").await;
+    assert_eq!(configured.calls(Operation::Metadata), 0);
 }
 
-/// What answers at the metadata server's address, but is none: a captive portal, or a proxy.
+/// Another server answers at the metadata server's address, such as a captive portal or a proxy.
 #[tokio::test]
 async fn an_answer_without_the_metadata_servers_header_is_refused() {
     let token = || async {

@@ -1,4 +1,4 @@
-//! Offered more than the capacity, it serves as much as ever, and refuses the rest at once.
+//! Overload: with more requests than its capacity the service accepts as many as before, and refuses the rest at once.
 
 use std::time::{Duration, Instant};
 
@@ -9,18 +9,18 @@ use reqwest::StatusCode;
 use crate::TURN;
 use crate::helpers::{TestApp, instant_job};
 
-/// What a burst of requests met.
+/// The answers to a burst of requests.
 #[derive(Debug, Default)]
 struct Outcome {
     accepted: usize,
     refused: usize,
-    /// Of the refusals: 99 of 100 took less.
+    /// The 99th percentile of the refusals' times.
     refused_p99: Duration,
-    /// Of the accepted ones, the longest.
+    /// The longest time of an accepted request.
     accepted_max: Duration,
 }
 
-/// Requests in flight at most, in the tests of overload; each takes `UPSTREAM`.
+/// The most requests in flight in the tests of overload. Each takes `UPSTREAM`.
 const CAPACITY: usize = 20;
 const UPSTREAM: Duration = Duration::from_secs(1);
 
@@ -98,7 +98,7 @@ async fn offer(app: &TestApp, times: f64, address: Option<&str>) -> Outcome {
 
 #[tokio::test]
 async fn overload_does_not_reduce_the_goodput_and_leaves_no_after_effects() {
-    // At ten times the capacity it is the goodput alone that is promised.
+    // At ten times the capacity only the goodput is guaranteed.
     let _turn = TURN.lock().await;
     let app = overloaded().await;
     let full = offer(&app, 1.0, None).await;
@@ -116,7 +116,7 @@ async fn overload_does_not_reduce_the_goodput_and_leaves_no_after_effects() {
 
 #[tokio::test]
 async fn at_five_times_the_capacity_refusals_come_at_once_and_the_rest_is_no_slower() {
-    /// Somebody else's work on this machine can only make it slower: the best of a few measurements is ours.
+    /// Other work on this machine can only slow the service down, so the best of a few measurements counts.
     const ATTEMPTS: usize = 5;
     let _turn = TURN.lock().await;
     let app = overloaded().await;

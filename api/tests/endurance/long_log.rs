@@ -1,5 +1,5 @@
-//! A log of very many lines: every one is told, the program's memory does not grow with them, and whoever leaves is read
-//! for no longer.
+//! A log of very many lines: each line is delivered, the program's memory does not grow, and nothing is read for a client that has
+//! left.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,10 @@ use crate::{QUIET, TURN, size};
 
 /// How much the program may grow while most of the lines pass through it, in bytes.
 const GROWTH: usize = 8 * 1024 * 1024;
-/// How soon after a client has left nothing is read for it any more.
+/// How soon after a client has left the reads for it end.
 const LEFT: Duration = Duration::from_secs(1);
 
-/// A stream of events, read as it comes.
+/// A stream of events.
 struct Stream {
     response: Response,
     rest: Vec<u8>,
@@ -36,7 +36,7 @@ impl Stream {
         }
     }
 
-    /// Takes what has come, and checks that each line is the next one. False at the end of the stream.
+    /// Takes the bytes that have arrived, and checks that each line is the next one. False at the end of the stream.
     async fn read(&mut self) -> bool {
         let Some(chunk) = self.response.chunk().await.unwrap() else {
             return false;
@@ -115,5 +115,9 @@ async fn a_log_of_any_length_takes_constant_memory_and_is_not_read_for_clients_t
     tokio::time::sleep(LEFT).await;
     let after = reads();
     tokio::time::sleep(LEFT).await;
-    assert_eq!(reads(), after, "lines are still read for whoever has left");
+    assert_eq!(
+        reads(),
+        after,
+        "lines are still read for a client that has left"
+    );
 }

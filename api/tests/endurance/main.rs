@@ -1,5 +1,5 @@
-//! More than can be worked on, clients that dawdle, and what goes on for long. About time and memory, and therefore a
-//! program of its own, whose tests take turns: nothing else is running then.
+//! Overload, slow clients and long runs. These tests measure time and memory, and are therefore a separate program whose tests
+//! run one at a time.
 //!
 //! It prints its figures: `--nocapture` shows them. `ENDURANCE=full` is for a release build, and takes half an hour.
 
@@ -22,8 +22,8 @@ fn size<T>(small: T, large: T) -> T {
     }
 }
 
-/// Where the program listens, and no line for each request.
+/// Settings of the program: its address, and no log line for each request.
 const QUIET: &str = "warn,api=info,api::http::request_log=warn";
 
-/// Whoever measures holds it.
+/// Held by the test that measures.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -1,4 +1,4 @@
-//! Clients that dawdle are cut off, and keep nobody waiting: ours, and those of slowhttptest where it is installed
+//! Slow clients are disconnected and delay no other client: our own, and those of slowhttptest if it is installed
 //! (Debian's package of that name).
 
 use std::process::Stdio;
@@ -18,7 +18,7 @@ const CONNECTIONS: u32 = 1000;
 /// Heads and bodies may take ten seconds; five more for the tool to see that its connections are closed.
 const SECONDS: u32 = 15;
 
-/// Whether the tool is there; where everything should be, it must.
+/// Whether the tool is installed. In CI it must be.
 async fn installed() -> bool {
     let found = Command::new("slowhttptest")
         .arg("-h")
@@ -38,7 +38,7 @@ async fn installed() -> bool {
     found
 }
 
-/// Attacks a service of its own while others ask after its health; the tool's last words.
+/// Attacks a service while other clients check its health. Returns the end of the tool's output.
 async fn attack(arguments: &[&str]) -> String {
     let settings = Settings {
         jobs: vec![instant_job()],
@@ -100,7 +100,7 @@ fn without_colours(text: &str) -> String {
     })
 }
 
-/// Checks that every connection was closed before the time was up, and the service there all along.
+/// Checks that every connection was closed in time, and that the service was available throughout.
 fn check(report: &str) {
     assert!(report.contains("No open connections left"), "{report}");
     let probes = report

@@ -1,4 +1,4 @@
-//! Readers of long logs who take their time: what is held for them has a limit, and others are served all the while.
+//! Slow readers of long logs: the memory that is held for them is limited, and other readers are served meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ const GROWTH: usize = 64 * 1024 * 1024;
 const EVERY: Duration = Duration::from_secs(6);
 const TAKEN_BYTES: usize = 64 * 1024;
 
-/// Opens a reader that takes nothing yet, with a socket that has little room.
+/// Opens a reader that takes nothing yet, with a small socket buffer.
 async fn reader(host: &str, path: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     set_socket_recv_buffer_size(&socket, 16 * 1024).unwrap();
@@ -31,7 +31,7 @@ async fn reader(host: &str, path: &str) -> TcpStream {
     stream
 }
 
-/// Two hundred slow readers of each of these paths; the most memory that the program took meanwhile.
+/// Runs two hundred slow readers of each of these paths. Returns the most memory that the program used meanwhile.
 async fn read_slowly(program: &Program, paths: &[String]) -> usize {
     let mut readers = Vec::new();
     for number in 0..READERS {
@@ -95,7 +95,7 @@ async fn slow_readers_of_long_logs_take_no_more_memory_than_their_budget() {
                 peak.saturating_sub(idle) / 1024 / 1024
             );
             assert!(peak < idle + GROWTH, "{idle} {peak}");
-            // Whoever reads at a usual speed is served.
+            // A reader with normal speed is served.
             let began = Instant::now();
             loop {
                 let answer = logs(executions[0]["links"]["logs"].as_str().unwrap());

@@ -1,4 +1,4 @@
-//! Long work with small faults: what the program holds does not grow.
+//! A long run with occasional faults: the memory and the connections of the program do not grow.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -17,15 +17,15 @@ use crate::{QUIET, TURN, size};
 
 /// Requests per second, in the full size.
 const RATE: u64 = 200;
-/// Of these, one in so many starts something with a key: three a second, which is all that Cloud Run's quota allows, for a
-/// key is remembered for a day. The others start without one and look at what came of it, and one in so many lists.
+/// One in so many requests starts an execution with a key, which is remembered for a day: three a second, as many as Cloud Run's
+/// quota allows. The others start without a key and read the execution, and one in so many lists.
 const KEYED: u64 = 64;
 const LISTS: u64 = 32;
 /// The share of all calls to Google that fail.
 const FAULTS: f64 = 0.01;
 /// How much memory may grow, in bytes per second: a mebibyte in ten minutes.
 const SLOPE: f64 = 1024.0 * 1024.0 / 600.0;
-/// What may come and go in the meantime, in bytes: the small size is over before a start without a key is forgotten.
+/// Memory that may be in use temporarily, in bytes: the small size ends before a start without a key is evicted.
 const BREATH: f64 = 8.0 * 1024.0 * 1024.0;
 /// Connections come and go.
 const SOME_FILES: usize = 64;
@@ -47,7 +47,7 @@ fn faults(emulator: &Emulator) {
 /// Answers by what was asked and their status.
 type Answers = BTreeMap<(&'static str, u16), u64>;
 
-/// What users do, one after the other.
+/// The requests of users, one after another.
 async fn use_it(http: &Client, url: &str, nth: u64, answers: &Mutex<Answers>) {
     let process = format!("{url}/scopes/s{}/process", nth % 100);
     let (what, request) = match nth {
@@ -137,7 +137,7 @@ async fn memory_and_connections_do_not_grow_over_time() {
         "one, and perhaps one that resolves names"
     );
 
-    // Faults are told as what they are, or outwaited: nothing is an error of ours, and nothing started twice.
+    // Faults are answered with their problems or retried: no answer is an internal error, and no key started twice.
     let total: u64 = answers.values().sum();
     let failed: u64 = answers
         .iter()

@@ -1,4 +1,4 @@
-//! Thousands of streams on the program itself: what they cost, how soon all of them know the end, and how it ends itself.
+//! Thousands of streams: their memory, how soon all of them get the end, and how the program shuts down with them.
 
 use std::time::{Duration, Instant};
 
@@ -17,13 +17,13 @@ const STREAMS: usize = 5000;
 const MAX_BYTES_PER_STREAM: usize = 64 * 1024;
 /// Connections opened at one time; fewer than the kernel lets wait.
 const AT_ONCE: usize = 100;
-/// Sockets that the test and the service need beside the streams.
+/// Sockets that the test and the service need besides the streams.
 const OTHER_SOCKETS: usize = 200;
-/// How soon after a run's end the last of all knows. A build without optimisation takes a second to write so many events.
+/// How soon after a run's end the last stream gets it. A build without optimisation takes a second to write so many events.
 const END: Duration = Duration::from_secs(if cfg!(debug_assertions) { 4 } else { 2 });
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Sends a request on a connection of its own; the body of the answer.
+/// Sends a request on a new connection. Returns the body of the answer.
 async fn post(program: &Program, path: &str) -> Value {
     let mut socket = TcpStream::connect(program.host()).await.unwrap();
     let head = format!(
@@ -148,7 +148,7 @@ async fn thousands_of_streams_are_cheap_and_end_together() {
         "the last knew of the end after {latest:?}, {delayed:?} of it waiting for a processor; {gets} reads of the execution and {logs} of its lines in {seconds} s"
     );
     assert!(latest <= END + delayed, "{latest:?}");
-    // The cancellation looked at the execution as well.
+    // The cancellation also read the execution.
     assert!(
         gets <= seconds + 1 && logs <= seconds,
         "{gets} {logs} in {seconds} s"
@@ -174,7 +174,7 @@ async fn thousands_of_streams_are_cheap_and_end_together() {
     let (ended, delayed) = (begun.elapsed(), delay(program.pid()) - before);
     let (status, _) = program.ended(Duration::from_secs(10)).await;
     println!(
-        "told to stop, it ended {} streams in {ended:?}, {delayed:?} of it waiting for a processor, and itself in {:?}",
+        "after SIGTERM it ended {} streams in {ended:?}, {delayed:?} of it waiting for a processor, and itself in {:?}",
         streams.len(),
         begun.elapsed()
     );

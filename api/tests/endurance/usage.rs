@@ -1,4 +1,4 @@
-//! What a process takes of the machine.
+//! The resources that a process uses.
 
 use std::fs;
 use std::time::Duration;
@@ -21,7 +21,8 @@ pub fn threads(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).unwrap().count()
 }
 
-/// How long the process and this thread were ready to run and others had the processor: a busy machine is no fault of ours.
+/// How long the process and this thread were ready to run while others had the processor. It is subtracted, since a busy machine is
+/// not a fault of the service.
 pub fn delay(pid: u32) -> Duration {
     let delays = [
         format!("/proc/{pid}/schedstat"),

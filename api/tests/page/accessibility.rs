@@ -1,4 +1,4 @@
-//! What axe-core, the judge that browsers and Lighthouse use too, finds wrong in every state, light and dark, wide and narrow.
+//! Accessibility: axe-core, which Lighthouse also uses, checks every state, light and dark, wide and narrow.
 
 use serde_json::{Value, json};
 
@@ -9,14 +9,14 @@ use crate::world::World;
 
 const RULES: &str = "['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']";
 
-/// A browser with axe's script at hand; nothing where one of the two is not installed.
+/// A browser and axe's script. None if one of the two is not installed.
 async fn judge() -> Option<(Browser, String)> {
     let axe = node::folder()?.join("node_modules/axe-core/axe.min.js");
     let axe = std::fs::read_to_string(axe).unwrap();
     Some((Browser::start().await?, axe))
 }
 
-/// Asserts that nothing is wrong with what is on show, keeps pictures of it, and that nothing scrolls sideways.
+/// Asserts that axe finds no fault in the page and that it does not scroll sideways, and saves screenshots.
 async fn is_accessible(browser: &Browser, axe: &str, state: &str) {
     for (width, height) in [(1280, 900), (390, 844)] {
         for scheme in ["light", "dark"] {

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// How long a condition may take to come true. Chromium on a busy machine is slow.
+/// How long to wait for a condition. Chromium on a busy machine is slow.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// Between two looks at a condition.
+/// The pause between two checks of a condition.
 const PAUSE: Duration = Duration::from_millis(50);
 const FLAGS: &[&str] = &[
     "--headless",
@@ -23,7 +23,7 @@ const FLAGS: &[&str] = &[
     "--disable-component-update",
     "--disable-sync",
 ];
-/// What the scripts of the tests have at hand: the element, and its parts by name.
+/// Helpers for the scripts of the tests: the element, and its parts by name.
 const PRELUDE: &str = "
     const element = document.querySelector('process-button');
     const part = (name) => element?.shadowRoot?.querySelector(`[part=${name}]`);
@@ -39,7 +39,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// A browser, or nothing where none is installed. Where `CI` is set that is a failure.
+    /// Starts a browser. None if it is not installed, which is a failure if `CI` is set.
     pub async fn start() -> Option<Self> {
         let (Some(chromium), Some(chromedriver)) = (program("chromium"), program("chromedriver"))
         else {
@@ -83,7 +83,7 @@ impl Browser {
         self.post("/refresh", json!({})).await;
     }
 
-    /// What the script returns; `element`, `part(name)`, `text(name)` and `state` are at hand.
+    /// The value that the script returns. It can use `element`, `part(name)`, `text(name)` and `state`.
     pub async fn script(&self, script: &str) -> Value {
         let script = format!("return (async () => {{ {PRELUDE}\n{script}\n}})()");
         self.post("/execute/sync", json!({ "script": script, "args": [] }))
@@ -109,7 +109,7 @@ impl Browser {
         }
     }
 
-    /// Presses the mouse on what the expression names, as a user would.
+    /// Clicks on the element that the expression returns, as a user does.
     pub async fn click(&self, target: &str) {
         self.clicks(target, 1).await;
     }
@@ -135,7 +135,7 @@ impl Browser {
         self.post("/actions", json!({ "actions": [mouse] })).await;
     }
 
-    /// Types on the keyboard, wherever the focus is.
+    /// Types on the keyboard into the focused element.
     pub async fn keys(&self, keys: &str) {
         let strokes = keys.chars().flat_map(|key| {
             let stroke = |kind| json!({"type": kind, "value": key});
@@ -162,7 +162,7 @@ impl Browser {
             .await;
     }
 
-    /// Puts text into the field that the selector names, in place of what was there.
+    /// Replaces the text of the field that the selector names.
     pub async fn fill(&self, selector: &str, text: &str) {
         self.script(&format!(
             "const field = document.querySelector('{selector}'); field.focus(); field.select()"
@@ -182,7 +182,7 @@ impl Browser {
             .collect()
     }
 
-    /// How large the window is, and whether the user likes it dark.
+    /// Sets the size of the window, and the user's preference for dark colours.
     pub async fn look(&self, width: u32, height: u32, scheme: &str) {
         self.devtools(
             "Emulation.setDeviceMetricsOverride",
@@ -195,7 +195,7 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", scheme).await;
     }
 
-    /// Keeps a picture of the page in the directory named by `SCREENSHOTS`, else in the target directory.
+    /// Saves a screenshot of the page in the directory named by `SCREENSHOTS`, or else in the target directory.
     pub async fn screenshot(&self, name: &str) {
         let directory = std::env::var_os("SCREENSHOTS").map(PathBuf::from);
         let directory = directory
@@ -274,7 +274,7 @@ impl Driver {
         Self { process, port }
     }
 
-    /// Chromedriver closes its browser when asked to stop, and leaves it behind when killed.
+    /// Asks chromedriver to stop, which closes its browser. If it were killed, the browser would keep running.
     fn stop(&mut self) {
         let asked = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).and_then(|mut stream| {
             stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -297,7 +297,7 @@ fn program(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// The bytes of a base64 text; WebDriver sends screenshots so.
+/// Decodes base64, in which WebDriver sends screenshots.
 fn base64(text: &str) -> Vec<u8> {
     let digit = |c: u8| match c {
         b'A'..=b'Z' => c - b'A',

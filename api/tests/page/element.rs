@@ -1,4 +1,4 @@
-//! `<process-button>`: once and only once, through double clicks, reloads, restarts and outages; in any page.
+//! `<process-button>`: a click starts exactly one execution despite double clicks, reloads, restarts and outages, on any page.
 
 use emulator::{Fault, Operation, Rule};
 use serde_json::json;
@@ -7,17 +7,17 @@ use crate::browser::Browser;
 use crate::scripted::{Answer, Scene, accepted, event, execution, problem};
 use crate::world::World;
 
-/// WebDriver's names of keys.
+/// WebDriver's codes of keys.
 const TAB: &str = "\u{E004}";
 const ENTER: &str = "\u{E007}";
 const SPACE: &str = " ";
 
-/// A page of somebody else with the element in it.
+/// A page of another application with the element in it.
 const HOST: &str = "<!doctype html><meta charset=utf-8><title>Host</title>
     <script type=module src=button.js></script>
     <process-button scope=acme label=Import log></process-button>";
 
-/// The service's own page, its job taking so many seconds.
+/// The service's page, with a job that takes so many seconds.
 async fn opened(world: &World, seconds: u32) -> Option<Browser> {
     let browser = Browser::start().await?;
     browser.open(&world.url("/?scope=acme")).await;
@@ -223,8 +223,8 @@ async fn every_interruption_is_survived_and_nothing_is_sent_or_shown_twice() {
     let Some(browser) = watching(&scene).await else {
         return;
     };
-    browser.script("window.told = []; for (const type of ['starting', 'started', 'changed', 'ended'])
-        document.addEventListener(`process-${type}`, ({ detail }) => told.push(`${type} ${detail?.state ?? ''}`.trim()))").await;
+    browser.script("window.seen = []; for (const type of ['starting', 'started', 'changed', 'ended'])
+        document.addEventListener(`process-${type}`, ({ detail }) => seen.push(`${type} ${detail?.state ?? ''}`.trim()))").await;
     browser.click("part('start')").await;
     browser
         .until("state === 'running' && text('lines').includes('line 1')")
@@ -238,9 +238,9 @@ async fn every_interruption_is_survived_and_nothing_is_sent_or_shown_twice() {
         .value("[...part('lines').children].map((line) => line.textContent.slice(-6))")
         .await;
     assert_eq!(lines, json!(["line 1", "line 2"]));
-    let told = browser.value("told").await;
+    let seen = browser.value("seen").await;
     assert_eq!(
-        told,
+        seen,
         json!([
             "starting",
             "started pending",
@@ -382,7 +382,7 @@ async fn the_button_works_on_a_page_of_another_origin() {
         .until("state === 'succeeded' && text('lines').includes('SCOPE = acme')")
         .await;
     assert_eq!(world.started(), 1);
-    // The same page from an origin that nobody listed: the browser keeps the two apart.
+    // The same page from an origin that is not listed: the browser blocks its requests.
     let unlisted = Scene::play(HOST, vec![], vec![]).await;
     browser
         .open(&unlisted.show(&HOST.replace(
@@ -407,7 +407,7 @@ async fn until_seen(scene: &Scene, count: usize) {
     }
 }
 
-/// The page of a stranger, from whose scripts a guess at the service's address could go wrong.
+/// A page of another application, whose scripts could mislead a guess of the service's address.
 #[tokio::test]
 async fn a_token_is_sent_only_to_the_origin_of_the_module() {
     let Some(browser) = Browser::start().await else {
@@ -506,9 +506,9 @@ async fn properties_and_attributes_agree_whenever_they_are_set() {
     let Some(browser) = watching(&scene).await else {
         return;
     };
-    let told = "[element.scope, element.label, element.log, element.ifRunning, element.getAttribute('if-running'), element.hasAttribute('log'), text('start')]";
+    let seen = "[element.scope, element.label, element.log, element.ifRunning, element.getAttribute('if-running'), element.hasAttribute('log'), text('start')]";
     assert_eq!(
-        browser.value(told).await,
+        browser.value(seen).await,
         json!(["globex", "Index", false, "join", "join", false, "Index"])
     );
     let own = "Object.keys(Object.getOwnPropertyDescriptors(element)).length";
@@ -578,16 +578,16 @@ async fn an_element_that_is_moved_keeps_its_run() {
         .script("await new Promise((done) => setTimeout(done))")
         .await;
     assert_eq!(scene.seen().len(), 2, "the stream goes on");
-    // Out of the document for a while, and back: it goes on after the last event.
+    // Removed from the document for a while and put back, it continues after the last event.
     browser
         .script("window.kept = element; element.remove(); await new Promise((done) => setTimeout(done, 50)); document.body.append(kept)")
         .await;
     browser.until("state === 'succeeded'").await;
     assert_eq!(scene.seen()[2].last_event_id.as_deref(), Some("2"));
     browser.script("document.body.prepend(element)").await;
-    let told = "[state, element.execution.state, text('lines').split('once').length]";
+    let seen = "[state, element.execution.state, text('lines').split('once').length]";
     assert_eq!(
-        browser.value(told).await,
+        browser.value(seen).await,
         json!(["succeeded", "succeeded", 2])
     );
 }
@@ -628,7 +628,7 @@ async fn a_silent_connection_is_detected_and_reported() {
         .await;
     assert!(silent.elapsed().as_secs() < 30);
     until_seen(&scene, 3).await;
-    // A device that comes back from sleep looks at once.
+    // A device that wakes from sleep checks at once.
     browser
         .script("Date.now = ((now) => () => now() + 60_000)(Date.now); dispatchEvent(new Event('online'))")
         .await;
@@ -782,8 +782,8 @@ async fn progress_and_result_are_shown_and_announced() {
     };
     browser
         .script(
-            "window.told = []; for (const type of ['process-progress', 'process-ended'])
-               element.addEventListener(type, ({ detail }) => told.push([type, detail.done ?? detail.result.pages]))",
+            "window.seen = []; for (const type of ['process-progress', 'process-ended'])
+               element.addEventListener(type, ({ detail }) => seen.push([type, detail.done ?? detail.result.pages]))",
         )
         .await;
     browser.click("part('start')").await;
@@ -814,7 +814,7 @@ async fn progress_and_result_are_shown_and_announced() {
             .contains("pages: 40")
     );
     assert_eq!(
-        browser.value("told").await,
+        browser.value("seen").await,
         json!([
             ["process-progress", 12],
             ["process-progress", 40],

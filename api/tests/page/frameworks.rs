@@ -1,4 +1,4 @@
-//! The button in pages made with the frameworks that people use, bundled as their builds bundle them.
+//! The button in pages made with common frameworks, bundled by their usual tools.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::node;
 use crate::scripted::Scene;
 use crate::world::World;
 
-/// A page made with the framework starts, follows and cancels; what it binds arrives, though the button may load later.
+/// A page made with the framework starts, follows and cancels. Its bindings work even if the button loads later.
 async fn works_in(framework: &str) {
     let Some(folder) = node::folder() else {
         return;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The folder with the programs; nothing where they are not installed. Where `CI` is set that is a failure.
+/// The folder with the programs. None if they are not installed, which is a failure if `CI` is set.
 pub fn folder() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/page/frameworks");
     if folder.join("node_modules").is_dir() {

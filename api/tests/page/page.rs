@@ -1,4 +1,4 @@
-//! `GET /`: what somebody sees who opens the service in a browser.
+//! `GET /`: the page in a browser.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::browser::Browser;
 use crate::scripted::{Answer, Scene, problem};
 use crate::world::{World, object};
 
-/// The browser showing the page for the scope `acme`; nothing where no browser is installed.
+/// A browser with the page for the scope `acme`. None if no browser is installed.
 async fn opened(world: &World) -> Option<Browser> {
     let browser = Browser::start().await?;
     browser.open(&world.url("/?scope=acme")).await;
@@ -184,7 +184,7 @@ async fn nothing_breaks_the_content_security_policy() {
     browser.click("part('start')").await;
     browser.until("state === 'succeeded'").await;
     assert_eq!(browser.complaints().await, Vec::<String>::new());
-    // And there is one: what an injection would try is refused.
+    // The policy exists: it refuses what an injection would try.
     browser.script("document.body.append(Object.assign(document.createElement('script'), { textContent: 'window.hacked = 1' }))").await;
     assert_eq!(browser.value("window.hacked ?? 'safe'").await, "safe");
     let complaints = browser.complaints().await;
@@ -368,8 +368,8 @@ async fn a_list_that_is_loading_is_not_shown_as_empty() {
     browser
         .until("document.getElementById('loading').hidden")
         .await;
-    let told = "[document.getElementById('none').hidden, document.getElementById('history-problem').textContent]";
-    assert_eq!(browser.value(told).await, serde_json::json!([false, ""]));
+    let shown = "[document.getElementById('none').hidden, document.getElementById('history-problem').textContent]";
+    assert_eq!(browser.value(shown).await, serde_json::json!([false, ""]));
 }
 
 #[tokio::test]
@@ -382,7 +382,7 @@ async fn runs_from_elsewhere_appear_and_back_leads_back() {
     let http = api::gcp::http_client::HttpClients::new().unwrap().reqwest;
     let start = || http.post(world.url("/scopes/acme/process")).send();
     assert_eq!(start().await.unwrap().status(), 202);
-    browser.until(&format!("{rows} === 1")).await; // nobody touches the page
+    browser.until(&format!("{rows} === 1")).await; // without any input
     assert_eq!(start().await.unwrap().status(), 202);
     browser.until(&format!("{rows} === 2")).await;
     let name = |row: u32| format!("document.querySelectorAll('#history tbody a')[{row}]");

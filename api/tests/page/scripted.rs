@@ -1,4 +1,4 @@
-//! A server that plays one scene: a page with the element, and an API that misbehaves as the scene wants.
+//! A server with scripted answers: a page with the element, and an API that misbehaves as the test defines.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -17,7 +17,7 @@ use futures_util::{Stream, StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-/// Between the pieces of a stream: long enough that the browser reads them one by one.
+/// The pause between the pieces of a stream, long enough for the browser to read them one by one.
 const PIECE: Duration = Duration::from_millis(60);
 
 /// The answer to one request.
@@ -26,13 +26,13 @@ pub enum Answer {
     Plain(u16, &'static str, String),
     /// A 200 whose body comes piece by piece and then ends.
     Stream(Vec<String>),
-    /// The same, but it never ends: the connection leads nowhere after these pieces.
+    /// The same, but it never ends, like a connection that is lost after these pieces.
     Silent(Vec<String>),
     /// Another answer with a header: its name and value.
     With(&'static str, String, Box<Answer>),
 }
 
-/// A request as it came.
+/// A request that was received.
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub path: String,
@@ -57,7 +57,7 @@ struct Shared {
 }
 
 impl Scene {
-    /// `html` is the page; `starts` answer the POSTs, `others` the requests that follow, each in turn.
+    /// `html` is the page; `starts` answer the POSTs, `others` the requests that follow, one after another.
     pub async fn play(html: &str, starts: Vec<Answer>, others: Vec<Answer>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -93,7 +93,7 @@ impl Scene {
         Self { url, state }
     }
 
-    /// Shows another page; says where.
+    /// Serves another page. Returns its address.
     pub fn show(&self, html: &str) -> String {
         *self.state.html.lock().unwrap() = html.to_owned();
         self.url.clone()
@@ -104,7 +104,7 @@ impl Scene {
         script.clone_into(&mut self.state.bundle.lock().unwrap());
     }
 
-    /// What came in so far, the files aside.
+    /// The requests so far, without those for files.
     pub fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().unwrap().clone()
     }

@@ -23,7 +23,7 @@ struct Service {
 }
 
 impl World {
-    /// With a job that takes `seconds`, one after another, and exits with `fail_with`.
+    /// With a job that takes `seconds` and exits with `fail_with`.
     pub async fn start() -> Self {
         Self::with(|_| {}).await
     }
@@ -89,7 +89,7 @@ impl World {
         format!("http://127.0.0.1:{}{path}", self.config.port)
     }
 
-    /// How many executions were ever started.
+    /// How many executions were started in total.
     pub fn started(&self) -> u64 {
         self.emulator.counters().runs
     }

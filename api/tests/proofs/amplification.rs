@@ -1,4 +1,4 @@
-//! How many calls of `run` a request costs Cloud Run while something is wrong.
+//! Counts how many calls of `run` a request causes while calls fail.
 
 use std::time::Instant;
 
@@ -10,13 +10,13 @@ use crate::{failures, full, roomy, seed, size};
 
 /// How many of the calls fail.
 const SHARE: f64 = 0.3;
-/// The most calls per request, whatever goes wrong.
+/// The most calls per request.
 const MOST: f64 = 1.2;
-/// What may be sent again in any case while requests are few: three a second, saved up for ten.
+/// The repeated sends that are always allowed: three a second, saved up for ten seconds.
 const FLOOR_PER_SECOND: f64 = 3.0;
 const SAVED_SECONDS: f64 = 10.0;
 
-/// The most calls that so many requests may cost. In the full size there are enough of them for the floor not to matter.
+/// The most calls that so many requests may cause. In the full size the allowance above is negligible.
 pub fn most(requests: u64, seconds: f64) -> f64 {
     let floor = FLOOR_PER_SECOND * (SAVED_SECONDS + seconds);
     requests as f64 * MOST + if full() { 0.0 } else { floor }

@@ -14,7 +14,7 @@ use crate::{failures, mixed, roomy, seed, size, status};
 const SHARE: f64 = 0.3;
 /// Clients at a time.
 const CLIENTS: usize = 128;
-/// The longest that a client goes on repeating.
+/// How long a client repeats at most.
 const PATIENCE: Duration = Duration::from_secs(240);
 
 /// How reads fail.
@@ -31,7 +31,7 @@ fn reads(operation: Operation) -> Vec<Rule> {
         .collect()
 }
 
-/// Repeats a key until it is accepted, and once more. Returns the names it was told.
+/// Repeats a key until it is accepted, and once more. Returns the names in the answers.
 async fn insist(app: &TestApp, key: &str) -> HashSet<String> {
     let (begun, mut names, mut accepted) = (Instant::now(), HashSet::new(), 0);
     while accepted < 2 {
@@ -67,15 +67,15 @@ async fn each_key_starts_one_execution_whatever_fails() {
         }
     }
     let begun = Instant::now();
-    // Each key twice: somebody clicked twice.
+    // Each key is used twice at the same time, as by a double click.
     let insisting = (0..2 * keys).map(|i| {
         let (app, key) = (&app, format!("k{}", i / 2));
         async move { (key.clone(), insist(app, &key).await) }
     });
-    let mut told: HashMap<String, HashSet<String>> = HashMap::new();
+    let mut answered: HashMap<String, HashSet<String>> = HashMap::new();
     let mut answers = stream::iter(insisting).buffer_unordered(CLIENTS);
     while let Some((key, names)) = answers.next().await {
-        told.entry(key).or_default().extend(names);
+        answered.entry(key).or_default().extend(names);
     }
     let counters = app.counters();
     println!(
@@ -91,8 +91,11 @@ async fn each_key_starts_one_execution_whatever_fails() {
         .collect();
     assert!(twice.is_empty(), "{twice:?}");
     assert_eq!(counters.runs, keys);
-    let several: Vec<_> = told.iter().filter(|(_, names)| names.len() != 1).collect();
+    let several: Vec<_> = answered
+        .iter()
+        .filter(|(_, names)| names.len() != 1)
+        .collect();
     assert!(several.is_empty(), "{several:?}");
-    let names: HashSet<_> = told.values().flatten().collect();
+    let names: HashSet<_> = answered.values().flatten().collect();
     assert_eq!(names.len() as u64, keys);
 }

@@ -12,10 +12,10 @@ use crate::processes::Process;
 use crate::store::{Fate, Way, firestore, project};
 use crate::{rule, status};
 
-/// The lease of a process that died holds for the deadline (8 s) and the quiet time (2 s) of these processes, and then some.
+/// Longer than the lease of a process that died, which is the deadline (8 s) and the quiet time (2 s) of these processes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Where a start is when it is killed: the call that hangs then, and what went before it.
+/// The step of a start at which the process is killed: the call that hangs then, and the calls before it.
 struct Step {
     name: &'static str,
     rules: Vec<Rule>,
@@ -129,7 +129,7 @@ async fn insist(name: &str, process: &Process) -> Value {
     }
 }
 
-/// Kills the process in the middle of a start, once `reached`; another one must then find or start one execution.
+/// Kills the process in the middle of a start, once `reached`. Another process must then find or start one execution.
 async fn killed(name: &str, emulator: &Emulator, way: Option<&Way>, reached: impl Fn() -> bool) {
     let first = process(emulator, way).await;
     let request = tokio::spawn(send(&client(), &first).send());
@@ -199,10 +199,10 @@ async fn one_of_many_instances_killed_at_any_step_loses_and_doubles_nothing() {
         killed_at(step, Some(&way), &project()).await;
     });
     let at_the_store = [
-        ("before the claim is made", 1, Fate::StuckBefore),
-        ("before the claim is confirmed", 1, Fate::StuckAfter),
-        ("before the claim is settled", 2, Fate::StuckBefore),
-        ("before the settling is confirmed", 2, Fate::StuckAfter),
+        ("before the lease is taken", 1, Fate::StuckBefore),
+        ("before the lease is confirmed", 1, Fate::StuckAfter),
+        ("before the execution is recorded", 2, Fate::StuckBefore),
+        ("before the record is confirmed", 2, Fate::StuckAfter),
     ];
     let at_the_store = at_the_store.into_iter().map(async |(name, nth, fate)| {
         let (way, emulator) = (Way::to(&store).await, emulator(&project()).await);
@@ -213,7 +213,7 @@ async fn one_of_many_instances_killed_at_any_step_loses_and_doubles_nothing() {
     tokio::join!(join_all(at_cloud_run), join_all(at_the_store));
 }
 
-/// SIGTERM is no kill: what is under way ends first, even if its caller has gone.
+/// After SIGTERM the starts in flight end first, even if their callers have disconnected.
 #[tokio::test]
 async fn a_process_after_sigterm_finishes_its_starts() {
     let emulator = emulator("demo").await;
@@ -241,9 +241,9 @@ async fn a_process_after_sigterm_answers_in_time() {
         let process = Process::start(&emulator, &[]).await;
         let request = tokio::spawn(send(&client(), &process).send());
         eventually(|| emulator.counters().calls(Operation::Run) == 1).await;
-        let told = Instant::now();
+        let signalled = Instant::now();
         assert_eq!(process.terminate().await, Some(0));
-        assert!(told.elapsed() < Duration::from_millis(9500));
+        assert!(signalled.elapsed() < Duration::from_millis(9500));
         let status = request
             .await
             .unwrap()

@@ -45,11 +45,11 @@ async fn each_of_many_concurrent_keys_starts_one_execution() {
         times[keys * 99 / 100],
         counters.calls(Operation::List)
     );
-    let told: HashSet<&String> = answers.iter().map(|(_, marker)| marker).collect();
+    let answered: HashSet<&String> = answers.iter().map(|(_, id)| id).collect();
     let made: HashSet<&String> = counters.runs_by_invocation.keys().collect();
     assert_eq!(
         (counters.runs, counters.calls(Operation::Run)),
         (keys as u64, keys as u64)
     );
-    assert!(told.len() == keys && told == made);
+    assert!(answered.len() == keys && answered == made);
 }

@@ -1,7 +1,7 @@
 //! Proofs that a start happens once: chaos, load, an outage, a kill at every step, and all at once.
 //!
-//! What happens by chance is drawn from a seed that is printed; `PROOFS_SEED=…` repeats it. `PROOFS=full` runs every proof
-//! in its full size, for a release build; without it they are small enough for a debug build.
+//! Random choices come from a seed that is printed; `PROOFS_SEED=…` repeats them. `PROOFS=full` runs every proof in its full
+//! size, for a release build. Otherwise they are small enough for a debug build.
 
 mod amplification;
 mod chaos;
@@ -18,7 +18,7 @@ use emulator::{Emulator, Fault, FaultBody, Operation, Rule, Settings};
 use testkit as helpers;
 use testkit::{instant_job, processes, store};
 
-/// Whether to prove everything in its full size.
+/// Whether to run every proof in its full size.
 fn full() -> bool {
     std::env::var("PROOFS").as_deref() == Ok("full")
 }
@@ -28,7 +28,8 @@ fn size<T>(small: T, large: T) -> T {
     if full() { large } else { small }
 }
 
-/// The seed of a proof, printed. It decides which of an operation's calls fail; who makes the nth call is up to the scheduler.
+/// The seed of a proof, which is printed. It decides which of an operation's calls fail. The scheduler decides which request makes
+/// the nth call.
 fn seed(proof: &str) -> u64 {
     let given = std::env::var("PROOFS_SEED").ok();
     let by_chance = || RandomState::new().hash_one(proof); // keyed at random
@@ -87,11 +88,11 @@ fn failures() -> Vec<(&'static str, Rule)> {
     ]
 }
 
-/// Makes each call meet one of the failures with the probability `share`, all being equally likely.
+/// Makes each call fail with the probability `share`. All failures are equally likely.
 fn mixed(failures: Vec<Rule>, share: f64, seed: u64) -> Vec<Rule> {
     let each = share / failures.len() as f64;
     let rules = failures.into_iter().zip(0_u64..);
-    // The first rule that strikes decides: a later one is asked only about what the earlier ones left.
+    // The first rule that matches applies, so that a later rule only sees the calls that the earlier ones left.
     rules
         .map(|(rule, nth)| {
             rule.probability(each / (1.0 - each * nth as f64), seed ^ (nth + 1) << 40)

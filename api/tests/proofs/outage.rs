@@ -1,4 +1,4 @@
-//! Cloud Run is away for a while.
+//! An outage of Cloud Run.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! All at once: calls of `run` fail before and after their effect, the list lags, a rollout replaces one process by another while
-//! both are called, and a process is killed.
+//! All failures at the same time: calls of `run` fail before and after their effect, the list lags, a rollout replaces one process
+//! by another while both are called, and a process is killed.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -19,12 +19,12 @@ use crate::{failures, full, mixed, seed, size};
 const SHARE: f64 = 0.3;
 /// Clients at a time.
 const CLIENTS: usize = 32;
-/// The longest that a client goes on repeating.
+/// How long a client repeats at most.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// From one event of the rollout to the next.
 const STEP: Duration = Duration::from_secs(3);
 
-/// How the list lags, and the times that are set for it.
+/// How late the list shows executions, and the settings for that.
 #[derive(Clone, Copy)]
 struct Times {
     lag_seconds: u64,
@@ -41,7 +41,7 @@ struct World {
 }
 
 impl World {
-    /// Executions stay unfinished, so that two of one start can be seen.
+    /// Whether executions stay unfinished, so that two of one start are visible.
     async fn new(store: Option<String>, times: Times) -> Self {
         let settings = Settings {
             jobs: vec![instant_job()],
@@ -98,7 +98,7 @@ impl World {
             };
             nth += 1;
             let request = http.post(format!("{url}/scopes/acme/process"));
-            // A process that is gone answers nothing.
+            // A process that has ended does not answer.
             if let Ok(response) = request.header("idempotency-key", key).send().await
                 && response.status() == 202
             {
@@ -147,7 +147,7 @@ impl World {
     }
 }
 
-/// One process becomes two, the first is told to stop, and of what is there then one process is killed.
+/// A second process is started, the first one gets SIGTERM, and then one of the running processes is killed.
 async fn roll_out(world: &World, also: Option<Process>, first: Process) -> Vec<Process> {
     tokio::time::sleep(STEP).await;
     let second = world.process().await;
@@ -228,8 +228,8 @@ async fn with_firestore_a_key_starts_one_execution_whatever_happens() {
     }
 }
 
-/// Two processes at one time know nothing of each other, and a killed one forgets what it sent: then at most one execution of a
-/// start survives, and the log says so.
+/// Two concurrent processes do not know of each other's starts, and a killed one forgets what it sent. At most one execution of a
+/// start survives, and the log reports the cancelled ones.
 #[tokio::test]
 async fn with_memory_at_most_one_execution_of_a_key_survives() {
     let keys = size(60, 1_000);
@@ -245,7 +245,7 @@ async fn with_memory_at_most_one_execution_of_a_key_survives() {
                 .values()
                 .any(|all| all.iter().filter(|survives| **survives).count() > 1)
         };
-        // The list is read again in time, also if nobody calls.
+        // The list is read again in time, even without requests.
         let waiting = Instant::now();
         while too_many() && waiting.elapsed() < Duration::from_secs(60) {
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -269,7 +269,7 @@ async fn with_memory_at_most_one_execution_of_a_key_survives() {
     }
 }
 
-/// One process that lives keeps the promise of Firestore by itself.
+/// One surviving process gives the same guarantee as Firestore.
 #[tokio::test]
 async fn one_surviving_process_starts_one_execution_of_a_key() {
     let keys = size(60, 1_000);
