@@ -69,9 +69,9 @@ fn wanted(mut arguments: Parser) -> Result<Wanted, lexopt::Error> {
             Arg::Long("allow-host") => settings
                 .allow_hosts
                 .push(host_name(arguments.value()?.string()?)?),
-            Arg::Long("port") => settings.port = arguments.value()?.parse()?,
-            Arg::Long("project") => settings.project = arguments.value()?.string()?,
-            Arg::Long("region") => settings.region = arguments.value()?.string()?,
+            Arg::Long("port") => settings.port = port(&arguments.value()?.string()?)?,
+            Arg::Long("project") => settings.project = id("project", arguments.value()?.string()?)?,
+            Arg::Long("region") => settings.region = id("region", arguments.value()?.string()?)?,
             Arg::Long("job") => settings.jobs.push(job(&arguments.value()?.string()?)?),
             Arg::Long("allow-commands") => settings.allow_commands = true,
             Arg::Long("inherit-env") => {
@@ -104,6 +104,22 @@ fn address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| {
         format!("--host {text}: must be an IP address, such as 127.0.0.1, 0.0.0.0 or ::1")
     })
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse()
+        .map_err(|_| format!("--port {text}: must be a port, such as 8787"))
+}
+
+/// An id that can be a part of a path.
+fn id(option: &str, text: String) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.:".contains(c);
+    if text.is_empty() || !text.chars().all(legal) {
+        return Err(format!(
+            "--{option} {text}: must consist of lowercase letters, digits and '-'"
+        ));
+    }
+    Ok(text)
 }
 
 fn host_name(text: String) -> Result<String, String> {

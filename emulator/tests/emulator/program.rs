@@ -51,7 +51,18 @@ fn an_invalid_argument_is_refused_with_the_reason() {
             &["--job", "a=true", "--job", "a=false", "--port", "0"][..],
             "job a: is given twice",
         ),
-        (&["--port", "high", "--job", "a=b"][..], "high"),
+        (
+            &["--port", "high", "--job", "a=b"][..],
+            "--port high: must be a port",
+        ),
+        (
+            &["--project", "", "--job", "a=b"][..],
+            "--project : must consist of",
+        ),
+        (
+            &["--region", "us east4", "--job", "a=b"][..],
+            "--region us east4: must consist of",
+        ),
         (
             &["--host", "here", "--job", "a=b"][..],
             "--host here: must be an IP address",
