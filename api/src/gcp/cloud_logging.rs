@@ -344,8 +344,11 @@ struct GoogleEntry<'a> {
     /// Read on its own: one that is nested too deep for that must not hide the other lines.
     #[serde(borrow, default)]
     json_payload: Option<&'a RawValue>,
+    /// What Google's own audit logs have in place of a text.
     #[serde(borrow, default)]
-    labels: Labels<'a>,
+    proto_payload: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    labels: Option<Labels<'a>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -369,7 +372,7 @@ impl GoogleEntry<'_> {
     }
 
     fn task(&self) -> Option<u32> {
-        self.labels.task_index.as_deref()?.parse().ok()
+        self.labels.as_ref()?.task_index.as_deref()?.parse().ok()
     }
 
     fn payload(&self) -> Option<Value> {
@@ -392,13 +395,14 @@ impl GoogleEntry<'_> {
     }
 
     fn line(self, payload: Option<Value>) -> Line {
+        let unread = self.json_payload.or(self.proto_payload);
         Line {
             task: self.task(),
             time: self.timestamp.into_owned(),
             severity: self
                 .severity
                 .map_or_else(|| "DEFAULT".to_owned(), Cow::into_owned),
-            text: match (self.text_payload, payload, self.json_payload) {
+            text: match (self.text_payload, payload, unread) {
                 (Some(text), _, _) => text.into_owned(),
                 (None, Some(json), _) => {
                     message(&json).map_or_else(|| json.to_string(), str::to_owned)

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use emulator::{Fault, Job, Operation, Rule};
+use emulator::{Fault, FaultBody, Job, Operation, Rule};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -44,6 +44,24 @@ async fn the_message_of_usual_loggers_is_the_text() {
     let lines = answer["lines"].as_array().unwrap().iter();
     let texts: Vec<_> = lines.map(|line| line["text"].as_str().unwrap()).collect();
     assert_eq!(texts, ["of pino", "of structlog", r#"{"level":30}"#]);
+}
+
+#[tokio::test]
+async fn an_entry_without_text_or_labels_is_a_line_all_the_same() {
+    let (app, execution) = printing(1, 2).await;
+    let entries = json!({ "entries": [
+        { "timestamp": "2026-01-01T00:00:00Z", "protoPayload": { "methodName": "/Jobs.RunJob" } },
+        { "timestamp": "2026-01-01T00:00:01Z", "textPayload": "a", "labels": null },
+    ] });
+    let answer = Fault::answer(200, FaultBody::Text(entries.to_string()));
+    let rule = Rule::new(Operation::Logs, answer);
+    app.emulator.faults().add(rule);
+    let answer = helpers::json(app.get(link(&execution, "logs"))).await;
+    assert_eq!(
+        answer["lines"][0]["text"],
+        r#"{"methodName":"/Jobs.RunJob"}"#
+    );
+    assert_eq!(answer["lines"][1]["text"], "a");
 }
 
 #[tokio::test]
