@@ -1,6 +1,6 @@
 // Types of <process-button>, the element that `button.js` defines. Served at /button.d.ts.
 
-/** An execution, as the API tells it. */
+/** An execution, as the API returns it. */
 export interface Execution {
   name: string;
   scope: string;
@@ -20,7 +20,7 @@ export interface Execution {
   links: Record<string, string>;
 }
 
-/** How far the job says that it is: so many of so many, or a fraction from 0 to 1. */
+/** The progress that the job reports: an amount of a total, or a fraction from 0 to 1. */
 export interface Progress {
   done: number;
   total?: number;
@@ -33,7 +33,7 @@ export interface Ended extends Execution {
   results?: { task: number; value: unknown; time?: string }[];
 }
 
-/** Why nothing is started or followed any more. Without a `status` there was no answer. */
+/** Why a start or following an execution has ended. Without a `status` there was no answer. */
 export interface Refused {
   status?: number;
   type?: string;
@@ -55,7 +55,7 @@ export interface ProcessEventMap {
   'process-refused': CustomEvent<Refused>;
 }
 
-/** What can be set; every attribute is a property too. */
+/** The properties that can be set. Every attribute is a property, too. */
 export interface ProcessButtonProperties {
   scope?: string | null;
   process?: string | null;

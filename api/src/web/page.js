@@ -23,12 +23,12 @@ let quietUntil = 0; // when the list may be asked for again
 let linked = asked().get('execution'); // until the form shows its parameters
 let begun = false; // the address stands for a start that has no execution yet
 let repeated; // the parameters of a former run that is started again
-let awaited; // the name of an execution whose end is to be told
+let awaited; // the name of an execution whose end is to be notified
 
 const state = () => button.getAttribute('state');
 const current = () => button.getAttribute('scope') ?? '';
 
-// ---- what a browser keeps; where it keeps nothing, nothing is remembered
+// ---- the browser's storage, if there is one
 
 function kept(storage, key, otherwise) {
   try { return JSON.parse(window[storage].getItem(key)) ?? otherwise; } catch { return otherwise; }
@@ -50,8 +50,8 @@ async function get(path) {
   }
 }
 
-/** A refusal as the page shows it: with its request's id, and a link where somebody has to sign in. */
-function told({ message, requestId, signIn }) {
+/** The text of a refusal, with the request's id, and a link if the user has to sign in. */
+function describe({ message, requestId, signIn }) {
   const link = signIn && make('a', { href: './', target: '_blank', textContent: 'Sign in' });
   const id = requestId && make('span', { className: 'request', textContent: `Request ${requestId}` });
   return [message, ...[link, id].filter(Boolean).flatMap((more) => [' ', more])];
@@ -93,7 +93,7 @@ function suggest(names) {
   find('scopes').replaceChildren(...names.map((value) => make('option', { value })));
 }
 
-/** A start shows nothing of the execution before it, in the address neither; Back leads there. */
+/** A start hides the execution before it, and removes it from the address. Back leads to it. */
 function starting() {
   if (state() !== 'starting' || !asked().has('execution')) return;
   const query = asked();
@@ -102,7 +102,7 @@ function starting() {
   begun = true;
 }
 
-/** What is on show is what the address says, so that it can be sent to somebody, and Back leads to what was on show before. */
+/** The address names what is shown, so that it can be shared, and Back leads to what was shown before. */
 function address() {
   if (!current()) return;
   const query = new URLSearchParams({ scope: current() });
@@ -199,7 +199,7 @@ const reads = (input, read, write) => Object.assign(input, { read, write });
 
 const controls = () => [...fields.querySelectorAll('[name]')];
 
-/** Says under a control what is wrong with it. The server has the last word. */
+/** Shows under a control what is wrong with it. The server checks it again. */
 function check(input) {
   input.setCustomValidity(misfit(input) ?? '');
   return mark(input, input.validity.valid ? '' : input.validationMessage);
@@ -231,7 +231,7 @@ function misfit({ value, schema, type }) {
 /** A schema, or the one that it refers to within the document. */
 const resolve = (api, schema) => schema?.$ref?.slice(2).split('/').reduce((node, key) => node?.[key], api) ?? schema;
 
-/** Reads what can be started and with what; says so if that cannot be had. */
+/** Reads the processes and their parameters, or shows why they cannot be read. */
 async function load() {
   find('form-problem').hidden = true;
   try {
@@ -248,7 +248,7 @@ async function load() {
     const failed = asRefusal(error);
     const cannot = 'What this service can start, and with which parameters, could not be read, so nothing can be started yet.';
     const why = failed.status === 401 && !failed.signIn ? 'Enter a token first.' : failed.message;
-    find('form-problem').firstElementChild.replaceChildren(...told({ ...failed, message: `${cannot} ${why}` }));
+    find('form-problem').firstElementChild.replaceChildren(...describe({ ...failed, message: `${cannot} ${why}` }));
     find('form-problem').hidden = false;
     return;
   }
@@ -309,7 +309,7 @@ function when(text) {
 
 const took = (execution) => duration(secondsOf(execution));
 
-/** Whether it is known with what an execution was started. */
+/** Whether the parameters of an execution are known. */
 const isRepeatable = (execution) => Boolean(processes && (execution.parameters || fields.hidden) && (execution.process ?? '') in processes) && !Object.values(execution.parameters ?? {}).some(isRounded);
 
 /** Whether a number that was read may have been rounded. */
@@ -363,7 +363,7 @@ function paint() {
   paintRun();
 }
 
-/** What is known of the execution on show, and the page's heading, title and icon. */
+/** Shows the execution's details, and sets the page's heading, title and icon. */
 function paintRun() {
   const { execution } = button;
   const named = which.value || execution?.process || (execution ?? executions[0])?.job;
@@ -408,14 +408,14 @@ function paintFacts({ name, createdAt, startedAt, completedAt, parameters, tasks
   find('facts').replaceChildren(...facts.map(([term, words]) => make('div', {}, make('dt', { textContent: term }), make('dd', {}, ...words))));
 }
 
-/** The median of what took to its success. */
+/** The median duration of successful executions. */
 function usually(process) {
   const known = executions.filter((one) => one.state === 'succeeded' && (one.process ?? '') === (process ?? '') && one.completedAt);
   const seconds = known.map(secondsOf).sort((one, other) => one - other);
   return seconds.length < USUAL_OF ? 0 : seconds[Math.floor(seconds.length / 2)];
 }
 
-/** Adds what is new to what is known: a list may lag behind a start, and older pages stay on show. */
+/** Adds new executions to the list: the answer may lag behind a start, and older pages stay visible. */
 function merge(found) {
   const names = new Set(found.map(({ name }) => name));
   executions = [...found, ...executions.filter(({ name }) => !names.has(name))];
@@ -438,9 +438,9 @@ async function list(page) {
     merge(answer.executions);
   } catch (refusal) {
     if (name !== current()) return;
-    // A failure that a person must mend is not tried again until something is done here.
+    // A failure that a person must correct is not retried until the user acts.
     quietUntil = refusal.again ? Date.now() + refusal.after * 1000 : Infinity;
-    const words = told(refusal);
+    const words = describe(refusal);
     if (problem.firstChild?.data !== words[0]) problem.replaceChildren(...words); // one outage is one announcement
     paint();
   }
@@ -455,7 +455,7 @@ async function refresh() {
   control.ariaBusy = 'false';
 }
 
-// ---- told when it ends
+// ---- a notification at the end
 
 async function toggleNotice() {
   const { execution } = button;
@@ -471,7 +471,7 @@ function notify({ name, state: end, message }) {
   notice.onclick = () => { window.focus(); notice.close(); };
 }
 
-// ---- what happens
+// ---- events
 
 button.addEventListener('process-starting', (event) => {
   if (!processes) {

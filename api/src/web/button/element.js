@@ -15,23 +15,23 @@ class ProcessButton extends HTMLElement {
   #ui = {};
   #log;
   #phase = 'idle'; // or starting, looking, following, over
-  #run = new AbortController(); // what goes on now: aborting it ends every request, wait and clock
-  #drawn; // the drawer of what is on show
-  #left = false; // taken out of the document while something went on
+  #run = new AbortController(); // aborting it ends the current requests, waits and clocks
+  #drawn; // draws the execution that is shown
+  #left = false; // removed from the document while it was working
   #name; // of the execution that is followed
   #place = ''; // the id of the last event
-  #execution; // on show
+  #execution; // the one that is shown
   #progress;
   #results = [];
-  #ended = false; // the event was sent
-  #last; // sends it
+  #ended = false; // whether process-ended was sent
+  #last; // the timer that sends it
   #cancelling = false;
-  #failures; // in a row, with the one to come
-  #outage; // what was said when it began
+  #failures; // in a row, including the next one
+  #outage; // the kind of outage that was announced
   #retryAt = 0;
   #retry; // ends the pause before the next attempt
   #once; // the attempt
-  #heard = 0; // when the service last gave a sign of life
+  #heard = 0; // when the service last sent something
   #parameters = null;
   #json = null; // the parameters as text, if they were set so
   #token = null;
@@ -84,8 +84,8 @@ class ProcessButton extends HTMLElement {
     ['label', 'log', 'usual-seconds'].includes(attribute) ? this.#paint() : this.#resume();
   }
 
-  get execution() { return this.#execution; } // as the API last told it
-  get progress() { return this.#progress; } // as the job last told it
+  get execution() { return this.#execution; } // as the API last returned it
+  get progress() { return this.#progress; } // as the job last reported it
   get result() { return this.#results.length > 1 ? this.#results.map(({ value }) => value) : this.#results[0]?.value; }
   get log() { return !['false', null].includes(this.getAttribute('log')); }
   set log(on) { this.toggleAttribute('log', on !== false && on !== 'false' && on != null); }
@@ -97,7 +97,7 @@ class ProcessButton extends HTMLElement {
   get token() { return this.#token; }
   set token(value) {
     this.#token = value ?? null;
-    this.#retry?.(); // whoever waits for a sign-in waits no longer
+    this.#retry?.(); // ends the wait for a sign-in
   }
   get getToken() { return this.#getToken; }
   set getToken(value) { this.#getToken = value ?? null; }
@@ -120,7 +120,7 @@ class ProcessButton extends HTMLElement {
     } catch {
       return this.#refuse(refusal('The attribute parameters is not JSON.'));
     }
-    const lost = this.#saved.intent; // the same wish, after no answer, goes under the same key
+    const lost = this.#saved.intent; // a start without an answer is repeated with the same key
     const same = lost?.path === path && lost.body === body && Date.now() - lost.made < SAME_WISH_MS;
     return this.#send(same ? { ...lost, at: Date.now() } : { key: newKey(), path, body, made: Date.now(), at: Date.now() });
   }
@@ -146,7 +146,7 @@ class ProcessButton extends HTMLElement {
   /** Shows an execution of this scope, whether it still runs or not; without a name, none. */
   follow(name) {
     if (!name) return this.#rest();
-    const { intent } = this.#saved; // its key stays: a click can take it up, a reload does not
+    const { intent } = this.#saved; // its key is kept: a click repeats it, a reload does not
     this.#begin('looking', 'pending', 'Looking it up…');
     this.#saved = { name, intent: intent && { ...intent, at: 0 } };
     this.#watch(name, false);
@@ -185,13 +185,13 @@ class ProcessButton extends HTMLElement {
       this.#phase = 'following';
       this.#name = execution.name;
       this.#emit('process-started', execution);
-      if (signal.aborted) return execution; // a listener has gone on to another
+      if (signal.aborted) return execution; // a listener follows another execution now
       this.#show(execution);
       if (!signal.aborted) this.#watch(execution.name, true);
       return execution;
     } catch (failed) {
       if (signal.aborted) return;
-      if (!failed.again && failed.status !== 401) this.#saved = {}; // for certain nothing began
+      if (!failed.again && failed.status !== 401) this.#saved = {}; // certainly nothing was started
       const unknown = failed.again && ' Whether it has started is not known: start again, and it starts once.';
       this.#end(unknown ? refusal(failed.message + unknown, { ...failed }) : failed);
     }
@@ -205,7 +205,7 @@ class ProcessButton extends HTMLElement {
     this.#name = name;
     const path = `executions/${encodeURIComponent(name)}`;
     const read = async (signal, alive) => {
-      if (!this.#place) this.#log.clear(); // it comes from the beginning
+      if (!this.#place) this.#log.clear(); // the stream begins at the first line
       const headers = { accept: 'text/event-stream', ...(this.#place && { 'last-event-id': this.#place }) };
       const body = await this.#call(`${path}/events`, { headers, signal }, (response) => response.body);
       if (!body) return this.#show(await this.#call(path, { signal })); // 204: there is nothing after that event
@@ -306,7 +306,7 @@ class ProcessButton extends HTMLElement {
   /** Waits before the next attempt, and says so if that takes longer than a moment. */
   async #pause(failed, silent) {
     const { signal } = this.#run;
-    const waits = failed.status === 401 && (!this.#getToken || this.#failures > 3); // for somebody to sign in
+    const waits = failed.status === 401 && (!this.#getToken || this.#failures > 3); // for the user to sign in
     const grown = Math.min(15, 2 ** this.#failures / 4) * (0.5 + Math.random());
     const seconds = waits ? Infinity : Math.max(failed.after, grown);
     this.#retryAt = waits ? 0 : Date.now() + seconds * 1000;
@@ -317,7 +317,7 @@ class ProcessButton extends HTMLElement {
     }
     this.#paint();
     const ready = new Promise((done, stop) => {
-      if (!failed.after) this.#retry = done; // the service's own wish is not overruled
+      if (!failed.after) this.#retry = done; // a wait that the service asked for is not shortened
       const timer = waits || setTimeout(done, seconds * 1000);
       signal.addEventListener('abort', () => { clearTimeout(timer); stop(signal.reason); });
     });
@@ -389,7 +389,7 @@ class ProcessButton extends HTMLElement {
     this.#retryAt = 0;
     this.#outage = undefined;
     const { intent } = this.#saved;
-    this.#saved = { intent: intent && { ...intent, at: 0 } }; // for a click to take up, not a reload
+    this.#saved = { intent: intent && { ...intent, at: 0 } }; // a click repeats it, a reload does not
     this.#run.abort();
     this.#run = new AbortController();
     if (!this.#finished) return this.#refuse(failed);
@@ -415,7 +415,7 @@ class ProcessButton extends HTMLElement {
     if (this.#finished) this.#log.flush();
     if (this.#finished) this.#saved = { intent: this.#saved.intent };
     if (this.#finished && !this.#last) {
-      this.#last = setTimeout(() => this.#tellEnd(), LAST_LINES_MS); // should its last lines not come
+      this.#last = setTimeout(() => this.#tellEnd(), LAST_LINES_MS); // in case its last lines do not arrive
     }
     this.#log.logUri = execution.logUri;
     this.#paint({ state: execution.state, words: describe(execution) });
@@ -464,7 +464,7 @@ class ProcessButton extends HTMLElement {
     const [busy, execution] = [this.#busy, this.#execution];
     if (change.state) this.setAttribute('state', change.state);
     start.textContent = this.label ?? 'Start';
-    start.ariaDisabled = String(busy || !this.scope); // `disabled` would lose the keyboard's place
+    start.ariaDisabled = String(busy || !this.scope); // `disabled` would lose the focus
     start.ariaBusy = String(busy);
     if (!busy && this.shadowRoot.activeElement === cancel) start.focus();
     cancel.hidden = !busy;

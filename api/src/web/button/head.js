@@ -5,13 +5,13 @@
 // Events: process-starting (cancelable), -started, -changed, -progress, -ended, -refused.
 
 const TRIES = 10; // sends of one start, all under one key: about a minute
-const RESUME_MS = 600_000; // how long a reload takes up a start that had no answer yet
-const SAME_WISH_MS = 3_600_000; // how long a click takes up such a start, if it asks for the same
+const RESUME_MS = 600_000; // how long a reload repeats a start that has no answer yet
+const SAME_WISH_MS = 3_600_000; // how long a click repeats such a start, if its parameters are the same
 const SILENCE_MS = 22_000; // a heartbeat comes every 15 s: a connection that is silent for longer is dead
-const HEARTBEAT_MS = 16_000; // a device that comes back waits no longer than this for a sign of life
+const HEARTBEAT_MS = 16_000; // the longest wait for a heartbeat after a device has woken up
 const UNLISTED_MS = 30_000; // how long an execution may be unknown after its start
 const LAST_LINES_MS = 15_000; // how long the last lines of an ended execution are waited for
-const LATE_LINES_MS = 5_000; // how long lines that were missing at the end get to become readable
+const LATE_LINES_MS = 5_000; // how long to wait for lines that were missing at the end
 const LINES = 5000; // of the log kept on the page
 const DRAW_MS = 40; // lines that come within this time are drawn together
 const FINISHED = ['succeeded', 'failed', 'cancelled'];

@@ -10,7 +10,7 @@ class Refusal extends Error {
   after = 0; // seconds to wait before that
   slug; // the last part of the problem's type
   requestId;
-  execution; // the one that stands in the way
+  execution; // the one that prevents the start
   errors; // what is wrong with each field: pointer and detail
   signIn = false; // a person has to sign in
 }
