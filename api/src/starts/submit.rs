@@ -57,11 +57,11 @@ pub struct Submitted {
 
 /// What a failed send implies for the execution.
 enum SendFailure {
-    /// There is none, and another try would fail as well.
+    /// There is no execution, and another try would fail as well.
     Rejected,
-    /// There is none, and another try may succeed after a pause.
+    /// There is no execution, and another try may succeed after a pause.
     NoEffect(Option<Duration>),
-    /// There is none, and another try may succeed at once with a fresh token.
+    /// There is no execution, and another try may succeed at once with a fresh token.
     TokenRejected,
     /// Cloud Run answered with a server error: there may be one.
     AmbiguousServerError,

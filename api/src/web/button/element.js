@@ -426,8 +426,8 @@ class ProcessButton extends HTMLElement {
     if (this.#ended) return;
     this.#ended = true;
     clearTimeout(this.#last);
-    const told = this.#results.length && { result: this.result, results: this.#results };
-    this.#emit('process-ended', { ...this.#execution, ...told });
+    const reported = this.#results.length && { result: this.result, results: this.#results };
+    this.#emit('process-ended', { ...this.#execution, ...reported });
   }
 
   #advance(progress) {
