@@ -201,7 +201,7 @@ async fn a_slow_store_only_delays_a_start() {
     let Some(world) = instances(instant_job(), |_| {}).await else {
         return;
     };
-    world.ways[0].fate([], Fate::Slow(Duration::from_millis(1500)));
+    world.ways[0].fate([], Fate::Slow(Duration::from_millis(1000)));
     let sent = Instant::now();
     let first = world.apps[0].accepted("k").await;
     assert!(sent.elapsed() < Duration::from_secs(5));

@@ -150,17 +150,13 @@ async fn hundreds_of_slow_clients_are_disconnected_and_delay_no_other() {
 }
 
 #[tokio::test]
-async fn slow_heads_of_slowhttptest_are_disconnected() {
+async fn slow_heads_and_bodies_of_slowhttptest_are_disconnected() {
     let _turn = TURN.lock().await;
     if installed().await {
-        check(&attack(&["-H", "-t", "GET"]).await);
-    }
-}
-
-#[tokio::test]
-async fn slow_bodies_of_slowhttptest_are_disconnected() {
-    let _turn = TURN.lock().await;
-    if installed().await {
-        check(&attack(&["-B", "-t", "POST", "-s", "8192", "-f", "application/json"]).await);
+        let heads = ["-H", "-t", "GET"];
+        let bodies = ["-B", "-t", "POST", "-s", "8192", "-f", "application/json"];
+        let (heads, bodies) = tokio::join!(attack(&heads), attack(&bodies));
+        check(&heads);
+        check(&bodies);
     }
 }

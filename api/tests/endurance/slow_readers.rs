@@ -18,8 +18,8 @@ const READERS: usize = 200;
 const PRINT: &str = "seq 1 1000 | while read n; do printf '%07500d\\n' $n; done";
 const GROWTH: usize = 64 * 1024 * 1024;
 /// How often each reader takes something, and how much.
-const EVERY: Duration = Duration::from_secs(6);
-const TAKEN_BYTES: usize = 64 * 1024;
+const EVERY: Duration = Duration::from_secs(3);
+const TAKEN_BYTES: usize = 32 * 1024;
 
 /// Opens a reader that takes nothing yet, with a small socket buffer.
 async fn reader(host: &str, path: &str) -> TcpStream {

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// How long to wait for a condition. Chromium on a busy machine is slow.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -30,12 +31,16 @@ const PRELUDE: &str = "
     const text = (name) => part(name)?.textContent;
     const state = element?.getAttribute('state');";
 
+/// More browsers at one time only make each slower on a machine with two processors.
+static BROWSERS: Semaphore = Semaphore::const_new(2);
+
 /// A fresh browser; dropping it ends it.
 pub struct Browser {
     http: reqwest::Client,
     session: String,
     profile: PathBuf,
     driver: Driver,
+    _permit: SemaphorePermit<'static>,
 }
 
 impl Browser {
@@ -50,6 +55,7 @@ impl Browser {
             eprintln!("skipped: chromium and chromedriver are not both on the PATH");
             return None;
         };
+        let permit = BROWSERS.acquire().await.unwrap();
         let driver = Driver::start(chromedriver);
         let profile = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!(
             "chromium-{}-{}",
@@ -67,6 +73,7 @@ impl Browser {
             session: format!("http://127.0.0.1:{}/session", driver.port),
             profile,
             driver,
+            _permit: permit,
         };
         let answer = browser
             .post("", json!({ "capabilities": capabilities }))
