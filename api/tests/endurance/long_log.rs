@@ -23,6 +23,8 @@ struct Stream {
     rest: Vec<u8>,
     /// Lines read so far; they are numbered from 1.
     lines: usize,
+    /// What the last event `progress` says is done.
+    done: u64,
 }
 
 impl Stream {
@@ -33,6 +35,7 @@ impl Stream {
             response,
             rest: Vec::new(),
             lines: 0,
+            done: 0,
         }
     }
 
@@ -56,6 +59,10 @@ impl Stream {
                 self.lines += 1;
                 assert_eq!(text, self.lines.to_string());
             }
+            if let Some(done) = data["done"].as_u64() {
+                assert!(done >= self.done, "progress went back to {done}");
+                self.done = done;
+            }
         }
         self.rest.drain(..whole);
         true
@@ -69,13 +76,10 @@ impl Stream {
     }
 }
 
-#[tokio::test]
-async fn a_log_of_any_length_takes_constant_memory_and_is_not_read_for_clients_that_left() {
-    let _turn = TURN.lock().await;
-    let lines: usize = size(50_000, 1_000_000);
-    let print = format!("seq {lines}");
+/// The service in front of a job that runs this command of the shell.
+async fn printing(command: &str) -> (Emulator, Program) {
     let settings = Settings {
-        jobs: vec![Job::new(JOB, ["sh", "-c", &print])],
+        jobs: vec![Job::new(JOB, ["sh", "-c", command])],
         ..Settings::default()
     };
     let emulator = Emulator::start(settings).await.unwrap();
@@ -84,11 +88,47 @@ async fn a_log_of_any_length_takes_constant_memory_and_is_not_read_for_clients_t
         ("API__LIMITS__LOG_READS_PER_MINUTE", "60000"),
     ];
     let program = Program::start(&emulator, &variables);
-    let http = client();
+    (emulator, program)
+}
+
+/// Starts the job; the address of the execution's events.
+async fn started(http: &Client, program: &Program) -> String {
     let start = http.post(format!("{}/scopes/acme/process", program.url));
     let execution: Value = start.send().await.unwrap().json().await.unwrap();
     let events = execution["links"]["events"].as_str().unwrap();
-    let events = format!("{}{events}", program.url);
+    format!("{}{events}", program.url)
+}
+
+#[tokio::test]
+async fn a_run_with_many_reports_of_progress_is_followed_in_constant_memory() {
+    let _turn = TURN.lock().await;
+    const REPORTS: usize = 10_000;
+    let report = r#"{"message":"&","processProgress":{"done":&,"total":10000}}"#;
+    let (_emulator, program) = printing(&format!("seq {REPORTS} | sed 's/.*/{report}/'")).await;
+    let http = client();
+    let mut stream = Stream::open(&http, &started(&http, &program).await).await;
+    stream.until(REPORTS / 10).await;
+    let (early, mut peak) = (memory(program.pid()), 0);
+    while stream.read().await {
+        peak = peak.max(memory(program.pid()));
+    }
+    println!(
+        "{REPORTS} reports of progress: {} KiB of memory after a tenth of them, {} KiB at most",
+        early / 1024,
+        peak / 1024
+    );
+    assert_eq!((stream.lines, stream.done), (REPORTS, REPORTS as u64));
+    assert!(peak < early + GROWTH, "{early} {peak}");
+}
+
+#[tokio::test]
+async fn a_log_of_any_length_takes_constant_memory_and_is_not_read_for_clients_that_left() {
+    let _turn = TURN.lock().await;
+    let lines: usize = size(50_000, 1_000_000);
+    let print = format!("seq {lines}");
+    let (emulator, program) = printing(&print).await;
+    let http = client();
+    let events = started(&http, &program).await;
 
     let begun = Instant::now();
     let mut stream = Stream::open(&http, &events).await;
