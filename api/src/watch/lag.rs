@@ -56,13 +56,19 @@ impl LogLag {
         if windows[0].began.elapsed() > WINDOW {
             *windows = [Window::new(Instant::now()), windows[0]];
         }
+        let late = complete_read.and_then(|read| positive(read.duration_since(new.oldest)));
+        let late = late.filter(|late| *late <= MAX_LAG);
+        let shown_by = windows.iter().filter_map(|window| window.shown_by).min();
+        if late.zip(shown_by).is_some_and(|(late, known)| late > known) {
+            // Lines have become later than they were, so that what was seen before says nothing of them.
+            windows.iter_mut().for_each(|window| window.shown_by = None);
+        }
         let window = &mut windows[0];
         // A job can print any time. One in the future is ignored.
         if let Some(age) = positive(now.duration_since(new.youngest)) {
             window.shown_by = Some(window.shown_by.map_or(age, |known| known.min(age)));
         }
-        let late = complete_read.and_then(|read| positive(read.duration_since(new.oldest)));
-        if let Some(late) = late.filter(|late| *late <= MAX_LAG) {
+        if let Some(late) = late {
             window.not_shown_at = window.not_shown_at.max(late);
         }
     }
@@ -102,6 +108,14 @@ mod tests {
         let lag = LogLag::new();
         lag.record(lines(9_000, 9_000), None, at(8_000)); // in the future
         assert_eq!(lag.bound(), None);
+    }
+
+    #[test]
+    fn the_bound_covers_a_lag_that_has_grown() {
+        let lag = LogLag::new();
+        lag.record(lines(1_000, 1_900), None, at(2_000));
+        lag.record(lines(2_000, 3_500), Some(at(4_000)), at(6_000));
+        assert_eq!(lag.bound(), Some(Duration::from_millis(2_500)));
     }
 
     #[test]

@@ -750,6 +750,24 @@ async fn the_end_comes_after_the_last_lines_however_late_they_are_shown() {
 }
 
 #[tokio::test]
+async fn the_end_waits_for_lines_that_have_become_later_than_before() {
+    let app = TestApp::with(real_job(), |config| {
+        let env = &mut config.overrides.env;
+        env.insert("SLEEP_SECONDS".to_owned(), "5".into());
+    })
+    .await;
+    for lag in [0, 2500] {
+        let late = Fault::Invisible { ms: lag };
+        app.emulator.faults().add(Rule::new(Operation::Logs, late));
+        let execution = app.start("acme").await;
+        let events = Events::open(&app, &execution).await.rest().await;
+        app.emulator.faults().clear();
+        let lines = app.lines(&execution).await;
+        assert_eq!(texts(&events), lines, "{lag} ms late");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_has_received_the_end_gets_204() {
     let (app, execution) = printing(3, 0, 50).await;
     app.until(&execution, "succeeded").await;
