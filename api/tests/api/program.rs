@@ -1,14 +1,29 @@
 //! The program: the settings with which it refuses to start, and its exit.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
+use crate::helpers::PATIENCE;
+
+/// The output of the program, which must end by itself: it would serve for ever if it accepted the settings.
 fn api(variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_api"));
-    command
+    let mut program = command
         .env_clear()
         .envs(variables.iter().copied())
-        .output()
-        .unwrap()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    while program.try_wait().unwrap().is_none() {
+        if began.elapsed() > PATIENCE {
+            program.kill().unwrap();
+            panic!("the program accepts {variables:?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    program.wait_with_output().unwrap()
 }
 
 const ENOUGH: [(&str, &str); 2] = [
