@@ -5,7 +5,7 @@ mod number;
 mod pattern;
 mod schema;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -35,15 +35,14 @@ struct Declared {
     default: Option<Value>,
 }
 
-/// The checked values that a caller supplied.
+/// The checked values that a caller supplied, sorted by name.
 #[derive(Debug)]
 pub struct Supplied(Map<String, Value>);
 
 impl Supplied {
     /// The values as one JSON object. Equal values give the same text, whatever the order and the spacing of the body.
     pub fn to_json(&self) -> String {
-        let sorted: BTreeMap<_, _> = self.0.iter().collect();
-        serde_json::to_string(&sorted).unwrap_or_default() // cannot fail: the names are texts
+        serde_json::to_string(&self.0).unwrap_or_default() // cannot fail: the names are texts
     }
 
     /// The names of the parameters.
@@ -152,6 +151,7 @@ impl Parameters {
         }
         faults.extend(self.faults(&values, &faults));
         if faults.is_empty() {
+            values.sort_keys();
             Ok(Supplied(values))
         } else {
             Err(Refused::Faults(faults))
