@@ -356,7 +356,7 @@ impl Inner {
                     submitted.execution
                 };
                 Ok(Started {
-                    execution: execution.into(),
+                    execution,
                     joined: false,
                     replayed: false,
                 })

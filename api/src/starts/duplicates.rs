@@ -3,7 +3,7 @@
 //! One start can lead to two executions if the second send could not know of the first: with the memory store in two processes,
 //! or if Cloud Run answered with an error, created the execution nevertheless, and listed it late.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -42,7 +42,7 @@ impl Inner {
         submitted: Submitted,
         began: Instant,
         deadline: Instant,
-    ) -> Execution {
+    ) -> Arc<Execution> {
         self.look_later();
         if submitted.was_resent || began.elapsed() >= SLOW {
             let since = Horizon::Since(Timestamp::now() - self.index.listing_lag());
@@ -51,7 +51,7 @@ impl Inner {
                 && older.name != submitted.execution.name
                 && let Ok(Some(older)) = self.cloud_run.get(&older.name).await
             {
-                return older;
+                return older.into();
             }
         }
         submitted.execution

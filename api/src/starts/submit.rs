@@ -50,7 +50,7 @@ pub struct Submitter {
 /// An execution that was started.
 pub struct Submitted {
     /// The execution.
-    pub execution: Execution,
+    pub execution: Arc<Execution>,
     /// Whether it was sent again after an error answer, so that the earlier send may have started another execution.
     pub was_resent: bool,
 }
@@ -117,7 +117,7 @@ impl Submitter {
                 Ok(execution) => {
                     self.index.add(&execution);
                     return Ok(Submitted {
-                        execution,
+                        execution: execution.into(),
                         was_resent: ambiguous_since.is_some(),
                     });
                 }
@@ -235,7 +235,7 @@ impl Submitter {
 
 fn found(execution: Execution) -> Submitted {
     Submitted {
-        execution,
+        execution: execution.into(),
         was_resent: false,
     }
 }
