@@ -13,7 +13,7 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::response::Response;
-use tower::{Service, ServiceExt};
+use tower::Service;
 use tracing::Level;
 
 use crate::App;
@@ -59,6 +59,10 @@ pub fn execution_response(status: StatusCode, execution: Arc<Execution>) -> Resp
     response
 }
 
+/// The id of a request's trace, for its handler.
+#[derive(Clone)]
+pub struct Trace(pub String);
+
 /// The parts of a request that its log line needs.
 struct Line {
     began: Instant,
@@ -70,14 +74,17 @@ struct Line {
     id: HeaderValue,
 }
 
-/// Completes the answer of `service` and logs the request.
+/// Completes the answer of `service`, which is always ready, and logs the request.
 pub async fn request_log(
     app: Arc<App>,
-    service: impl Service<Request, Response = Response, Error = Infallible>,
-    request: Request,
+    mut service: impl Service<Request, Response = Response, Error = Infallible>,
+    mut request: Request,
 ) -> Result<Response, Infallible> {
     let line = Line::new(&request);
-    let (response, waited) = upstream_timing::recorded(pin!(service.oneshot(request))).await;
+    if let Some(trace) = &line.trace {
+        request.extensions_mut().insert(Trace(trace.clone()));
+    }
+    let (response, waited) = upstream_timing::recorded(pin!(service.call(request))).await;
     let mut response = response?;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let mut rendered = problem.render(line.id());
@@ -195,7 +202,7 @@ fn request_id(theirs: Option<&HeaderValue>) -> HeaderValue {
 
 /// The trace's id (32 hexadecimal digits) from W3C's `traceparent` or Google's `X-Cloud-Trace-Context`. A malformed header is
 /// ignored.
-pub fn trace(headers: &HeaderMap) -> Option<String> {
+fn trace(headers: &HeaderMap) -> Option<String> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let w3c = || {
         let (version, rest) = text(TRACEPARENT)?.split_once('-')?;

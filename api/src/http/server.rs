@@ -22,7 +22,7 @@ use rustix::net::sockopt::{set_socket_send_buffer_size, set_tcp_user_timeout};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tower::{Service, ServiceExt};
+use tower::Service;
 
 use crate::config;
 use crate::http::minimum_rate::MinimumRate;
@@ -89,7 +89,7 @@ pub fn raise_open_files() {
     }
 }
 
-/// A service that answers requests.
+/// A service that answers requests, and that is always ready to.
 pub trait HttpService:
     Service<Request, Response = Response, Error = Infallible, Future: Send>
     + Clone
@@ -203,7 +203,7 @@ async fn connection(
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request: Request = request.map(Body::new);
         request.extensions_mut().insert(client.clone());
-        service.clone().oneshot(request)
+        service.clone().call(request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -18,7 +18,7 @@ use crate::http::authorize::{self, Authorized};
 use crate::http::extract::{Fields, ProcessInPath, json_body};
 use crate::http::handlers::executions::{self, MAX_WAIT_SECONDS};
 use crate::http::problem::{Kind, Problem};
-use crate::http::request_log::{LoggedCaller, execution_response, trace};
+use crate::http::request_log::{LoggedCaller, Trace, execution_response};
 use crate::http::start_key::{StartKey, start_key};
 use crate::overrides::Inputs;
 use crate::process::Process;
@@ -92,7 +92,7 @@ async fn start_process(
     }
     let wait = executions::check_wait(query.wait)?;
     let key = start_key(request.headers(), &granted.caller, app.google_keys)?;
-    let trace = trace(request.headers());
+    let trace = request.extensions().get::<Trace>().cloned();
     let supplied = process.parameters.check(&json_body(request).await?)?;
     let id = match key {
         Some(StartKey { key, owner }) => {
@@ -118,7 +118,7 @@ async fn start_process(
         caller: granted.caller.subject.as_deref(),
         supplied: &supplied,
         invocation_id: id.to_string(),
-        trace: trace.as_deref(),
+        trace: trace.as_ref().map(|Trace(id)| &id[..]),
     };
     let overrides = process.templates.render(&process.parameters, inputs)?;
     app.limits.start(&granted.scope)?;
