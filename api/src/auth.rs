@@ -6,6 +6,7 @@ mod jwt;
 mod provider;
 mod ring_provider;
 pub mod scope_token;
+mod verified_signatures;
 
 use std::sync::Arc;
 use std::time::Instant;

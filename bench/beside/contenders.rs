@@ -189,7 +189,7 @@ impl Setting<'_> {
         let mut api = self.api()?;
         (api.name, api.what) = (
             "api-jwt",
-            "the same with a token to verify, which it has seen before",
+            "the same with a token whose signature it has verified before",
         );
         api.headers = format!("authorization: Bearer {token}\r\n");
         api.environment.extend([

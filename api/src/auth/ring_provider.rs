@@ -10,6 +10,11 @@ use ring::signature::{
     ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey,
 };
 
+use crate::auth::verified_signatures::VerifiedSignatures;
+
+/// The valid signatures of issuers. RS256 has four parts and ES256 three, so neither is taken for the other.
+static VERIFIED: VerifiedSignatures = VerifiedSignatures::new();
+
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: signer,
     verifier_factory: verifier,
@@ -57,9 +62,11 @@ impl Verifier<Vec<u8>> for Rs256 {
         let DecodingKeyKind::RsaModulusExponent { n, e } = self.0.kind() else {
             return Err(Error::new());
         };
-        RsaPublicKeyComponents { n, e }
-            .verify(&RSA_PKCS1_2048_8192_SHA256, message, signature)
-            .map_err(|_| Error::new())
+        VERIFIED.verify(&[n, e, message, signature], || {
+            RsaPublicKeyComponents { n, e }
+                .verify(&RSA_PKCS1_2048_8192_SHA256, message, signature)
+                .map_err(|_| Error::new())
+        })
     }
 }
 
@@ -74,9 +81,11 @@ impl JwtVerifier for Es256 {
 impl Verifier<Vec<u8>> for Es256 {
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), Error> {
         let point = self.0.try_get_as_bytes().map_err(|_| Error::new())?;
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
-            .verify(message, signature)
-            .map_err(|_| Error::new())
+        VERIFIED.verify(&[point, message, signature], || {
+            UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
+                .verify(message, signature)
+                .map_err(|_| Error::new())
+        })
     }
 }
 
