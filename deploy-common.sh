@@ -98,7 +98,10 @@ parse_arguments() {
       --dry-run) dry_run=1 ;;
       --yes) confirmed=1 ;;
       --undeploy) undeploy=1 ;;
-      --env=*) env_file=${1#--env=} && [ -n "$env_file" ] || fail '--env needs the name of a file' "./$script --env=staging.env" ;;
+      --env=*)
+        env_file=${1#--env=}
+        [ -n "$env_file" ] || fail '--env needs the name of a file' "./$script --env=staging.env"
+        ;;
       --env)
         [ $# -gt 1 ] || fail '--env needs the name of a file' "./$script --env staging.env"
         env_file=$2
@@ -125,12 +128,15 @@ file_variables='PROJECT_ID REPOSITORY REGISTRY_REGION RUNTIME_REGION REVISION LA
 # already, be it empty, wins. The file is data: no shell looks at it.
 read_env_file() {
   local line name number=0
+  # shellcheck disable=SC2154 # the scripts that source this set called_from
   case $env_file in
     '') [ -e deploy.env ] || return 0 && env_file=deploy.env ;;
     /*) ;;
     *) env_file=$called_from/$env_file ;;
   esac
-  [ -f "$env_file" ] && [ -r "$env_file" ] || fail "the file $(printf %q "$env_file") cannot be read" 'cp deploy.env.example deploy.env'
+  if ! [ -f "$env_file" ] || ! [ -r "$env_file" ]; then
+    fail "the file $(printf %q "$env_file") cannot be read" 'cp deploy.env.example deploy.env'
+  fi
   while IFS= read -r line || [ -n "$line" ]; do
     number=$((number + 1))
     line=${line%$'\r'}
@@ -260,7 +266,7 @@ confirm_differences() {
 confirm() {
   local answer=
   [ -z "$confirmed" ] || return 0
-  [ -t 0 ] && [ -t 2 ] || fail "$@"
+  if ! [ -t 0 ] || ! [ -t 2 ]; then fail "$@"; fi
   read -r -p 'Go on? [y/N] ' answer || true
   case $answer in [yY] | [yY]es) ;; *) fail "$@" ;; esac
 }
