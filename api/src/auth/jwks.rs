@@ -104,13 +104,18 @@ impl Keys {
         if keys.is_empty() {
             return Err(format!("there is no key for {:?}", self.algorithm));
         }
-        let fetched_at = Instant::now();
-        Ok(Entry {
-            value: keys,
-            fetched_at,
-            fresh_until: fetched_at + max_age,
-            usable_until: fetched_at + max_age + MAX_STALE,
-        })
+        Ok(entry(keys, Instant::now(), max_age))
+    }
+}
+
+/// Keys that are fresh for `max_age`, and usable for a day more.
+fn entry<T>(value: T, fetched_at: Instant, max_age: Duration) -> Entry<T> {
+    let fresh_until = fetched_at + max_age;
+    Entry {
+        value,
+        fetched_at,
+        fresh_until,
+        usable_until: fresh_until + MAX_STALE,
     }
 }
 
@@ -190,6 +195,15 @@ mod tests {
             assert_eq!(seconds(unclear), DEFAULT_MAX_AGE.as_secs(), "{unclear}");
         }
         assert_eq!(max_age(&HeaderMap::new()), DEFAULT_MAX_AGE);
+    }
+
+    #[test]
+    fn keys_are_usable_for_a_day_after_they_were_fresh() {
+        let now = Instant::now();
+        let entry = entry((), now, DEFAULT_MAX_AGE);
+        assert_eq!(entry.fresh_until, now + DEFAULT_MAX_AGE);
+        let day = Duration::from_secs(24 * 60 * 60);
+        assert_eq!(entry.usable_until, entry.fresh_until + day);
     }
 
     #[test]

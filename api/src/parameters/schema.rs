@@ -92,11 +92,11 @@ impl Scalar {
 
     /// Whether no value is between its bounds.
     pub fn is_contradictory(&self) -> bool {
-        let pairs = self
+        let mut pairs = self
             .rules
             .iter()
             .flat_map(|one| self.rules.iter().map(move |other| (one, other)));
-        pairs.into_iter().any(|pair| match pair {
+        pairs.any(|pair| match pair {
             (Rule::AtLeastLong(least), Rule::AtMostLong(most)) => least > most,
             (Rule::AtLeast(least), Rule::AtMost(most)) => compare(least, most).is_gt(),
             (Rule::AtLeast(low), Rule::Below(high))

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use api::config::{AuthMode, Config, Preset};
 use axum::http::HeaderName;
@@ -14,7 +15,7 @@ use hyper::body::Frame;
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 
-use crate::helpers::{JOB, TestApp, instant_job, link, problem};
+use crate::helpers::{JOB, PATIENCE, TestApp, instant_job, link, problem};
 use crate::issuer::{Answer, Issuer, Key, base64url, now, unsigned};
 
 const ISSUER: &str = "https://accounts.google.com";
@@ -679,6 +680,24 @@ async fn a_new_signing_key_is_fetched_once_and_used_at_once() {
     assert_eq!((statuses, issuer.fetches()), (vec![202; 20], 2));
 }
 
+#[tokio::test]
+async fn a_token_that_was_accepted_is_refused_once_it_expires_or_its_key_is_withdrawn() {
+    let (app, issuer) = spawn(all_to_u1()).await;
+    let listed = |token: &str| status(app.get("/scopes/acme/executions").bearer_auth(token));
+    let expiring = changed("exp", json!(now() - 28)); // accepted for 30 s after that
+    assert_eq!(listed(&expiring).await, 200);
+    let began = Instant::now();
+    while listed(&expiring).await != 401 {
+        assert!(began.elapsed() < PATIENCE, "an expired token is accepted");
+    }
+    let withdrawn = token("u1");
+    assert_eq!(listed(&withdrawn).await, 200);
+    issuer.publish(vec![Key::rogue().jwk("k3")]); // an unknown id makes the service fetch the keys again
+    let new = Key::rogue().token(&json!({"alg": "RS256", "kid": "k3"}), &claims("u1"));
+    assert_eq!(listed(&new).await, 200);
+    assert_eq!(listed(&withdrawn).await, 401);
+}
+
 const STRANGERS: usize = 2_000;
 
 #[tokio::test]
@@ -763,9 +782,9 @@ async fn while_the_issuers_keys_are_unavailable_the_answer_is_503_and_not_401() 
         unauthenticated(start(&app, "acme")).await;
     }
     issuer.publish(vec![Key::k1().jwk("k1")]);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while status(start(&app, "acme").bearer_auth(token("u1"))).await != 202 {
-        assert!(begun.elapsed() < crate::helpers::PATIENCE);
+        assert!(begun.elapsed() < PATIENCE);
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     issuer.answer(Answer::Status(500));
